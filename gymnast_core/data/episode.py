@@ -1,0 +1,275 @@
+"""The one episode type, from the camera to the training batch, and its folder on disk.
+
+An episode folder holds
+
+    episode.json      what it is: instruction, metadata, outcome; written at the start (status "recording") and,
+                      atomically, at the end (status "complete" or "incomplete")
+    steps.jsonl       one line a step, appended and flushed at once, so that a crash loses at most the line in hand
+    frames/NNNNNN.png frame k is what was seen before action k; the last one is what came of the last action
+
+so that what was logged up to a crash is readable without any repair.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gymnast_core.data.frames import check_frame, encode_image, read_image, write_bytes
+from gymnast_core.errors import DataError
+
+FORMAT_VERSION = 1
+ACTION_DIM = 7
+STATE_DIM = 7
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of T steps.
+
+    instruction: what the policy was told.
+    frames: (T + 1, H, W, 3) uint8 RGB; frame k precedes action k.
+    actions: (T, 7) float32, commanded, Bridge convention: metres, radians, base axes; gripper absolute, 1 = open.
+    executed: (T, 7) float32, the same after the safety envelope.
+    states: (T + 1, 7) float32: measured end effector x, y, z (metres, base frame), roll, pitch, yaw (radians, Bridge
+        rotation frame: zero when the gripper points straight down), gripper opening 0 .. 1; NaN where not measured.
+    stamps: (T + 1,) int64, nanoseconds since the epoch (or since the start in simulation).
+    success: outcome by the best authority there was (metadata "outcome_by"), None if nobody judged.
+    complete: False when the recording was cut short.
+    metadata: flat facts: task, station, source ("robot", "station" or "imagination"), policy, adapter, seed, ...
+    """
+
+    instruction: str
+    frames: np.ndarray
+    actions: np.ndarray
+    executed: np.ndarray
+    states: np.ndarray
+    stamps: np.ndarray
+    success: bool | None = None
+    complete: bool = True
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Number of steps T."""
+        return len(self.actions)
+
+
+def check_actions(actions: np.ndarray, name: str = "actions") -> np.ndarray:
+    """Return `actions` as (T, 7) float32.
+
+    Raises: DataError when the shape differs or a value is not finite (it names the step and dimension).
+    """
+    array = np.asarray(actions, dtype=np.float32)
+    if array.ndim != 2 or array.shape[1] != ACTION_DIM:
+        raise DataError(f"{name}: found shape {array.shape}, needed (steps, {ACTION_DIM})")
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        step, dimension = bad[0]
+        raise DataError(f"{name}: found {array[step, dimension]} at step {step}, dimension {dimension}; needed finite")
+    return array
+
+
+class EpisodeWriter:
+    """Writes one episode folder while it happens.
+
+    Call `add_observation` once, then `add_step` and `add_observation` in turn, then `finish`. Leaving a `with` block
+    without `finish` marks the episode incomplete; what was written stays readable.
+
+    Raises: DataError when the folder exists already or the disk is full.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], instruction: str, metadata: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self._instruction = instruction
+        self._metadata = dict(metadata)
+        self._n_frames = 0
+        self._n_steps = 0
+        self._finished = False
+        if (self.folder / "episode.json").exists():
+            raise DataError(f"{self.folder}: holds an episode already; choose another folder")
+        try:
+            (self.folder / "frames").mkdir(parents=True, exist_ok=True)
+            self._steps = open(self.folder / "steps.jsonl", "w", encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{self.folder}: cannot write an episode: {error.strerror or error}") from error
+        self._write_header("recording", None, {})
+
+    @property
+    def n_steps(self) -> int:
+        """Steps written so far."""
+        return self._n_steps
+
+    def add_observation(
+        self, frame: np.ndarray, state: Sequence[float] | np.ndarray | None = None, stamp_ns: int = 0
+    ) -> None:
+        """Write the frame (H, W, 3) and state (7,) seen now; see `Episode` for units."""
+        check_frame(frame, f"{self.folder}: frame {self._n_frames}")
+        write_bytes(self.folder / "frames" / f"{self._n_frames:06d}.png", encode_image(frame))
+        values = [float("nan")] * STATE_DIM if state is None else [float(value) for value in state]
+        if len(values) != STATE_DIM:
+            raise DataError(f"{self.folder}: found a state of {len(values)} numbers, needed {STATE_DIM}")
+        self._append({"frame": self._n_frames, "stamp_ns": int(stamp_ns), "state": _jsonable(values)})
+        self._n_frames += 1
+
+    def add_step(
+        self,
+        action: Sequence[float] | np.ndarray,
+        executed: Sequence[float] | np.ndarray | None = None,
+        safety_events: Sequence[str] = (),
+        **facts: Any,
+    ) -> None:
+        """Write the action (7,) taken from the last observation, what the safety envelope made of it, and its events."""
+        checked = check_actions(np.asarray(action, dtype=np.float32)[None], f"{self.folder}: step {self._n_steps}")[0]
+        done = checked if executed is None else np.asarray(executed, dtype=np.float32)
+        line = {
+            "step": self._n_steps,
+            "action": checked.tolist(),
+            "executed": _jsonable(done.tolist()),
+            "safety_events": list(safety_events),
+        }
+        self._append({**line, **facts})
+        self._n_steps += 1
+
+    def finish(self, success: bool | None = None, complete: bool = True, **outcome: Any) -> Path:
+        """Close the episode with its outcome and return its folder."""
+        if not self._finished:
+            self._finished = True
+            self._steps.close()
+            self._write_header("complete" if complete else "incomplete", success, outcome)
+        return self.folder
+
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.finish(complete=False)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        try:
+            self._steps.write(json.dumps(line) + "\n")
+            self._steps.flush()
+        except OSError as error:
+            raise DataError(f"{self.folder}/steps.jsonl: cannot write: {error.strerror or error}; free disk space")
+
+    def _write_header(self, status: str, success: bool | None, outcome: Mapping[str, Any]) -> None:
+        header = {
+            "format": "gymnast-episode",
+            "version": FORMAT_VERSION,
+            "status": status,
+            "instruction": self._instruction,
+            "steps": self._n_steps,
+            "success": success,
+            "metadata": {**self._metadata, **outcome},
+        }
+        write_bytes(self.folder / "episode.json", json.dumps(header, indent=1).encode())
+
+
+def read_episode(folder: str | os.PathLike[str], frames: bool = True) -> Episode:
+    """Read an episode folder, complete or cut short; with `frames=False` the frames array is empty.
+
+    A recording that was cut short yields its whole steps: as many actions as have a frame before and after them.
+
+    Raises: DataError naming the file when it is missing, not of this format, or its arrays do not fit together.
+    """
+    folder = Path(folder)
+    header = _read_header(folder)
+    observations: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
+    path = folder / "steps.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # the crash came in the middle of this line
+                break
+            raise DataError(f"{path}:{number}: not JSON ({error.msg})") from error
+        (observations if "frame" in line else steps).append(line)
+    n_steps = max(0, min(len(steps), len(observations) - 1))
+    if not observations:
+        raise DataError(f"{path}: no observation in it")
+    observations, steps = observations[: n_steps + 1], steps[:n_steps]
+    try:
+        actions = np.array([step["action"] for step in steps], dtype=np.float32).reshape(-1, ACTION_DIM)
+        executed = np.array([_floats(step["executed"]) for step in steps], dtype=np.float32).reshape(-1, ACTION_DIM)
+        states = np.array([_floats(o["state"]) for o in observations], dtype=np.float32).reshape(-1, STATE_DIM)
+        stamps = np.array([o["stamp_ns"] for o in observations], dtype=np.int64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: a line lacks a field or holds the wrong count of numbers ({error})") from error
+    images = np.empty((0, 0, 0, 3), dtype=np.uint8)
+    if frames:
+        images = np.stack([read_image(folder / "frames" / f"{o['frame']:06d}.png") for o in observations])
+    return Episode(
+        instruction=header["instruction"],
+        frames=images,
+        actions=check_actions(actions, str(path)),
+        executed=executed,
+        states=states,
+        stamps=stamps,
+        success=header.get("success"),
+        complete=header.get("status") == "complete",
+        metadata=header.get("metadata", {}),
+    )
+
+
+def write_episode(folder: str | os.PathLike[str], episode: Episode) -> Path:
+    """Write a whole episode at once, for converters and imagined rollouts."""
+    with EpisodeWriter(folder, episode.instruction, episode.metadata) as writer:
+        writer.add_observation(episode.frames[0], episode.states[0], int(episode.stamps[0]))
+        for step in range(episode.length):
+            writer.add_step(episode.actions[step], episode.executed[step])
+            writer.add_observation(episode.frames[step + 1], episode.states[step + 1], int(episode.stamps[step + 1]))
+        return writer.finish(success=episode.success, complete=episode.complete)
+
+
+def find_episodes(root: str | os.PathLike[str]) -> list[Path]:
+    """Folders of finished episodes below `root`, sorted by path.
+
+    Raises: DataError when there is none.
+    """
+    found = list(iterate_episodes(root))
+    if not found:
+        raise DataError(f"{root}: no episode folder (with an episode.json) below it")
+    return found
+
+
+def iterate_episodes(root: str | os.PathLike[str]) -> Iterator[Path]:
+    """Like `find_episodes`, but empty where there is nothing."""
+    for path in sorted(Path(root).rglob("episode.json")):
+        yield path.parent
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    path = folder / "episode.json"
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not JSON ({error})") from error
+    if not isinstance(header, dict) or header.get("format") != "gymnast-episode":
+        raise DataError(f"{path}: not a gymnast episode")
+    if header.get("version") != FORMAT_VERSION:
+        raise DataError(f"{path}: version {header.get('version')}, this release reads {FORMAT_VERSION}")
+    if not isinstance(header.get("instruction"), str):
+        raise DataError(f"{path}: field 'instruction' is missing or not text")
+    return header
+
+
+def _jsonable(values: Sequence[float]) -> list[float | None]:
+    """JSON has no NaN: null stands for "not measured"."""
+    return [None if not np.isfinite(value) else float(value) for value in values]
+
+
+def _floats(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else float(value) for value in values]

@@ -1,0 +1,145 @@
+"""The small contracts through which neighbours meet: a policy acts, an environment resets and steps, a judge scores.
+
+Conventions, everywhere: frames are uint8 RGB (H, W, 3); actions are float32 in the Bridge convention, 7 numbers a step:
+translation (dx, dy, dz) in metres and rotation (droll, dpitch, dyaw) in radians along the base axes, then the gripper,
+absolute, 1 = open and 0 = closed. N counts rollouts, K the actions of one chunk, T the steps of an episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where one rollout begins: a frame to imagine from, or a reset of a station.
+
+    instruction: what the policy is told.
+    frame: (H, W, 3) uint8 RGB; needed by a world model, ignored by a station.
+    task: name of a task of the station's scene; needed by a station, ignored by a world model.
+    seed: decides everything random of this rollout: the station's reset and the world model's noise.
+    """
+
+    instruction: str
+    frame: np.ndarray | None = None
+    task: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What came of one chunk of actions.
+
+    frames: (N, H, W, 3) uint8, each rollout's frame after the last action of the chunk.
+    executed: (N, K, 7) float32, the actions after the safety envelope (the same as commanded in imagination).
+    success: (N,) float32, the environment's own truth at this moment (1 or 0), NaN where it has none (imagination).
+    safety_events: for each rollout, the names of the safety envelope's interventions during this chunk.
+    """
+
+    frames: np.ndarray
+    executed: np.ndarray
+    success: np.ndarray
+    safety_events: tuple[tuple[str, ...], ...]
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """The world model, the simulated station and the real station alike."""
+
+    @property
+    def max_rollouts(self) -> int:
+        """How many rollouts fit side by side: 1 on a real arm."""
+        ...
+
+    def reset(self, starts: Sequence[Start]) -> np.ndarray:
+        """Begin len(starts) rollouts; returns their first frames (N, H, W, 3) uint8."""
+        ...
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        """Execute one chunk (N, K, 7) in every rollout."""
+        ...
+
+    def video(self, indices: Sequence[int] | None = None) -> np.ndarray:
+        """Frames since the reset, (N, len(indices), H, W, 3) uint8; index 0 is the first frame, None means all.
+
+        A world model decodes only what is asked for here.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PolicySample:
+    """Action tokens drawn by a policy, K steps x 7 dimensions flattened time-major.
+
+    tokens: (N, K * 7) int64, bin indices 0 .. n_bins - 1 (not vocabulary ids).
+    log_probs: (N, K * 7) float32 at the sampling temperature, in nats.
+    actions: (N, K, 7) float32, un-normalised, Bridge convention.
+    """
+
+    tokens: np.ndarray
+    log_probs: np.ndarray
+    actions: np.ndarray
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Acts on a batch of frames and instructions, one chunk of K actions at a time."""
+
+    @property
+    def chunk_length(self) -> int: ...
+
+    def act(self, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
+        """Greedy actions (N, K, 7) float32 for frames (N, H, W, 3) uint8."""
+        ...
+
+
+@runtime_checkable
+class TrainablePolicy(Policy, Protocol):
+    """A policy with a distribution over action tokens, so that GRPO can train it."""
+
+    def sample(
+        self, frames: np.ndarray, instructions: Sequence[str], temperature: float, seeds: Sequence[int]
+    ) -> PolicySample:
+        """Draw one chunk a row; row i's draw depends on seeds[i] alone, so batch make-up changes nothing."""
+        ...
+
+    def log_probs(
+        self, frames: np.ndarray, instructions: Sequence[str], tokens: np.ndarray, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(log-probabilities, entropies), each (N, K * 7) float32, of given bin indices; differentiable."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judge's answer on one episode.
+
+    score: 0 = not completed, 1 = completed, between for partial credit; None is an abstention, never a failure.
+    confidence: 0 to 1.
+    reason: why, in words or figures, for the report.
+    """
+
+    score: float | None
+    confidence: float
+    reason: str
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Scores episodes by their frames."""
+
+    @property
+    def name(self) -> str: ...
+
+    def frame_indices(self, n_frames: int) -> list[int]:
+        """Which of an episode's n_frames this judge looks at (always the last one)."""
+        ...
+
+    def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
+        """One verdict a video; each video is (n, H, W, 3) uint8, the frames `frame_indices` named."""
+        ...
