@@ -1,0 +1,315 @@
+"""One config language: frozen dataclasses read from YAML, with overrides; and the file that describes a station.
+
+Every field is checked where it enters; an unknown, missing or out-of-range field is one line naming file and field.
+Lengths are metres, angles radians, times seconds, rates hertz, unless a field says otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from gymnast_core.errors import ConfigError
+
+Config = TypeVar("Config")
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Vector3 = tuple[Finite, Finite, Finite]
+Vector6 = tuple[Finite, Finite, Finite, Finite, Finite, Finite]
+
+PACKAGE_ROOT = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """The WidowX 250s and how it is driven."""
+
+    namespace: str = "/wx250s"
+    """ROS namespace of the vendor's driver (its robot_name)."""
+    control_hz: Annotated[float, Field(gt=0, le=50)] = 5.0
+    """Control steps a second; Bridge data is recorded at 5."""
+    rotation: Literal["bridge", "autoeval_compat"] = "bridge"
+    """How rotation deltas compose: about the base axes (Bridge), or Euler addition as deployed AutoEval stations do."""
+    start_position: Vector3 = (0.258325, 0.0, 0.19065)
+    """End effector position after a reset, base frame, metres; the gripper points straight down."""
+    reset_seconds: Positive = 2.0
+    """Duration of the reset motion."""
+    profile_velocity_ms: Annotated[int, Field(gt=0)] = 250
+    """Dynamixel time profile: duration of one step's motion, milliseconds (1.25 x the control period)."""
+    profile_acceleration_ms: Annotated[int, Field(ge=0)] = 100
+    """Dynamixel time profile: ramp, milliseconds."""
+    gripper: Literal["pwm", "linear_position"] = "pwm"
+    """How the gripper is driven: by PWM, as the vendor's default, or by distance."""
+    driver_timeout_s: Positive = 10.0
+    """How long to wait for the driver's services before giving up."""
+    max_effort_ma: Annotated[float, Field(gt=0)] = 1500.0
+    """Measured joint effort above which the arm holds, milliamperes."""
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """The one camera."""
+
+    source: Literal["topic", "device"] = "topic"
+    """Subscribe to a driver's image topic, or open a video device."""
+    topic: str = "/camera/image_raw"
+    """Image topic (sensor_msgs/Image, rgb8 or bgr8): subscribed to, or published when the source is a device."""
+    device: str = "/dev/video0"
+    """Video device, read when the source is "device"."""
+    width: Annotated[int, Field(ge=16, le=8192)] = 640
+    height: Annotated[int, Field(ge=16, le=8192)] = 480
+    rate_hz: Annotated[float, Field(gt=0, le=30)] = 10.0
+    """Frames a second of a device or of the simulated camera."""
+    max_age_s: Positive = 1.0
+    """A frame older than this is stale: the policy stops and the arm holds."""
+    observation_size: Annotated[int, Field(ge=32, le=1024)] = 256
+    """Side in pixels of the square observation every frame is squashed to before policy and log."""
+
+
+@dataclass(frozen=True)
+class SafetyConfig:
+    """The envelope everything passes on its way to the arm."""
+
+    max_translation: Positive = 0.05
+    """Largest translation of one step along one axis, metres."""
+    max_rotation: Positive = 0.25
+    """Largest rotation of one step about one axis, radians."""
+    workspace_min: Vector3 = (0.1, -0.2, -0.01)
+    """Lower corner of the box the end effector's target stays in, base frame, metres."""
+    workspace_max: Vector3 = (0.45, 0.25, 0.30)
+    """Upper corner."""
+    max_joint_speed: Positive = 3.14
+    """Radians a second; the WidowX 250s reaches pi."""
+    max_drift: Positive = 0.06
+    """Largest distance between target and measured end effector, metres: beyond it the target stops running ahead."""
+    command_timeout_s: Positive = 0.4
+    """An action older than this is refused, and the arm holds when none came for this long."""
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """One task of a station."""
+
+    instruction: str
+    """What the policy is told."""
+    max_steps: Annotated[int, Field(gt=0, le=10000)] = 40
+    """Steps after which an episode ends."""
+    question: str = ""
+    """What a vision-language model judge is asked besides the instruction; empty: the instruction alone."""
+    partial_credit_criteria: str = ""
+    """When half a point is given; empty: none."""
+
+
+@dataclass(frozen=True)
+class ModelsConfig:
+    """Checkpoint folders; relative paths are looked up beside the station file, then in the shipped weights."""
+
+    policy: str = "mini/policy"
+    unnorm_key: str = "station"
+    """Which statistics of the policy's checkpoint un-normalise its actions."""
+    world_model: str = "mini/world_model"
+    autoencoder: str = "mini/autoencoder"
+    """Folder of our own autoencoder, or "stable-diffusion-3:<folder or hub id>"."""
+    sampling_steps: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Denoising steps a frame."""
+    guidance: NotNegative = 1.0
+    """Classifier-free guidance of the world model; 1 is none."""
+    cache: Literal["exact", "streaming"] = "streaming"
+    """What happens to the world model's keys and values when its window slides."""
+    adapters: str = "runs/adapters"
+    """Folder that adapted policies (LoRA adapters) are kept in."""
+    device: str = "auto"
+    """"cpu", "cuda", "cuda:1", or "auto": a GPU where there is one."""
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """Who scores episodes."""
+
+    kind: Literal["classifier", "vlm", "truth"] = "classifier"
+    checkpoint: str = "mini/judge"
+    """Folder of the learned classifier."""
+    model: str = "gpt-4o"
+    """Name of the vision-language model at the server."""
+    base_url: str = ""
+    """OpenAI-compatible server; empty: the client's default."""
+    votes: Annotated[int, Field(ge=1, le=25)] = 5
+    stride: Annotated[int, Field(ge=1)] = 3
+    """Every stride-th frame is shown, and always the last one."""
+    timeout_s: Positive = 60.0
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    max_dollars: NotNegative = 20.0
+    """Spend limit of one run, US dollars."""
+    dollars_per_million_input_tokens: NotNegative = 2.5
+    dollars_per_million_output_tokens: NotNegative = 10.0
+
+
+@dataclass(frozen=True)
+class AdaptationConfig:
+    """Test-time training: budget and recipe. The recipe file holds the optimiser's settings."""
+
+    recipe: str = "mini"
+    """A shipped GRPO recipe ("paper", "mini") or the path of a YAML file."""
+    iterations: Annotated[int, Field(gt=0)] = 20
+    """At most this many updates."""
+    seconds: Positive = 480.0
+    """At most this long, before and after measurements not counted."""
+    evaluation_rollouts: Annotated[int, Field(ge=8)] = 64
+    """Imagined rollouts of the before and after measurements each, on seeds the training never saw."""
+    horizon: Annotated[int, Field(gt=0, le=1000)] = 30
+    """Imagined steps a rollout."""
+
+
+@dataclass(frozen=True)
+class RecorderConfig:
+    """Where episodes go."""
+
+    folder: str = "runs/episodes"
+    mcap_compression: Literal["none", "lz4", "zstd"] = "none"
+    """Camera frames hardly compress and zstd costs more than the frame's time: none or lz4 for cameras."""
+    min_free_mb: Annotated[int, Field(ge=0)] = 500
+    """A recording is refused when less disk space is free, megabytes."""
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """The simulated station; absent where the arm is real."""
+
+    scene: str = "drawer"
+    """A shipped scene or the path of a scene file."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StationConfig:
+    """Everything about one station: the file a lab writes."""
+
+    name: str
+    arm: ArmConfig = field(default_factory=ArmConfig)
+    camera: CameraConfig = field(default_factory=CameraConfig)
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    models: ModelsConfig = field(default_factory=ModelsConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    recorder: RecorderConfig = field(default_factory=RecorderConfig)
+    simulation: SimulationConfig | None = None
+
+    def task(self, name: str) -> TaskConfig:
+        """The task of that name. Raises: ConfigError that lists the tasks there are."""
+        if name not in self.tasks:
+            known = ", ".join(sorted(self.tasks)) or "none"
+            raise ConfigError(f"unknown task '{name}'; station '{self.name}' has: {known}")
+        return self.tasks[name]
+
+
+def load_config(cls: type[Config], path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a YAML file into a frozen dataclass, checking every field; `overrides` are dotted names with values.
+
+    Raises: ConfigError, one line naming the file, the field, what was found and what is allowed.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: found {type(content).__name__}, needed a mapping of fields")
+    for name, value in (overrides or {}).items():
+        target = content
+        *parents, last = name.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"override {name}: '{parent}' is not a section")
+        target[last] = value
+    return parse_config(cls, content, str(path))
+
+
+def parse_config(cls: type[Config], content: Mapping[str, Any], source: str) -> Config:
+    """Check a mapping against a dataclass and build it.
+
+    Raises: ConfigError, one line naming `source`, the field, what was found and what is allowed.
+    """
+    _refuse_unknown(cls, content, source, "")
+    try:
+        return _adapter(cls).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        found = first["input"]
+        shown = "nothing" if first["type"] == "missing" else repr(found)[:80]
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ConfigError(f"{source}: {where}: found {shown}; {first['msg']}{more}") from error
+
+
+def dump_config(config: Any) -> str:
+    """A config as YAML text that `load_config` reads back."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def find_model(name: str, config_path: str | os.PathLike[str] | None = None) -> Path:
+    """A model folder: as given, beside the station file, or among the shipped weights.
+
+    Raises: ConfigError listing where it was looked for.
+    """
+    candidates = [Path(name).expanduser()]
+    if not candidates[0].is_absolute():
+        if config_path is not None:
+            candidates.append(Path(config_path).resolve().parent / name)
+        candidates.append(PACKAGE_ROOT / "weights" / name)
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate.resolve()
+    raise ConfigError(f"model '{name}' not found; looked at {', '.join(str(c) for c in candidates)}")
+
+
+@cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(cls, config=None if dataclasses.is_dataclass(cls) else ConfigDict(extra="forbid"))
+
+
+def _refuse_unknown(cls: Any, content: Any, source: str, where: str) -> None:
+    """Name misspelt fields: pydantic ignores unknown fields of plain dataclasses."""
+    cls = _unwrap(cls)
+    if dataclasses.is_dataclass(cls) and isinstance(content, Mapping):
+        hints = get_type_hints(cls, include_extras=False)
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key, value in content.items():
+            if key not in known:
+                raise ConfigError(f"{source}: unknown field '{where}{key}'; allowed here: {', '.join(known)}")
+            _refuse_unknown(hints[key], value, source, f"{where}{key}.")
+    elif get_origin(cls) is dict and isinstance(content, Mapping):
+        for key, value in content.items():
+            _refuse_unknown(get_args(cls)[1], value, source, f"{where}{key}.")
+
+
+def _unwrap(cls: Any) -> Any:
+    """`X | None` is `X` here."""
+    if get_origin(cls) in (Union, types.UnionType):
+        inner = [part for part in get_args(cls) if part is not type(None)]
+        return inner[0] if len(inner) == 1 else cls
+    return cls
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
