@@ -248,7 +248,7 @@ def parse_config(cls: type[Config], content: Mapping[str, Any], source: str) -> 
     """
     _refuse_unknown(cls, content, source, "")
     try:
-        return _adapter(cls).validate_python(content)
+        return _adapter(cls).validate_python(content)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"

@@ -59,9 +59,13 @@ def read_worldgym_episode(video: str | os.PathLike[str], size: int | None = None
     if scaled.ndim != 2 or scaled.shape[1] != WORLDGYM_ACTION_DIM:
         raise DataError(f"{path}: 'arr_0' has shape {scaled.shape}, needed (steps, {WORLDGYM_ACTION_DIM})")
     if len(scaled) != len(frames):
-        raise DataError(f"{path}: {len(scaled)} actions for the {len(frames)} frames of {video.name}; needed one a frame")
+        raise DataError(
+            f"{path}: {len(scaled)} actions for the {len(frames)} frames of {video.name}; needed one a frame"
+        )
     if not np.isfinite(scaled).all():
-        raise DataError(f"{path}: 'arr_0' holds a value that is not finite at step {int(np.argwhere(~np.isfinite(scaled))[0][0])}")
+        raise DataError(
+            f"{path}: 'arr_0' holds a value that is not finite at step {int(np.argwhere(~np.isfinite(scaled))[0][0])}"
+        )
     actions = unscale_actions(scaled[1:])
     return Episode(
         instruction=instruction,

@@ -1,0 +1,147 @@
+"""The `gymnast` command: one verb a line, each a frozen dataclass of options and a function that takes it.
+
+A verb reads its options from `--from FILE.yaml` (a recipe, or the config.yaml of an earlier run) and from the command
+line, which overrides the file. Verbs are imported only when called, so that `gymnast --help` needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Sequence
+
+from gymnast_core.errors import ConfigError, GymnastError
+
+# verb -> (module, config class, function, one line of help); several verbs of one family share their first word.
+VERBS: dict[str, tuple[str, str, str, str]] = {
+    "demo": (
+        "gymnast_core.demo",
+        "DemoConfig",
+        "demo",
+        "the whole job on the simulated station: practise, act, report",
+    ),
+    "up": (
+        "gymnast_core.up",
+        "UpConfig",
+        "up",
+        "start every node of a station (as `ros2 launch gymnast bridge.launch.py`)",
+    ),
+    "doctor": ("gymnast_core.doctor", "DoctorConfig", "doctor", "what is missing on this machine, and how to get it"),
+    "adapt": ("gymnast_core.rl.adapt", "AdaptConfig", "adapt", "test-time training from one frame and an instruction"),
+    "train": ("gymnast_core.rl.train", "TrainConfig", "train", "GRPO over many start frames, in imagination"),
+    "sft": ("gymnast_core.policy.sft", "SFTConfig", "sft", "supervised fine-tuning of the policy on episodes"),
+    "judge train": ("gymnast_core.reward.train", "JudgeTrainConfig", "train_judge", "train the learned judge"),
+    "evaluate judge": (
+        "gymnast_core.evaluation.judge",
+        "EvaluateJudgeConfig",
+        "evaluate_judge",
+        "a judge's agreement, precision and recall on labelled episodes",
+    ),
+    "evaluate policy": (
+        "gymnast_core.evaluation.trials",
+        "EvaluatePolicyConfig",
+        "evaluate_policy",
+        "success of a policy on the simulated station, without ROS",
+    ),
+    "world-model train": (
+        "gymnast_core.world_model.train",
+        "TrainConfig",
+        "train",
+        "train or fine-tune the world model",
+    ),
+    "world-model train-autoencoder": (
+        "gymnast_core.world_model.train_autoencoder",
+        "AutoencoderTrainConfig",
+        "train_autoencoder",
+        "train the small autoencoder",
+    ),
+    "world-model evaluate": (
+        "gymnast_core.world_model.evaluate",
+        "EvaluateConfig",
+        "evaluate",
+        "picture error by horizon against copying the first frame, and an action sheet",
+    ),
+    "world-model rollout": (
+        "gymnast_core.world_model.rollout",
+        "RolloutConfig",
+        "rollout",
+        "play actions from any frame into a video",
+    ),
+    "data collect": (
+        "gymnast_core.evaluation.collect",
+        "CollectConfig",
+        "collect",
+        "collect episodes from the simulated station",
+    ),
+    "data recover": ("gymnast_core.data.recover", "RecoverConfig", "recover", "re-index a recording cut short"),
+    "report": ("gymnast_core.evaluation.report", "ReportConfig", "report", "write report.html for a run folder again"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0 done, 1 done but negative, 2 bad input, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for length in (2, 1):
+        verb = " ".join(words[:length])
+        if verb in VERBS:
+            return _run(verb, words[length:])
+    _print_help()
+    if words and words[0] not in ("-h", "--help", "help"):
+        print(f"error: unknown verb '{' '.join(words[:2])}'; the verbs are listed above", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(verb: str, words: list[str]) -> int:
+    import tyro
+
+    from gymnast_core.config import load_config, parse_config
+
+    module_name, class_name, function_name, summary = VERBS[verb]
+    try:
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith(("gymnast_core", "gymnast_nodes")):
+                raise
+            raise ConfigError(
+                f"`gymnast {verb}` needs the Python package '{error.name}'; `gymnast doctor` says how to get it"
+            ) from error
+        config_class = getattr(module, class_name)
+        recipe, words = _take_recipe(words)
+        default = load_config(config_class, recipe) if recipe else tyro.MISSING_NONPROP
+        config = tyro.cli(config_class, prog=f"gymnast {verb}", description=summary, args=words, default=default)
+        config = parse_config(config_class, dataclasses.asdict(config), "command line")
+        return int(getattr(module, function_name)(config) or 0)
+    except GymnastError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
+    """Split `--from FILE` off the words."""
+    for index, word in enumerate(words):
+        if word == "--from":
+            if index + 1 >= len(words):
+                raise ConfigError("--from: found nothing, needed the path of a YAML file")
+            return words[index + 1], words[:index] + words[index + 2 :]
+        if word.startswith("--from="):
+            return word.removeprefix("--from="), words[:index] + words[index + 1 :]
+    return None, words
+
+
+def _print_help() -> None:
+    print("gymnast: a robot practises in imagination before it moves\n")
+    print("usage: gymnast VERB [--from FILE.yaml] [options]      gymnast VERB --help\n")
+    width = max(map(len, VERBS)) + 2
+    for verb, (_, _, _, summary) in VERBS.items():
+        print(f"  {verb:<{width}}{summary}")
+    print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Progress bars with time left, and interruption that ends a run at a safe place."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True)
+
+
+def progress_bar() -> Progress:
+    """A bar with a count, the time gone, the time left and a free text field `note`; use as a context manager.
+
+    Add tasks with `bar.add_task("title", total=n, note="")`.
+    """
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+class Interruption:
+    """Becomes true once the run was asked to stop (SIGINT, SIGTERM); a second signal stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.at = 0.0
+
+    def __bool__(self) -> bool:
+        return self.requested
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        self.at = time.monotonic()
+        console.print("stopping at the next safe place; once more to stop now")
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Within the block SIGINT and SIGTERM set the yielded flag, so that a loop can save and leave."""
+    interruption = Interruption()
+    previous = {number: signal.signal(number, interruption._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interruption
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

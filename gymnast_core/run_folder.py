@@ -1,0 +1,177 @@
+"""One folder layout for everything that trains or evaluates.
+
+runs/<kind>/<name>/
+    config.yaml        the config the run really used
+    metrics.jsonl      one line a logged step; tensorboard/ holds the same
+    progress.jsonl     what a watching process (the adapter node) reads while the run goes on
+    checkpoints/step_N/state.pt   weights, optimiser, step, random state, data position: enough to resume
+    media/             pictures and videos
+    result.json        written at the end
+    report.html
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gymnast_core.config import dump_config
+from gymnast_core.data.frames import write_bytes
+from gymnast_core.errors import CheckpointError, DataError
+
+
+class RunFolder:
+    """Config, metrics, progress, checkpoints and media of one run.
+
+    path: the folder; created if needed. A run resumes when it holds a checkpoint.
+    config: the dataclass the run uses, written to config.yaml on the first start.
+
+    Raises: DataError when the folder cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], config: Any = None, tensorboard: bool = True) -> None:
+        self.path = Path(path).resolve()
+        try:
+            for name in ("media", "checkpoints"):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot create the run folder: {error.strerror or error}") from error
+        if config is not None:
+            write_bytes(self.path / "config.yaml", dump_config(config).encode())
+        self._tensorboard_wanted = tensorboard
+        self._tensorboard: Any = None
+
+    def media(self, name: str) -> Path:
+        """Path for a picture or video of this run."""
+        return self.path / "media" / name
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line of numbers to metrics.jsonl and TensorBoard; NaN becomes null."""
+        values = {name: float(value) for name, value in metrics.items()}
+        line = {"step": step, "time": time.time()}
+        self._append("metrics.jsonl", {**line, **{k: v if math.isfinite(v) else None for k, v in values.items()}})
+        if self._tensorboard_wanted:
+            if self._tensorboard is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._tensorboard = SummaryWriter(str(self.path / "tensorboard"))
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()
+
+    def report_progress(self, phase: str, iteration: int = 0, iterations: int = 0, **facts: Any) -> None:
+        """Append one line to progress.jsonl for whoever watches: phase, iteration, seconds_left, preview path, ..."""
+        line = {"time": time.time(), "phase": phase, "iteration": iteration, "iterations": iterations, **facts}
+        self._append("progress.jsonl", line)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json, whole or not at all."""
+        write_bytes(self.path / "result.json", json.dumps(dict(result), indent=1).encode())
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far; a line cut short by a crash is left out."""
+        return read_json_lines(self.path / "metrics.jsonl")
+
+    def save_checkpoint(self, step: int, state: Mapping[str, Any], keep: int = 2) -> Path:
+        """Write checkpoints/step_N/state.pt atomically and delete all but the last `keep`.
+
+        state: nested dicts and lists of tensors, numbers, text and booleans (it is read with weights_only=True).
+
+        Raises: CheckpointError when it cannot be written; the previous checkpoint stays.
+        """
+        final = self.path / "checkpoints" / f"step_{step:08d}"
+        temporary = final.with_name(f".{final.name}.tmp")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            torch.save({"step": step, **state}, temporary / "state.pt")
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(temporary, final)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise CheckpointError(
+                f"{final}: cannot write the checkpoint ({error}); the previous one is kept"
+            ) from error
+        for old in self._checkpoints()[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return final
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint's state (with its "step"), or None; metrics logged after it are cut off.
+
+        An unreadable newest checkpoint is passed over for the one before it.
+
+        Raises: CheckpointError when there are checkpoints and none is readable.
+        """
+        found = self._checkpoints()
+        problem: Exception | None = None
+        for folder in reversed(found):
+            try:
+                state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+            except Exception as error:  # torch raises many kinds for a damaged file
+                problem = error
+                continue
+            self._cut_metrics(int(state["step"]))
+            return state
+        if found:
+            raise CheckpointError(f"{found[-1]}/state.pt: unreadable ({problem}); delete it to start anew")
+        return None
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+            self._tensorboard = None
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("step_*"))
+
+    def _cut_metrics(self, step: int) -> None:
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_bytes(self.path / "metrics.jsonl", text.encode())
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        try:
+            with open(self.path / name, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise DataError(f"{self.path / name}: cannot write: {error.strerror or error}; free disk space") from error
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of a JSON-lines file; empty where there is no file; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from the global generator
+    torch.manual_seed(seed)
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on all parts and on nothing else (not on Python's hash seed)."""
+    import hashlib
+
+    digest = hashlib.blake2b("/".join(str(part) for part in parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
