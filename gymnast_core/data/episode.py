@@ -96,7 +96,7 @@ class EpisodeWriter:
             raise DataError(f"{self.folder}: holds an episode already; choose another folder")
         try:
             (self.folder / "frames").mkdir(parents=True, exist_ok=True)
-            self._steps = open(self.folder / "steps.jsonl", "w", encoding="utf-8")
+            self._steps = open(self.folder / "steps.jsonl", "w", encoding="utf-8")  # noqa: SIM115 - open as long as self
         except OSError as error:
             raise DataError(f"{self.folder}: cannot write an episode: {error.strerror or error}") from error
         self._write_header("recording", None, {})
@@ -125,7 +125,7 @@ class EpisodeWriter:
         safety_events: Sequence[str] = (),
         **facts: Any,
     ) -> None:
-        """Write the action (7,) taken from the last observation, what the safety envelope made of it, and its events."""
+        """Write the action (7,) taken from the last observation, what the safety envelope made of it, and why."""
         checked = check_actions(np.asarray(action, dtype=np.float32)[None], f"{self.folder}: step {self._n_steps}")[0]
         done = checked if executed is None else np.asarray(executed, dtype=np.float32)
         line = {
@@ -156,7 +156,8 @@ class EpisodeWriter:
             self._steps.write(json.dumps(line) + "\n")
             self._steps.flush()
         except OSError as error:
-            raise DataError(f"{self.folder}/steps.jsonl: cannot write: {error.strerror or error}; free disk space")
+            reason = error.strerror or error
+            raise DataError(f"{self.folder}/steps.jsonl: cannot write: {reason}; free disk space") from error
 
     def _write_header(self, status: str, success: bool | None, outcome: Mapping[str, Any]) -> None:
         header = {

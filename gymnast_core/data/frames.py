@@ -81,7 +81,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot write: {error.strerror or error}; free disk space or choose another folder")
+        reason = error.strerror or error
+        raise DataError(f"{path}: cannot write: {reason}; free disk space or choose another folder") from error
 
 
 def resize_frame(frame: np.ndarray, size: int) -> np.ndarray:

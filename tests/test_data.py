@@ -1,0 +1,179 @@
+"""Episodes and configs: nothing that was logged is lost, nothing from outside enters unchecked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gymnast_core.config import StationConfig, dump_config, load_config, parse_config
+from gymnast_core.data.episode import EpisodeWriter, find_episodes, read_episode, write_episode
+from gymnast_core.data.frames import read_image
+from gymnast_core.data.worldgym import find_worldgym_episodes, read_worldgym_episode, scale_actions, unscale_actions
+from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def write_steps(folder: Path, n_steps: int, finish: bool) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(n_steps)
+    frames = random.integers(0, 255, (n_steps + 1, 24, 32, 3), dtype=np.uint8)
+    actions = random.uniform(-0.05, 0.05, (n_steps, 7)).astype(np.float32)
+    writer = EpisodeWriter(folder, "open the drawer", {"task": "open_drawer"})
+    writer.add_observation(frames[0], np.arange(7), 10)
+    for step in range(n_steps):
+        writer.add_step(actions[step], actions[step] / 2, ["workspace"])
+        writer.add_observation(frames[step + 1], None, 20 + step)
+    if finish:
+        writer.finish(success=True, judge="classifier")
+    else:
+        writer._steps.close()  # what the end of the process does
+    return frames, actions
+
+
+def test_an_episode_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    frames, actions = write_steps(tmp_path / "a", 4, finish=True)
+    episode = read_episode(tmp_path / "a")
+    np.testing.assert_array_equal(episode.frames, frames)
+    np.testing.assert_array_equal(episode.actions, actions)
+    np.testing.assert_allclose(episode.executed, actions / 2)
+    assert episode.states[0].tolist() == list(range(7)) and np.isnan(episode.states[1:]).all()
+    assert episode.success is True and episode.complete and episode.metadata["judge"] == "classifier"
+    write_episode(tmp_path / "b", episode)
+    copy = read_episode(tmp_path / "b")
+    np.testing.assert_array_equal(copy.frames, frames)
+    assert find_episodes(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(cut=st.integers(0, 2000))
+def test_a_recording_cut_at_any_byte_keeps_its_whole_steps(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    folder = tmp_path_factory.mktemp("cut") / "episode"
+    frames, actions = write_steps(folder, 3, finish=False)
+    steps = folder / "steps.jsonl"
+    content = steps.read_bytes()[: max(cut, len(steps.read_bytes().splitlines()[0]) + 1)]
+    steps.write_bytes(content)
+    episode = read_episode(folder)
+    whole_frames = sum(
+        1 for line in content.decode().splitlines(keepends=True) if '"frame"' in line and line[-2] == "}"
+    )
+    assert not episode.complete
+    assert episode.length >= whole_frames - 1
+    np.testing.assert_array_equal(episode.actions, actions[: episode.length])
+    np.testing.assert_array_equal(episode.frames, frames[: episode.length + 1])
+
+
+def test_writing_into_an_existing_episode_is_refused(tmp_path: Path) -> None:
+    write_steps(tmp_path / "a", 1, finish=True)
+    with pytest.raises(DataError, match="holds an episode already"):
+        EpisodeWriter(tmp_path / "a", "x", {})
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((1, 1, 3), np.uint8), "1x1 pixels"),
+        (np.zeros((64, 64, 4), np.uint8), r"4 channel\(s\)"),
+        (np.zeros((64, 64), np.uint8), r"1 channel\(s\)"),
+        (np.zeros((64, 64, 3), np.uint16), "uint16"),
+    ],
+)
+def test_images_that_are_not_8_bit_rgb_are_refused_by_name(tmp_path: Path, pixels: np.ndarray, message: str) -> None:
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), pixels)
+    with pytest.raises(DataError, match=message) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n half an image")
+    with pytest.raises(DataError, match="not a readable image"):
+        read_image(tmp_path / "image.png")
+    with pytest.raises(DataError, match="no such image"):
+        read_image(tmp_path / "nowhere.png")
+
+
+@given(st.lists(st.floats(-0.049, 0.049), min_size=3, max_size=3), st.booleans())
+def test_worldgym_scaling_has_an_inverse_inside_its_range(translation: list[float], gripper_open: bool) -> None:
+    action = np.array([[*translation, 0.1, -0.2, 0.0, float(gripper_open)]], dtype=np.float32)
+    np.testing.assert_allclose(unscale_actions(scale_actions(action)), action, atol=1e-6)
+
+
+@pytest.mark.skipif(not (SHARED / "data/bridge_episodes").is_dir(), reason="no ../shared/data/bridge_episodes here")
+def test_real_bridge_episodes_are_read() -> None:
+    videos = find_worldgym_episodes(SHARED / "data/bridge_episodes")
+    assert len(videos) == 8
+    episode = read_worldgym_episode(videos[0], size=64)
+    assert episode.frames.shape == (episode.length + 1, 64, 64, 3)
+    assert np.abs(episode.actions[:, :3]).max() <= 0.05 + 1e-6 and set(np.unique(episode.actions[:, 6])) <= {0.0, 1.0}
+
+
+def test_a_worldgym_episode_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "0.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=5)
+        stream.width = stream.height = 64
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    np.savez(tmp_path / "0.npz", arr_0=np.zeros((4, 10), np.float32))
+    with pytest.raises(DataError, match=r"4 actions for the 5 frames"):
+        read_worldgym_episode(tmp_path / "0.mp4")
+    np.savez(tmp_path / "0.npz", arr_0=np.full((5, 10), np.nan, np.float32))
+    with pytest.raises(DataError, match="not finite"):
+        read_worldgym_episode(tmp_path / "0.mp4")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "robot_configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_station_file_is_valid_and_round_trips(path: Path, tmp_path: Path) -> None:
+    config = load_config(StationConfig, path)
+    (tmp_path / "copy.yaml").write_text(dump_config(config))
+    assert load_config(StationConfig, tmp_path / "copy.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        ({}, "name: found nothing"),
+        ({"name": "x", "arm": {"control_hzz": 5}}, "unknown field 'arm.control_hzz'"),
+        ({"name": "x", "arm": {"control_hz": "fast"}}, "arm.control_hz: found 'fast'"),
+        ({"name": "x", "safety": {"max_rotation": float("nan")}}, "safety.max_rotation: found nan"),
+        ({"name": "x", "safety": {"workspace_min": [0, 0]}}, "safety.workspace_min"),
+        ({"name": "x", "tasks": {"open": {"max_steps": 3}}}, "tasks.open.instruction: found nothing"),
+        ({"name": "x", "judge": {"kind": "oracle"}}, "judge.kind: found 'oracle'"),
+    ],
+)
+def test_a_wrong_station_file_is_refused_naming_file_and_field(tmp_path: Path, content: dict, field: str) -> None:
+    path = tmp_path / "station.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError) as caught:
+        load_config(StationConfig, path)
+    assert field in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unknown_task_lists_those_there_are() -> None:
+    config = parse_config(StationConfig, {"name": "x", "tasks": {"open": {"instruction": "open it"}}}, "test")
+    with pytest.raises(ConfigError, match="has: open"):
+        config.task("close")
+
+
+def test_a_run_resumes_from_its_newest_readable_checkpoint(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run", tensorboard=False)
+    for step in (1, 2, 3):
+        run.log(step, {"loss": 1.0 / step})
+        if step < 3:
+            run.save_checkpoint(step, {"weights": {"a": np.float64(step).item()}})
+    damaged = tmp_path / "run/checkpoints/step_00000002/state.pt"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    state = RunFolder(tmp_path / "run", tensorboard=False).load_checkpoint()
+    assert state is not None and state["step"] == 1 and state["weights"]["a"] == 1.0
+    assert [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()] == [1]
