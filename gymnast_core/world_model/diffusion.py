@@ -1,0 +1,204 @@
+"""Noise schedule, velocity target, training losses and the DDIM step (WorldGym; "Diffusion Forcing", arXiv 2407.01392).
+
+With abar the cumulative signal share of a noise level: x_t = sqrt(abar) x + sqrt(1 - abar) eps and the network predicts
+v = sqrt(abar) eps - sqrt(1 - abar) x (Salimans & Ho, arXiv 2202.00512).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gymnast_core.errors import ConfigError
+from gymnast_core.world_model.model import WorldModel
+
+CONTEXT_LEVEL = 14
+"""Noise level at which finished frames are presented: scaled by sqrt(abar), no noise added."""
+
+Objective = Literal["diffusion_forcing", "teacher_forcing"]
+NoiseLevels = Literal["uniform", "sampler"]
+
+
+def sigmoid_alphas_cumprod(timesteps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Tensor:
+    """abar of every noise level (timesteps,) float32: the sigmoid schedule, betas clipped to [0, 0.999]."""
+    time = torch.linspace(0, timesteps, timesteps + 1, dtype=torch.float64) / timesteps
+    low, high = torch.tensor(start / tau).double().sigmoid(), torch.tensor(end / tau).double().sigmoid()
+    abar = (high - ((time * (end - start) + start) / tau).sigmoid()) / (high - low)
+    abar = abar / abar[0]
+    betas = (1 - abar[1:] / abar[:-1]).clamp(0, 0.999)
+    return torch.cumprod(1 - betas, dim=0).float()
+
+
+class Schedule:
+    """The 1000 noise levels. `abar` (timesteps,) float32 on the given device."""
+
+    def __init__(self, timesteps: int = 1000, device: torch.device | str = "cpu") -> None:
+        if timesteps <= CONTEXT_LEVEL:
+            raise ConfigError(f"diffusion: timesteps is {timesteps}, must be over {CONTEXT_LEVEL}")
+        self.timesteps = timesteps
+        self.abar = sigmoid_alphas_cumprod(timesteps).to(device)
+
+    def _coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(abar), sqrt(1 - abar) at t (B, T), shaped (B, T, 1, 1, 1)."""
+        abar = self.abar[t][..., None, None, None]
+        return abar.sqrt(), (1 - abar).sqrt()
+
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x, noise (B, T, H, W, C), t (B, T) -> noisy x."""
+        signal, spread = self._coefficients(t)
+        return signal * x + spread * noise
+
+    def velocity(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The target v of clean x and its noise, all (B, T, H, W, C)."""
+        signal, spread = self._coefficients(t)
+        return signal * noise - spread * x
+
+    def present_context(self, x: Tensor) -> Tensor:
+        """Finished latents as the network is shown them: scaled to CONTEXT_LEVEL."""
+        return x * self.abar[CONTEXT_LEVEL].sqrt()
+
+    def sampling_levels(self, steps: int) -> list[int]:
+        """DDIM levels from noisy to clean, steps + 1 of them, the last -1 (clean): linspace(-1, last, steps + 1)."""
+        if not 1 <= steps <= self.timesteps:
+            raise ConfigError(f"diffusion: sampling steps is {steps}, must be between 1 and {self.timesteps}")
+        return [int(v) for v in torch.linspace(-1, self.timesteps - 1, steps + 1, dtype=torch.float64)][::-1]
+
+    def ddim_step(self, x: Tensor, v: Tensor, level: int, next_level: int) -> Tensor:
+        """One deterministic step from level to next_level (-1 = clean); x and v of one shape."""
+        abar = self.abar[level]
+        clean = abar.sqrt() * x - (1 - abar).sqrt() * v
+        if next_level < 0:
+            return clean
+        noise = (1 - abar).sqrt() * x + abar.sqrt() * v
+        following = self.abar[next_level]
+        return following.sqrt() * clean + (1 - following).sqrt() * noise
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What the network is taught."""
+
+    objective: Objective = "diffusion_forcing"
+    """"diffusion_forcing": every frame of a clip has its own noise level (the paper). "teacher_forcing": noisy copies of
+    each frame look at the clean past, as the sampler does; far better when compute is scarce."""
+    noise_levels: NoiseLevels = "uniform"
+    """"uniform" over all levels, or "sampler": half of the draws at the very levels of the sampler below."""
+    sampler_steps: int = 10
+    """DDIM steps that noise_levels "sampler" concentrates on."""
+    noisy_copies: int = 1
+    """Teacher forcing: noisy copies that share one clean clip."""
+    motion_weight: float = 0.0
+    """Extra weight of latent cells that differ from the clip's first frame (0 = none)."""
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("diffusion_forcing", "teacher_forcing"):
+            raise ConfigError(
+                f'objective is {self.objective!r}, must be "diffusion_forcing" or "teacher_forcing"'
+            )
+        if self.noise_levels not in ("uniform", "sampler"):
+            raise ConfigError(f'noise_levels is {self.noise_levels!r}, must be "uniform" or "sampler"')
+        if self.noisy_copies < 1:
+            raise ConfigError(f"noisy_copies is {self.noisy_copies}, must be at least 1")
+        if not 1 <= self.sampler_steps <= 1000:
+            raise ConfigError(f"sampler_steps is {self.sampler_steps}, must be between 1 and 1000")
+        if not self.motion_weight >= 0:
+            raise ConfigError(f"motion_weight is {self.motion_weight}, must be 0 or more")
+
+
+def draw_levels(schedule: Schedule, config: LossConfig, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Independent noise levels (B, T) int64, drawn on the generator's device."""
+    device = generator.device
+    t = torch.randint(0, schedule.timesteps, shape, generator=generator, device=device)
+    if config.noise_levels == "sampler":
+        levels = torch.tensor(schedule.sampling_levels(config.sampler_steps)[:-1], device=device)
+        pick = levels[torch.randint(0, len(levels), shape, generator=generator, device=device)]
+        t = torch.where(torch.rand(shape, generator=generator, device=device) < 0.5, pick, t)
+    return t
+
+
+def motion_weights(x: Tensor, amount: float) -> Tensor:
+    """Loss weights (B, T, H, W, 1), mean 1 over each frame: higher where latents left the clip's first frame."""
+    change = (x - x[:, :1]).square().mean(-1, keepdim=True)
+    weight = 1 + amount * change.clamp(max=1.0)
+    return weight / weight.mean(dim=(2, 3), keepdim=True)
+
+
+def _mean(error: Tensor, x: Tensor, amount: float) -> Tensor:
+    squared = error.square()
+    return (squared * motion_weights(x, amount)).mean() if amount > 0 else squared.mean()
+
+
+def diffusion_forcing_loss(
+    model: WorldModel, schedule: Schedule, x: Tensor, action: Tensor, t: Tensor, noise: Tensor, motion_weight: float = 0.0
+) -> Tensor:
+    """Mean squared error of v; x, noise (B, T, H, W, C), action (B, T, A), t (B, T). WorldGym's training loss."""
+    v = model(schedule.add_noise(x, noise, t), t, action)
+    return _mean(v.float() - schedule.velocity(x, noise, t), x, motion_weight)
+
+
+def teacher_forcing_mask(frames: int, copies: int, device: torch.device) -> Tensor:
+    """(n, n) bool for the sequence [clean 0..T-1, then `copies` noisy runs of frames 1..T-1].
+
+    Clean frames see clean frames up to themselves; noisy frame k sees clean frames before k and itself, nothing else.
+    """
+    noisy = torch.arange(1, frames, device=device).repeat(copies)
+    clean = torch.arange(frames, device=device)
+    n = frames + len(noisy)
+    mask = torch.zeros(n, n, dtype=torch.bool, device=device)
+    mask[:frames, :frames] = clean[:, None] >= clean[None]
+    mask[frames:, :frames] = noisy[:, None] > clean[None]
+    mask[frames:, frames:] = torch.eye(len(noisy), dtype=torch.bool, device=device)
+    return mask
+
+
+def teacher_forcing_loss(
+    model: WorldModel,
+    schedule: Schedule,
+    x: Tensor,
+    action: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    copies: int = 1,
+    motion_weight: float = 0.0,
+) -> Tensor:
+    """Mean squared error of v over the noisy frames, whose past is clean as the sampler shows it.
+
+    x (B, T, H, W, C), action (B, T, A); t (B, copies * (T - 1)) and noise (B, copies * (T - 1), H, W, C) for the noisy
+    runs of frames 1 .. T - 1.
+    """
+    frames = x.shape[1]
+    later = torch.arange(1, frames, device=x.device).repeat(copies)
+    target = x[:, later]
+    sequence = torch.cat((schedule.present_context(x), schedule.add_noise(target, noise, t)), dim=1)
+    levels = torch.cat((torch.full_like(t[:, :1], CONTEXT_LEVEL).expand(-1, frames), t), dim=1)
+    actions = torch.cat((action, action[:, later]), dim=1)
+    positions = torch.cat((torch.arange(frames, device=x.device), later))
+    mask = teacher_forcing_mask(frames, copies, x.device)
+    v = model(sequence, levels, actions, positions=positions, mask=mask)[:, frames:]
+    error = v.float() - schedule.velocity(target, noise, t)
+    if motion_weight <= 0:
+        return error.square().mean()
+    return (error.square() * motion_weights(x, motion_weight)[:, later]).mean()
+
+
+def training_loss(
+    model: WorldModel,
+    schedule: Schedule,
+    x: Tensor,
+    action: Tensor,
+    config: LossConfig,
+    generator: torch.Generator,
+) -> Tensor:
+    """The loss of one batch with its noise and noise levels drawn from the generator."""
+    b, frames = x.shape[:2]
+    n = frames if config.objective == "diffusion_forcing" else config.noisy_copies * (frames - 1)
+    t = draw_levels(schedule, config, (b, n), generator).to(x.device)
+    noise = torch.randn((b, n, *x.shape[2:]), generator=generator, device=generator.device).to(x.device)
+    if config.objective == "diffusion_forcing":
+        return diffusion_forcing_loss(model, schedule, x, action, t, noise, config.motion_weight)
+    return teacher_forcing_loss(
+        model, schedule, x, action, t, noise, config.noisy_copies, config.motion_weight
+    )

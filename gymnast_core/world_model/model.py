@@ -1,0 +1,331 @@
+"""The WorldGym diffusion transformer: video latents in, velocity out, one noise level and one action a frame.
+
+Each layer attends within a frame (`s_block`) and then along time at one place of the image (`t_block`, causal). State-dict
+names are those of WorldGym's checkpoints. Shapes: B rollouts, T frames, H x W latent cells, C latent channels, P patches
+("tokens") a frame, D model width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gymnast_core.errors import ConfigError
+
+ROPE_BASE = 10_000.0
+TIMESTEP_CHANNELS = 256
+
+SpatialRope = Literal["standard", "pixel"]
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Size of the network. The defaults are the full WorldGym model (608 M parameters)."""
+
+    in_channels: int = 16
+    """Channels of a latent frame."""
+    patch_size: int = 2
+    """Side of the square of latent cells that makes one token."""
+    dim: int = 1024
+    """Width."""
+    num_layers: int = 16
+    """Layers, each one spatial and one temporal block."""
+    num_heads: int = 16
+    """Attention heads; dim / num_heads must divide by 4."""
+    action_dim: int = 10
+    """Length of the action vector that conditions a frame."""
+    max_frames: int = 20
+    """Sliding window in frames, the one being drawn included."""
+    spatial_rope: SpatialRope = "standard"
+    """Rotary embedding over rows and columns: "standard" (integer positions, base 10 000) or "pixel"
+    (coordinates -1 .. 1, frequencies pi .. 128 pi)."""
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "patch_size", "dim", "num_layers", "num_heads", "action_dim", "max_frames"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"world model: {name} is {value!r}, must be an integer of at least 1")
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 4:
+            raise ConfigError(
+                f"world model: dim {self.dim} over num_heads {self.num_heads} must give a head size divisible by 4"
+            )
+        if self.max_frames < 2:
+            raise ConfigError("world model: max_frames is 1, must be at least 2 (one frame seen, one drawn)")
+        if self.spatial_rope not in ("standard", "pixel"):
+            raise ConfigError(f'world model: spatial_rope is {self.spatial_rope!r}, must be "standard" or "pixel"')
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+
+class TemporalCache:
+    """Keys and values of earlier frames for every temporal block, allocated once.
+
+    A frame's keys carry their rotary position, so the order of the slots does not matter and the buffer can be a ring.
+
+    keys, values: per layer (B, P, heads, slots, head_dim).
+    """
+
+    def __init__(
+        self, config: WorldModelConfig, batch: int, tokens: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        shape = (batch, tokens, config.num_heads, config.max_frames, config.head_dim)
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
+
+    @property
+    def batch(self) -> int:
+        return self.keys[0].shape[0]
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, slots: Iterable[int], used: int) -> tuple[Tensor, Tensor]:
+        """Store (B, P, heads, T, head_dim) at the given T slots; returns views of the first `used` slots."""
+        k, v = self.keys[layer], self.values[layer]
+        for i, slot in enumerate(slots):
+            k[:, :, :, slot] = keys[:, :, :, i]
+            v[:, :, :, slot] = values[:, :, :, i]
+        return k[:, :, :, :used], v[:, :, :, :used]
+
+    def select(self, rows: Tensor) -> None:
+        """Replace row i by old row rows[i]; the batch becomes len(rows). rows: (B_new,) int64."""
+        self.keys = [k.index_select(0, rows) for k in self.keys]
+        self.values = [v.index_select(0, rows) for v in self.values]
+
+
+@dataclass(frozen=True)
+class CacheStep:
+    """How one forward pass uses the cache.
+
+    cache: where keys and values live.
+    slots: for each of the T frames of the pass, the slot its keys and values go to.
+    used: slots 0 .. used - 1 are attended to.
+    """
+
+    cache: TemporalCache
+    slots: tuple[int, ...]
+    used: int
+
+
+def rotary_angles(positions: Tensor, channels: int) -> Tensor:
+    """Angles (..., channels / 2) of integer or real positions (...,), float64: position / base^(i / half)."""
+    half = channels // 2
+    frequencies = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64, device=positions.device) / half)
+    return positions.to(torch.float64)[..., None] * frequencies
+
+
+def spatial_angles(height: int, width: int, head_dim: int, kind: SpatialRope, device: torch.device) -> Tensor:
+    """Angles (height * width, head_dim / 2) of the tokens of one frame, rows' half first, float64."""
+    if kind == "pixel":
+        frequencies = torch.linspace(1.0, 128.0, head_dim // 4, dtype=torch.float64, device=device) * math.pi
+        rows = torch.linspace(-1, 1, height, dtype=torch.float64, device=device)[:, None] * frequencies
+        columns = torch.linspace(-1, 1, width, dtype=torch.float64, device=device)[:, None] * frequencies
+    else:
+        rows = rotary_angles(torch.arange(height, device=device), head_dim // 2)
+        columns = rotary_angles(torch.arange(width, device=device), head_dim // 2)
+    grid = torch.cat(
+        (rows[:, None].expand(height, width, -1), columns[None].expand(height, width, -1)), dim=-1
+    )
+    return grid.reshape(height * width, -1)
+
+
+Rotation = tuple[Tensor, Tensor]
+
+
+def rotation(angles: Tensor, dtype: torch.dtype) -> Rotation:
+    """(cos, sin) laid out for `rotate`: each angle twice, the first sine of a pair negated."""
+    cos = angles.cos().repeat_interleave(2, dim=-1)
+    sin = torch.stack((-angles.sin(), angles.sin()), dim=-1).flatten(-2)
+    return cos.to(dtype), sin.to(dtype)
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Turn neighbouring channel pairs of x (..., head_dim) by the angles; cos and sin broadcast to x."""
+    cos, sin = by
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * cos, swapped, sin)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention over (..., L, head_dim); mask is boolean, True where a query may look."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv_proj = nn.Linear(dim, 3 * dim, bias=False)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        turn: Rotation,
+        *,
+        temporal: bool,
+        mask: Tensor | None = None,
+        step: CacheStep | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """x (B, T, P, D) -> (B, T, P, D), over P (spatial) or over T and the cache (temporal)."""
+        b, t, p, d = x.shape
+        qkv = self.qkv_proj(x).view(b, t, p, 3, self.num_heads, d // self.num_heads)
+        # (3, B, T, heads, P, head) within a frame, (3, B, P, heads, T, head) along time
+        q, k, v = qkv.permute(3, 0, 2, 4, 1, 5) if temporal else qkv.permute(3, 0, 1, 4, 2, 5)
+        q, k = rotate(q, turn), rotate(k, turn)
+        if step is not None:
+            k, v = step.cache.write(layer, k, v, step.slots, step.used)
+        out = attend(q, k, v, mask)
+        out = out.permute(0, 3, 1, 2, 4) if temporal else out.permute(0, 1, 3, 2, 4)
+        result: Tensor = self.out_proj(out.reshape(b, t, p, d))
+        return result
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """adaLN: normalise x (B, T, P, D), then scale and shift per frame (B, T, 1, D)."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+
+
+class Block(nn.Module):
+    """A DiT block with adaLN (Peebles & Xie, "Scalable Diffusion Models with Transformers")."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.attn = Attention(dim, num_heads)
+        self.ffwd = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
+
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        turn: Rotation,
+        *,
+        temporal: bool,
+        mask: Tensor | None = None,
+        step: CacheStep | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """x (B, T, P, D), condition (B, T, 1, D) after its SiLU -> (B, T, P, D)."""
+        modulation = self.adaLN_modulation[1](condition)
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.chunk(6, dim=-1)
+        attended = self.attn(
+            modulated_norm(x, shift_a, scale_a), turn, temporal=temporal, mask=mask, step=step, layer=layer
+        )
+        x = torch.addcmul(x, gate_a, attended)
+        return torch.addcmul(x, gate_f, self.ffwd(modulated_norm(x, shift_f, scale_f)))
+
+
+class Layer(nn.Module):
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.s_block = Block(dim, num_heads)
+        self.t_block = Block(dim, num_heads)
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, dim: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, out_features)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation[1](condition).chunk(2, dim=-1)
+        result: Tensor = self.linear(modulated_norm(x, shift, scale))
+        return result
+
+
+def timestep_embedding(t: Tensor) -> Tensor:
+    """Sinusoidal embedding (..., 256) of noise levels t (...,): cosines, then sines, longest period 10 000."""
+    half = TIMESTEP_CHANNELS // 2
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t.to(torch.float32)[..., None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+class WorldModel(nn.Module):
+    """Predicts the velocity of every frame, given noisy latents, noise levels and actions (WorldGym)."""
+
+    def __init__(self, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, patch = config.dim, config.patch_size
+        self.x_proj = nn.Conv2d(config.in_channels, dim, kernel_size=patch, stride=patch)
+        self.timestep_mlp = nn.Sequential(nn.Linear(TIMESTEP_CHANNELS, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.action_embedder = nn.Linear(config.action_dim, dim)
+        self.blocks = nn.ModuleList(Layer(dim, config.num_heads) for _ in range(config.num_layers))
+        self.final_layer = FinalLayer(dim, patch * patch * config.in_channels)
+        self.frame_forwards = 0
+        """Frames pushed through the network for each rollout so far: what a cache is there to save."""
+
+    def initialise(self, seed: int) -> None:
+        """Fresh weights, reproducibly: Xavier for matrices, zero for every gate and for the output (adaLN-Zero)."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias") or "adaLN_modulation" in name or name.startswith("final_layer.linear"):
+                nn.init.zeros_(parameter)
+            elif name.startswith(("timestep_mlp", "action_embedder")):
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+            else:
+                nn.init.xavier_uniform_(parameter.data.flatten(1), generator=generator)
+
+    def tokens(self, height: int, width: int) -> int:
+        """Tokens of one latent frame of the given size; ConfigError if patches do not fit."""
+        patch = self.config.patch_size
+        if height % patch or width % patch:
+            raise ConfigError(f"world model: latent size {height}x{width} does not divide into patches of {patch}")
+        return (height // patch) * (width // patch)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        action: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        step: CacheStep | None = None,
+    ) -> Tensor:
+        """Velocity of every frame.
+
+        x: (B, T, H, W, C) noisy latents. t: (B, T) integer noise levels. action: (B, T, action_dim), WorldGym scaling.
+        positions: (T,) time of each frame in frames, default 0 .. T - 1; only differences matter.
+        mask: (T, keys) bool, True where frame i may see key frame j; default causal over the T frames, everything when
+        there is a cache. Returns (B, T, H, W, C).
+        """
+        b, frames, height, width, channels = x.shape
+        patch, config = self.config.patch_size, self.config
+        rows, columns = height // patch, width // patch
+        self.frame_forwards += frames
+        dtype = self.x_proj.weight.dtype
+
+        # A convolution whose kernel equals its stride is one matrix product per patch.
+        patches = x.view(b, frames, rows, patch, columns, patch, channels).permute(0, 1, 2, 4, 6, 3, 5)
+        h = F.linear(
+            patches.reshape(b, frames, rows * columns, -1).to(dtype), self.x_proj.weight.flatten(1), self.x_proj.bias
+        )
+        condition = self.timestep_mlp(timestep_embedding(t).to(dtype)) + self.action_embedder(action.to(dtype))
+        condition = F.silu(condition)[:, :, None]
+
+        if positions is None:
+            positions = torch.arange(frames, device=x.device)
+        if mask is None and step is None and frames > 1:
+            mask = torch.ones(frames, frames, dtype=torch.bool, device=x.device).tril()
+        turn_s = rotation(spatial_angles(rows, columns, config.head_dim, config.spatial_rope, x.device), dtype)
+        turn_t = rotation(rotary_angles(positions, config.head_dim), dtype)
+        for i, layer in enumerate(self.blocks):
+            h = layer.s_block(h, condition, turn_s, temporal=False)
+            h = layer.t_block(h, condition, turn_t, temporal=True, mask=mask, step=step, layer=i)
+        out: Tensor = self.final_layer(h, condition)
+        out = out.view(b, frames, rows, columns, patch, patch, channels).permute(0, 1, 2, 4, 3, 5, 6)
+        return out.reshape(b, frames, height, width, channels)
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
