@@ -1,0 +1,130 @@
+"""The one description of a station's ROS graph: which nodes run, with which names, parameters and duties.
+
+Data only. `launch/bridge.launch.py` turns it into launch_ros nodes and `gymnast up` into processes; the supervisor
+node is told here which nodes it manages and in which order. Nothing of it is said a second time elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Union
+
+from gymnast_core.config import PACKAGE_ROOT, StationConfig, load_config
+from gymnast_core.errors import ConfigError
+
+ParameterValue = Union[str, bool, int, float, tuple[str, ...]]
+NODE_PACKAGE = "gymnast_nodes"
+
+
+@dataclass(frozen=True)
+class NodeDescription:
+    """One process of the graph.
+
+    namespace: absolute ("/wx250s") or empty for the root.
+    parameters: (name, value) pairs.
+    remappings: (from, to) pairs.
+    lifecycle: the supervisor configures and activates it, in the order of the description.
+    respawn: started again when it ends by itself.
+    essential: when it ends, the whole graph ends, with its exit code.
+    """
+
+    package: str
+    executable: str
+    name: str
+    namespace: str = ""
+    parameters: tuple[tuple[str, ParameterValue], ...] = ()
+    remappings: tuple[tuple[str, str], ...] = ()
+    lifecycle: bool = False
+    respawn: bool = True
+    essential: bool = False
+
+
+# Managed nodes in the order they are brought up: the hands and eyes first, what uses them after.
+MANAGED = ("camera", "arm", "recorder", "adapter", "executor", "evaluator")
+OPTIONAL = ("watchdog", *MANAGED, "supervisor")
+
+
+def station_graph(config_path: str | os.PathLike[str], namespace: str = "", without: Sequence[str] = ()) -> tuple[
+    NodeDescription, ...
+]:
+    """The nodes of the station file at `config_path`, in start order.
+
+    namespace: put before the names of gymnast's own nodes (the driver keeps `arm.namespace` of the file).
+    without: names of nodes to leave out (of `OPTIONAL`), for example the adapter where another machine trains.
+
+    Raises: ConfigError when the station file is wrong or `without` names no node.
+    """
+    path = find_station_file(config_path)
+    station = load_config(StationConfig, path)
+    unknown = sorted(set(without) - set(OPTIONAL))
+    if unknown:
+        raise ConfigError(f"cannot leave out '{unknown[0]}'; nodes that can be left out: {', '.join(OPTIONAL)}")
+    if namespace and not namespace.startswith("/"):
+        namespace = f"/{namespace}"
+    config = ("config", str(path))
+    nodes = []
+    if station.simulation is not None:
+        nodes.append(
+            NodeDescription(NODE_PACKAGE, "station_node", "xs_sdk", station.arm.namespace, (config,), essential=False)
+        )
+    if "watchdog" not in without:
+        nodes.append(NodeDescription(NODE_PACKAGE, "watchdog_node", "watchdog", namespace, (config,)))
+    managed = tuple(name for name in MANAGED if name not in without)
+    nodes += [
+        NodeDescription(NODE_PACKAGE, f"{name}_node", name, namespace, (config,), lifecycle=True) for name in managed
+    ]
+    if "supervisor" not in without:
+        parameters = (config, ("managed_nodes", managed))
+        nodes.append(
+            NodeDescription(
+                NODE_PACKAGE, "supervisor_node", "supervisor", namespace, parameters, respawn=False, essential=True
+            )
+        )
+    return tuple(nodes)
+
+
+def find_station_file(name: str | os.PathLike[str]) -> Path:
+    """A station file: as given, or by name among the shipped ones ("simulated_drawer").
+
+    Raises: ConfigError listing the shipped names.
+    """
+    given = Path(name).expanduser()
+    if given.is_file():
+        return given.resolve()
+    folders = [PACKAGE_ROOT.parent / "robot_configs"]
+    folders += [prefix / "share" / "gymnast" / "robot_configs" for prefix in ament_prefixes("gymnast")]
+    known: list[str] = []
+    for folder in folders:
+        for candidate in (folder / given.name, folder / f"{given.name}.yaml"):
+            if candidate.is_file() and given.parent in (Path("."), Path("robot_configs")):
+                return candidate.resolve()
+        known += [path.stem for path in sorted(folder.glob("*.yaml"))]
+    raise ConfigError(f"station file '{name}' not found; give a path or one of: {', '.join(dict.fromkeys(known))}")
+
+
+def ament_prefixes(package: str) -> list[Path]:
+    """Install prefixes of a ROS package, from AMENT_PREFIX_PATH's resource index; empty when it is not installed."""
+    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    marker = Path("share", "ament_index", "resource_index", "packages", package)
+    return [prefix for prefix in prefixes if (prefix / marker).is_file()]
+
+
+def find_executable(node: NodeDescription) -> Path:
+    """The node's executable, `<prefix>/lib/<package>/<executable>`, as launch_ros finds it.
+
+    Raises: ConfigError when the package is not built or sourced, or has no such executable.
+    """
+    prefixes = ament_prefixes(node.package)
+    if not prefixes:
+        raise ConfigError(
+            f"ROS package '{node.package}' is not in AMENT_PREFIX_PATH; build it (cd ros2_ws && colcon build) and "
+            "source ros2_ws/install/setup.bash"
+        )
+    for prefix in prefixes:
+        executable = prefix / "lib" / node.package / node.executable
+        if os.access(executable, os.X_OK):
+            return executable
+    raise ConfigError(f"package '{node.package}' in {prefixes[0]} has no executable '{node.executable}'; build it anew")
