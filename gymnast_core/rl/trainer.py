@@ -1,0 +1,518 @@
+"""GRPO (World-Gymnast, arXiv 2602.02454, section 3.2): sample groups, score them, compare within the group, update.
+
+What is done differently from the published implementation, and why: groups that are usable but not needed now, and
+those of a batch too small for an update, are carried over with the log-probabilities they were sampled with, for at most
+`max_staleness` updates (there, they are dropped); log-probabilities are those of sampling, so that minibatches and
+epochs make clipping do something; the learning rate has no warm-up from zero; a rollout without a verdict leaves its
+group instead of counting as failed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from gymnast_core.config import Fraction, NotNegative, Positive, load_config
+from gymnast_core.errors import CheckpointError, ConfigError, DataError
+from gymnast_core.progress import console
+from gymnast_core.protocols import Environment, Judge, Start, TrainablePolicy, Verdict
+from gymnast_core.rl.advantages import chunk_advantages, group_is_usable
+from gymnast_core.rl.loss import trajectory_weights, weighted_policy_loss
+from gymnast_core.rl.processes import Processes
+from gymnast_core.rl.rollout import Group, Rollout, RolloutOptions, group_starts, run_rollouts
+from gymnast_core.rl.starts import StartSampler
+from gymnast_core.run_folder import RunFolder, derive_seed
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """Everything GRPO needs to know besides the policy, the environment, the judge and the starts."""
+
+    groups: Annotated[int, Field(ge=1)] = 20
+    """Groups generated per batch, and used by one update at most."""
+    min_groups: Annotated[int, Field(ge=1)] = 20
+    """Usable groups an update needs; batches are generated until there are as many."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Rollouts of one start that are compared with each other."""
+    min_group_size: Annotated[int, Field(ge=2)] = 4
+    """A group that abstentions left smaller than this is not used."""
+    horizon: Annotated[int, Field(ge=1, le=1000)] = 40
+    """Environment steps of a rollout."""
+    temperature: Positive = 1.6
+    """Of sampling and of the log-probabilities alike."""
+    learning_rate: Positive = 5e-6
+    weight_decay: NotNegative = 0.01
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    clip_low: Fraction = 0.2
+    clip_high: NotNegative = 0.28
+    filter_low: Fraction = 0.1
+    """Groups of binary rewards are used when their mean is not below this ..."""
+    filter_high: Fraction = 0.9
+    """... nor above this. Groups of real-valued rewards are used when their rewards differ."""
+    baseline: Literal["group", "alive"] = "group"
+    """Compare a chunk with the whole group (the paper) or with the members still acting at that chunk."""
+    minibatch: Annotated[int, Field(ge=1)] = 160
+    """Trajectories per optimiser step."""
+    epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over the trajectories of an update."""
+    micro_batch: Annotated[int, Field(ge=1)] = 64
+    """Policy calls per forward pass: memory only, the result does not depend on it."""
+    max_grad_norm: Positive = 1.0
+    max_staleness: Annotated[int, Field(ge=0)] = 1
+    """At most this many updates may lie between the sampling of a carried group and its use; 0 carries none over."""
+    common_noise: bool = False
+    """Give the world model's noise the same seed across a group."""
+    curriculum: Literal["uniform", "variance"] = "uniform"
+    """Take starts equally often, or more often where success and failure are mixed."""
+    trainable: Literal["full", "lora"] = "full"
+    """Train all weights of the policy, or low-rank adapters on it."""
+    lora_rank: Annotated[int, Field(ge=1, le=1024)] = 32
+    lora_alpha: Positive = 16.0
+    warn_after: Annotated[int, Field(ge=1)] = 5
+    """Warn when so many batches in a row had no usable group."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 5
+    """Updates between checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+def load_recipe(recipe: str, **overrides: Any) -> GRPOConfig:
+    """A shipped recipe by name ("paper", "mini") or a YAML file by path.
+
+    Raises: ConfigError when there is no such recipe or a field is wrong.
+    """
+    shipped = RECIPES / f"{recipe}.yaml"
+    path = shipped if shipped.exists() else Path(recipe).expanduser()
+    if not path.exists():
+        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"recipe '{recipe}': neither a file nor a shipped recipe ({names})")
+    config = load_config(GRPOConfig, path, overrides)
+    if config.min_groups > config.groups and config.max_staleness == 0:
+        raise ConfigError(
+            f"{path}: min_groups {config.min_groups} exceeds groups {config.groups}, and max_staleness is 0"
+        )
+    if config.filter_low > config.filter_high:
+        raise ConfigError(f"{path}: filter_low {config.filter_low} is above filter_high {config.filter_high}")
+    return config
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One rollout of an update with its advantages, (C,) float32, one a chunk."""
+
+    rollout: Rollout
+    advantages: np.ndarray
+
+
+def trajectories_of(groups: Sequence[Group], config: GRPOConfig) -> list[Trajectory]:
+    """The trajectories of usable groups, with group-relative advantages."""
+    found = []
+    for group in groups:
+        longest = max(len(rollout.mask) for rollout in group.rollouts)
+        alive = np.zeros((len(group.rollouts), longest), dtype=bool)
+        for row, rollout in enumerate(group.rollouts):
+            alive[row, : len(rollout.mask)] = rollout.mask.any(axis=1)
+        advantages = chunk_advantages(group.rewards, alive, config.baseline)
+        found.extend(Trajectory(rollout, row[: len(rollout.mask)]) for rollout, row in zip(group.rollouts, advantages))
+    return found
+
+
+@dataclass
+class UpdateStatistics:
+    """Means over the optimiser steps of one update."""
+
+    loss: float = 0.0
+    clip_fraction: float = 0.0
+    approx_kl: float = 0.0
+    entropy: float = 0.0
+    grad_norm: float = 0.0
+    optimizer_steps: int = 0
+
+
+def accumulate_gradients(
+    policy: TrainablePolicy,
+    trajectories: Sequence[Trajectory],
+    total: int,
+    config: GRPOConfig,
+    tick: Callable[[], None] | None = None,
+) -> dict[str, float]:
+    """Add the gradient of the loss of `trajectories` to the policy's parameters; returns the loss and statistics.
+
+    total: trajectories of the whole minibatch, over all processes: the loss is their mean.
+    """
+    sums = {"loss": 0.0, "clip_fraction": 0.0, "approx_kl": 0.0, "entropy": 0.0}
+    if not trajectories:
+        return sums
+    length = trajectories[0].rollout.mask.shape[1]
+    chunks = max(len(t.rollout.mask) for t in trajectories)
+    mask = np.zeros((len(trajectories), chunks, length), dtype=bool)
+    for row, trajectory in enumerate(trajectories):
+        mask[row, : len(trajectory.rollout.mask)] = trajectory.rollout.mask
+    weights = trajectory_weights(torch.from_numpy(mask.reshape(len(trajectories), -1))).reshape(mask.shape)
+    with_tokens = max(1, int(mask.any(axis=(1, 2)).sum()))
+    weights = weights * (with_tokens / total)
+    calls = [(row, chunk) for row, chunk in np.argwhere(mask.any(axis=2))]
+    for begin in range(0, len(calls), config.micro_batch):
+        part = calls[begin : begin + config.micro_batch]
+        rollouts = [trajectories[row].rollout for row, _ in part]
+        log_probs, entropies = policy.log_probs(
+            np.stack([rollout.frames[chunk] for rollout, (_, chunk) in zip(rollouts, part)]),
+            [rollout.start.instruction for rollout in rollouts],
+            np.stack([rollout.tokens[chunk] for rollout, (_, chunk) in zip(rollouts, part)]).astype(np.int64),
+            config.temperature,
+        )
+        device = log_probs.device
+        old = torch.from_numpy(np.stack([r.log_probs[chunk] for r, (_, chunk) in zip(rollouts, part)])).to(device)
+        advantages = torch.tensor([float(trajectories[row].advantages[chunk]) for row, chunk in part], device=device)[
+            :, None
+        ].expand_as(log_probs)
+        part_weights = torch.stack([weights[row, chunk] for row, chunk in part]).to(device)
+        loss, statistics = weighted_policy_loss(
+            log_probs, old, advantages, part_weights, config.clip_low, config.clip_high
+        )
+        if not torch.isfinite(loss):
+            raise DataError("the policy's loss is not finite; lower the learning rate and resume from the checkpoint")
+        loss.backward()
+        sums["loss"] += float(loss.detach())
+        sums["clip_fraction"] += float(statistics.clip_fraction)
+        sums["approx_kl"] += float(statistics.approx_kl)
+        sums["entropy"] += float((entropies.detach() * part_weights).sum())
+        if tick is not None:
+            tick()
+    return sums
+
+
+@dataclass
+class Generation:
+    """What came of generating groups for one update."""
+
+    usable: list[Group] = field(default_factory=list)
+    n_groups: int = 0
+    n_usable: int = 0
+    rewards: dict[str, list[float]] = field(default_factory=dict)
+    abstentions: int = 0
+    batches: int = 0
+    example: Rollout | None = None
+
+
+class GRPOTrainer:
+    """Trains the parameters of `module` that require gradients, by GRPO.
+
+    policy: samples and gives log-probabilities. module: the network behind it, whose parameters are trained.
+    environment, judge, starts: where rollouts happen, who scores them, where they begin.
+    run: metrics, progress and checkpoints; a run folder with a checkpoint is resumed.
+    rehearsal: starts of other tasks, mixed in as `rehearsal_share` of the groups so that these tasks are not forgotten.
+    """
+
+    def __init__(
+        self,
+        policy: TrainablePolicy,
+        module: nn.Module,
+        environment: Environment,
+        judge: Judge,
+        starts: Sequence[Start],
+        config: GRPOConfig,
+        run: RunFolder,
+        rehearsal: Sequence[Start] = (),
+        rehearsal_share: float = 0.25,
+    ) -> None:
+        self.policy = policy
+        self.module = module
+        self.environment = environment
+        self.judge = judge
+        self.config = config
+        self.run = run
+        self.processes = Processes()
+        self.sampler = StartSampler(starts, derive_seed(config.seed, self.processes.rank), config.curriculum)
+        self._rehearsal = StartSampler(rehearsal, derive_seed(config.seed, "rehearsal")) if rehearsal else None
+        self._rehearsal_share = rehearsal_share
+        self.update = 0
+        self.batch = 0
+        self.carried: list[Group] = []
+        self._fruitless = 0
+        self._named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not self._named:
+            raise ConfigError("the policy has no trainable parameter: attach an adapter or train it in full")
+        self._parameters = list(self._named.values())
+        self.processes.broadcast(self._parameters)
+        self.optimizer = torch.optim.AdamW(
+            self._parameters,
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+        self._resume()
+
+    # --- generation ---------------------------------------------------------------------------------------------
+
+    def generate(self, tick: Callable[[], None] | None = None) -> Generation:
+        """Roll out and score batches until there are enough usable groups (carried ones included)."""
+        generation = Generation()
+        while True:
+            self._generate_batch(generation, tick)
+            (available,) = self.processes.sum(len(self.carried) + len(generation.usable))
+            if available >= self.config.min_groups:
+                return generation
+
+    def _generate_batch(self, generation: Generation, tick: Callable[[], None] | None) -> None:
+        config = self.config
+        count = math.ceil(config.groups / self.processes.size)
+        chosen: list[tuple[StartSampler, int]] = []
+        if self._rehearsal is not None:
+            n_rehearsal = min(count - 1, round(count * self._rehearsal_share))
+            chosen += [(self._rehearsal, index) for index in self._rehearsal.draw(self.batch, n_rehearsal)]
+        chosen += [(self.sampler, index) for index in self.sampler.draw(self.batch, count - len(chosen))]
+        starts: list[Start] = []
+        seeds: list[int] = []
+        for number, (sampler, index) in enumerate(chosen):
+            group_seed = derive_seed(config.seed, "group", self.processes.rank, self.batch, number)
+            start = sampler.starts[index]
+            if start.frame is None:  # a station's reset is part of the start: keep its seed
+                group_seed_starts = [start] * config.group_size
+            else:
+                group_seed_starts = group_starts(start, config.group_size, group_seed, config.common_noise)
+            starts.extend(group_seed_starts)
+            seeds.extend(derive_seed(group_seed, "policy", member) for member in range(config.group_size))
+        options = RolloutOptions(config.horizon, config.temperature)
+        rollouts = run_rollouts(self.policy, self.environment, self.judge, starts, seeds, options, tick)
+        usable = 0
+        for number, (sampler, index) in enumerate(chosen):
+            members = rollouts[number * config.group_size : (number + 1) * config.group_size]
+            group = Group(tuple(members), self.update)
+            kept = group.without_abstentions()
+            generation.abstentions += len(group.rollouts) - len(kept.rollouts)
+            generation.rewards.setdefault(group.instruction, []).extend(kept.rewards.tolist())
+            sampler.record(index, kept.rewards)
+            generation.n_groups += 1
+            if len(kept.rollouts) >= config.min_group_size and group_is_usable(
+                kept.rewards, config.filter_low, config.filter_high
+            ):
+                generation.usable.append(kept)
+                usable += 1
+        generation.n_usable += usable
+        generation.batches += 1
+        self.batch += 1
+        (usable_everywhere,) = self.processes.sum(usable)
+        self._fruitless = 0 if usable_everywhere else self._fruitless + 1
+        if self._fruitless and self._fruitless % config.warn_after == 0:
+            self._warn_fruitless(generation)
+
+    def _warn_fruitless(self, generation: Generation) -> None:
+        rewards = [reward for values in generation.rewards.values() for reward in values]
+        if not rewards:
+            advice = "the judge abstained on every rollout: look at its answers, key and limits"
+        elif np.mean(rewards) < 0.5:
+            advice = (
+                "nearly all rollouts fail: raise the temperature, take easier start frames, "
+                "or give partial credit (partial_credit_criteria)"
+            )
+        else:
+            advice = "nearly all rollouts succeed: take harder start frames, or stop here"
+        console.print(
+            f"warning: no usable group in the last {self._fruitless} batches; {advice}", style="yellow", markup=False
+        )
+
+    # --- update -------------------------------------------------------------------------------------------------
+
+    def take_groups(self, generation: Generation) -> tuple[list[Group], int]:
+        """The groups of this update, oldest first, and how many were too old; the surplus is carried over."""
+        config = self.config
+        limit = math.ceil(config.groups / self.processes.size)
+        pool = self.carried + generation.usable
+        used, surplus = pool[:limit], pool[limit:]
+        fresh = [group for group in surplus if self.update + 1 - group.version <= config.max_staleness]
+        self.carried = fresh
+        return used, len(surplus) - len(fresh)
+
+    def update_policy(self, groups: Sequence[Group], tick: Callable[[], None] | None = None) -> UpdateStatistics:
+        """Optimise on the trajectories of `groups`: `epochs` passes in minibatches of `minibatch` trajectories."""
+        config = self.config
+        trajectories = trajectories_of(groups, config)
+        (total,) = self.processes.sum(len(trajectories))
+        parts = max(1, round(total / config.minibatch))
+        statistics = UpdateStatistics()
+        for epoch in range(config.epochs):
+            generator = np.random.default_rng(
+                derive_seed(config.seed, "shuffle", self.processes.rank, self.update, epoch)
+            )
+            order = generator.permutation(len(trajectories))
+            for indices in np.array_split(order, parts):
+                minibatch = [trajectories[index] for index in indices]
+                (size,) = self.processes.sum(len(minibatch))
+                if size == 0:
+                    continue
+                self.optimizer.zero_grad(set_to_none=True)
+                sums = accumulate_gradients(self.policy, minibatch, int(size), config, tick)
+                self.processes.reduce_gradients(self._parameters)
+                grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm))
+                if not math.isfinite(grad_norm):
+                    raise DataError(
+                        "the policy's gradient is not finite; lower the learning rate and resume from the checkpoint"
+                    )
+                self.optimizer.step()
+                totals = self.processes.sum(*sums.values())
+                statistics.loss += totals[0]
+                statistics.clip_fraction += totals[1]
+                statistics.approx_kl += totals[2]
+                statistics.entropy += totals[3]
+                statistics.grad_norm += grad_norm
+                statistics.optimizer_steps += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        steps = max(1, statistics.optimizer_steps)
+        for name in ("loss", "clip_fraction", "approx_kl", "entropy", "grad_norm"):
+            setattr(statistics, name, getattr(statistics, name) / steps)
+        return statistics
+
+    def step(self, tick: Callable[[], None] | None = None) -> dict[str, float]:
+        """One iteration: generate, update, log; returns the metrics. A stop in between loses nothing that is on disk."""
+        began = time.monotonic()
+        generation = self.generate(tick)
+        generated = time.monotonic()
+        groups, stale = self.take_groups(generation)
+        statistics = self.update_policy(groups, tick)
+        self.update += 1
+        metrics = self._metrics(generation, groups, stale, statistics)
+        metrics["seconds_rollout"] = generated - began
+        metrics["seconds_update"] = time.monotonic() - generated
+        if self.processes.rank == 0:
+            self.run.log(self.update, metrics)
+            if self.update % self.config.checkpoint_every == 0:
+                self.save()
+        return metrics
+
+    def _metrics(
+        self, generation: Generation, groups: Sequence[Group], stale: int, statistics: UpdateStatistics
+    ) -> dict[str, float]:
+        rewards = [reward for values in generation.rewards.values() for reward in values]
+        total, count, n_groups, n_usable, abstained = self.processes.sum(
+            sum(rewards), len(rewards), generation.n_groups, generation.n_usable, generation.abstentions
+        )
+        metrics = {
+            "mean_reward": total / count if count else math.nan,
+            "usable_groups": n_usable / max(1, n_groups),
+            "abstentions": abstained,
+            "groups_used": float(len(groups)),
+            "groups_carried": float(len(self.carried)),
+            "groups_stale": float(stale),
+            "batches": float(generation.batches),
+            "loss": statistics.loss,
+            "clip_fraction": statistics.clip_fraction,
+            "approx_kl": statistics.approx_kl,
+            "entropy": statistics.entropy,
+            "grad_norm": statistics.grad_norm,
+            "optimizer_steps": float(statistics.optimizer_steps),
+        }
+        weights = self.sampler.weights()
+        for instruction, values in sorted(generation.rewards.items()):
+            name = "_".join(instruction.lower().split())[:60]
+            metrics[f"success/{name}"] = float(np.mean(values)) if values else math.nan
+            chosen = [w for w, start in zip(weights, self.sampler.starts) if start.instruction == instruction]
+            if chosen and self.config.curriculum != "uniform":
+                metrics[f"curriculum/{name}"] = float(np.mean(chosen))
+        return metrics
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """A copy of the trained parameters."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self._named.items()}
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Raises: CheckpointError when names or shapes are those of another policy."""
+        if set(weights) != set(self._named):
+            odd = sorted(set(weights) ^ set(self._named))[0]
+            raise CheckpointError(f"{self.run.path}: the checkpoint trains other parameters (for one: {odd})")
+        for name, value in weights.items():
+            parameter = self._named[name]
+            if value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"{self.run.path}: '{name}' has shape {tuple(value.shape)}, this policy needs "
+                    f"{tuple(parameter.shape)}"
+                )
+            parameter.data.copy_(value)
+
+    def save(self) -> None:
+        """Write a checkpoint from which the run goes on as if it had never stopped."""
+        self.run.save_checkpoint(
+            self.update,
+            {
+                "update": self.update,
+                "batch": self.batch,
+                "fruitless": self._fruitless,
+                "weights": self.weights(),
+                "optimizer": self.optimizer.state_dict(),
+                "carried": [_group_state(group) for group in self.carried],
+                "sampler": self.sampler.state(),
+                "rehearsal": self._rehearsal.state() if self._rehearsal is not None else None,
+            },
+            keep=self.config.keep_checkpoints,
+        )
+
+    def _resume(self) -> None:
+        state = self.run.load_checkpoint()
+        if state is None:
+            return
+        self.load_weights(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # the config at hand decides, not the one of the first start
+            group["lr"] = self.config.learning_rate
+            group["weight_decay"] = self.config.weight_decay
+        self.update, self.batch = int(state["update"]), int(state["batch"])
+        self._fruitless = int(state["fruitless"])
+        self.carried = [_group_from_state(group) for group in state["carried"]]
+        self.sampler.load_state(state["sampler"])
+        if self._rehearsal is not None and state["rehearsal"] is not None:
+            self._rehearsal.load_state(state["rehearsal"])
+        console.print(f"resuming {self.run.path} after update {self.update}", markup=False, highlight=False)
+
+
+def _group_state(group: Group) -> dict[str, Any]:
+    return {
+        "version": group.version,
+        "rollouts": [
+            {
+                "instruction": rollout.start.instruction,
+                "task": rollout.start.task,
+                "seed": rollout.start.seed,
+                "frames": torch.from_numpy(rollout.frames),
+                "tokens": torch.from_numpy(rollout.tokens),
+                "log_probs": torch.from_numpy(rollout.log_probs),
+                "mask": torch.from_numpy(rollout.mask),
+                "actions": torch.from_numpy(rollout.actions),
+                "success": rollout.success,
+                "safety_events": list(rollout.safety_events),
+                "reward": rollout.reward,
+            }
+            for rollout in group.rollouts
+        ],
+    }
+
+
+def _group_from_state(state: dict[str, Any]) -> Group:
+    rollouts = tuple(
+        Rollout(
+            start=Start(entry["instruction"], None, entry["task"], entry["seed"]),
+            frames=entry["frames"].numpy(),
+            tokens=entry["tokens"].numpy(),
+            log_probs=entry["log_probs"].numpy(),
+            mask=entry["mask"].numpy(),
+            actions=entry["actions"].numpy(),
+            success=entry["success"],
+            safety_events=tuple(entry["safety_events"]),
+            verdict=Verdict(entry["reward"], 1.0, "carried over"),
+        )
+        for entry in state["rollouts"]
+    )
+    return Group(rollouts, state["version"])

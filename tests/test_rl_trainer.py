@@ -1,0 +1,314 @@
+"""GRPO: its equations, its bookkeeping, and that it learns, measured on a small world with the real trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy, point_starts, render
+from safetensors.torch import load_file
+
+from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.protocols import Start, Verdict
+from gymnast_core.reward.truth import TruthJudge
+from gymnast_core.rl.advantages import chunk_advantages, group_advantages, group_is_usable
+from gymnast_core.rl.loss import clipped_policy_loss, trajectory_weights
+from gymnast_core.rl.rollout import Group, RolloutOptions, group_starts, run_rollouts
+from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer, accumulate_gradients, load_recipe, trajectories_of
+from gymnast_core.run_folder import RunFolder
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "fixtures" / "openvla"
+CONFIG = GRPOConfig(
+    groups=8,
+    min_groups=2,
+    group_size=8,
+    horizon=9,
+    temperature=1.0,
+    learning_rate=5e-3,
+    minibatch=16,
+    checkpoint_every=1,
+    seed=3,
+)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/fixtures/openvla")
+@pytest.mark.parametrize("case", ["clipped", "masked", "on_policy"])
+def test_loss_matches_the_published_implementation(case: str) -> None:
+    golden = json.loads((SHARED / "golden.json").read_text())["grpo"]
+    tensors = load_file(SHARED / "golden.safetensors")
+    expected = golden[case]
+    old = tensors["grpo_logprobs" if case == "on_policy" else "grpo_old_logprobs"]
+    mask = tensors[f"grpo_{case}_mask"]
+    advantages = torch.zeros_like(old)
+    for group in tensors["grpo_group_id"].unique():
+        members = tensors["grpo_group_id"] == group
+        values = group_advantages(5 * tensors["grpo_success"][members].numpy())
+        advantages[members] = torch.from_numpy(values)[:, None] * mask[members]
+    torch.testing.assert_close(advantages, tensors[f"grpo_{case}_advantages"], atol=1e-5, rtol=0)
+
+    loss, statistics = clipped_policy_loss(
+        tensors["grpo_logprobs"], old, advantages, mask, golden["clip_low"], golden["clip_high"]
+    )
+    assert float(loss) == pytest.approx(expected["loss"], abs=2e-5)
+    assert float(statistics.clip_fraction) == pytest.approx(np.mean(expected["clip_fraction_per_trajectory"]), abs=1e-6)
+    assert float(statistics.approx_kl) == pytest.approx(np.mean(expected["approx_kl_per_trajectory"]), abs=1e-5)
+    for row, value in enumerate(expected["loss_per_trajectory"]):
+        one, _ = clipped_policy_loss(
+            tensors["grpo_logprobs"][[row]], old[[row]], advantages[[row]], mask[[row]], 0.2, 0.28
+        )
+        assert float(one) == pytest.approx(value, abs=2e-5)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12), st.floats(0.5, 20))
+def test_advantages_are_centred_and_blind_to_the_scale_of_rewards(rewards: list[float], scale: float) -> None:
+    values = np.array(rewards)
+    advantages = group_advantages(values)
+    assert abs(advantages.sum()) < 1e-3
+    if values.std() > 1e-3:
+        np.testing.assert_allclose(group_advantages(values * scale), advantages, rtol=5e-3, atol=5e-3)
+        assert advantages.std(ddof=1) == pytest.approx(1.0, abs=5e-3)
+
+
+def test_usable_groups() -> None:
+    assert group_is_usable(np.array([1] + [0] * 7)) and group_is_usable(np.array([0] + [1] * 7))
+    assert not group_is_usable(np.zeros(8)) and not group_is_usable(np.ones(8))
+    assert not group_is_usable(np.array([1] + [0] * 15))  # 1/16 is below .1
+    assert group_is_usable(np.array([0.01, 0.02, 0.01, 0.01])), "partial credit counts by its spread"
+    assert not group_is_usable(np.full(4, 0.3)) and not group_is_usable(np.array([0.0, np.nan]))
+
+
+def test_alive_baseline_compares_only_those_still_acting() -> None:
+    alive = np.array([[1, 0], [1, 0], [1, 1], [1, 1]], dtype=bool)
+    rewards = np.array([1.0, 1.0, 0.0, 0.0])
+    whole = chunk_advantages(rewards, alive, "group")
+    fair = chunk_advantages(rewards, alive, "alive")
+    assert (whole[2:, 1] < -0.5).all(), "the late chunks of failures are pushed down by the whole group's mean"
+    assert (fair[:, 1] == 0).all() and np.allclose(fair[:, 0], whole[:, 0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_loss_of_parts_adds_up_and_masked_tokens_do_nothing(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    log_probs = torch.randn(5, 12, generator=generator, requires_grad=True)
+    old = log_probs.detach() + 0.4 * torch.randn(5, 12, generator=generator)
+    advantages = torch.randn(5, 12, generator=generator)
+    mask = torch.rand(5, 12, generator=generator) > 0.4
+    loss, _ = clipped_policy_loss(log_probs, old, advantages, mask)
+    (gradient,) = torch.autograd.grad(loss, log_probs)
+    assert (gradient[~mask] == 0).all()
+    means = [
+        clipped_policy_loss(log_probs[[row]], old[[row]], advantages[[row]], mask[[row]])[0]
+        for row in range(5)
+        if mask[row].any()
+    ]
+    if means:
+        torch.testing.assert_close(loss, torch.stack(means).mean())
+        assert float(trajectory_weights(mask).sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def roll(policy: PointPolicy, starts: Sequence[Start], max_rollouts: int = 64, seed: int = 0) -> list[Group]:
+    groups = []
+    for number, start in enumerate(starts):
+        members = group_starts(start, 8, seed + number)
+        rollouts = run_rollouts(
+            policy,
+            PointEnvironment(max_rollouts),
+            PointJudge(),
+            members,
+            [100 * number + i for i in range(8)],
+            RolloutOptions(9, 1.0),
+        )
+        groups.append(Group(tuple(rollouts)))
+    return groups
+
+
+def gradient_of(policy: PointPolicy) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in policy.parameters()])
+
+
+def test_one_minibatch_has_ratio_one_and_the_gradient_of_reinforce() -> None:
+    policy = PointPolicy()
+    groups = roll(policy, point_starts(6))
+    trajectories = trajectories_of(groups, CONFIG)
+    sums = accumulate_gradients(policy, trajectories, len(trajectories), CONFIG)
+    assert sums["clip_fraction"] == 0 and abs(sums["approx_kl"]) < 1e-6, "fresh groups: the ratio is 1"
+    clipped = gradient_of(policy)
+
+    policy.zero_grad()
+    reinforce = torch.zeros(())
+    for trajectory in trajectories:
+        rollout = trajectory.rollout
+        log_probs, _ = policy.log_probs(
+            rollout.frames, [rollout.start.instruction] * 3, rollout.tokens.astype(np.int64), 1.0
+        )
+        mask = torch.from_numpy(rollout.mask)
+        weighted = log_probs * torch.from_numpy(trajectory.advantages)[:, None]
+        reinforce = reinforce - weighted[mask].mean() / len(trajectories)
+    reinforce.backward()
+    torch.testing.assert_close(clipped, gradient_of(policy), atol=1e-6, rtol=1e-4)
+
+    policy.zero_grad()
+    accumulate_gradients(policy, trajectories, len(trajectories), dataclasses.replace(CONFIG, micro_batch=7))
+    torch.testing.assert_close(clipped, gradient_of(policy), atol=1e-6, rtol=1e-4)
+
+
+def test_batch_make_up_changes_nothing() -> None:
+    policy, starts = PointPolicy(), point_starts(3)
+    for one, other in zip(roll(policy, starts, 64), roll(policy, starts, 3)):
+        for a, b in zip(one.rollouts, other.rollouts):
+            assert np.array_equal(a.tokens, b.tokens) and np.array_equal(a.frames, b.frames) and a.reward == b.reward
+
+
+def test_training_learns_and_epochs_make_clipping_work(tmp_path: Path) -> None:
+    policy = PointPolicy()
+    config = dataclasses.replace(CONFIG, epochs=3)
+    trainer = GRPOTrainer(
+        policy, policy, PointEnvironment(), PointJudge(), point_starts(12), config, RunFolder(tmp_path, config, False)
+    )
+    metrics = [trainer.step() for _ in range(25)]
+    first = np.mean([m["mean_reward"] for m in metrics[:3]])
+    last = np.mean([m["mean_reward"] for m in metrics[-3:]])
+    assert last > first + 0.3, f"success went from {first:.2f} to {last:.2f}"
+    assert max(m["clip_fraction"] for m in metrics) > 0.01
+    assert metrics[0]["grad_norm"] > 0 and metrics[0]["approx_kl"] != 0, "the first update is not a no-op"
+    assert {f"success/{'_'.join(text.split())}" for text in INSTRUCTIONS} <= set(metrics[0])
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
+    def trainer(folder: Path) -> GRPOTrainer:
+        policy = PointPolicy()
+        config = dataclasses.replace(CONFIG, groups=4, min_groups=4, curriculum="variance")
+        run = RunFolder(folder, config, False)
+        return GRPOTrainer(policy, policy, PointEnvironment(16), PointJudge(), point_starts(6), config, run)
+
+    straight = trainer(tmp_path / "a")
+    whole = [straight.step() for _ in range(6)]
+    assert any(m["groups_carried"] for m in whole[:3]), "the test must cover carried groups"
+    broken = [trainer(tmp_path / "b").step() for _ in range(1)]
+    resumed_at_1 = trainer(tmp_path / "b")
+    broken += [resumed_at_1.step() for _ in range(2)]
+    (tmp_path / "b" / "checkpoints" / "step_00000003" / "state.pt").write_bytes(b"cut short")
+    resumed_at_2 = trainer(tmp_path / "b")
+    assert resumed_at_2.update == 2
+    broken[2:] = [resumed_at_2.step() for _ in range(4)]
+    timeless = [{k: v for k, v in m.items() if not k.startswith("seconds")} for m in broken]
+    assert timeless == [{k: v for k, v in m.items() if not k.startswith("seconds")} for m in whole]
+    for name, value in straight.weights().items():
+        assert torch.equal(value, resumed_at_2.weights()[name])
+    assert [line["step"] for line in RunFolder(tmp_path / "b", tensorboard=False).read_metrics()] == [1, 2, 3, 4, 5, 6]
+
+
+class MoodyJudge(PointJudge):
+    """Abstains on some rollouts, or on all, and may give a score that is not a number."""
+
+    def __init__(self, share: float) -> None:
+        self._share, self._count = share, 0
+
+    def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
+        verdicts = super().judge(videos, instructions)
+        for index in range(len(verdicts)):
+            self._count += 1
+            if self._share >= 1 or self._count % round(1 / self._share) == 0:
+                verdicts[index] = Verdict(float("nan") if self._count % 2 else None, 0.0, "no answer")
+        return verdicts
+
+
+def test_an_abstention_leaves_its_group_and_is_no_failure(tmp_path: Path) -> None:
+    policy = PointPolicy()
+    config = dataclasses.replace(CONFIG, learning_rate=1e-9)
+
+    def train(judge: PointJudge, name: str) -> dict[str, float]:
+        run = RunFolder(tmp_path / name, config, False)
+        return GRPOTrainer(policy, policy, PointEnvironment(), judge, point_starts(8), config, run).step()
+
+    clean, moody = train(PointJudge(), "clean"), train(MoodyJudge(0.3), "moody")
+    assert moody["abstentions"] >= 15 and clean["abstentions"] == 0
+    assert moody["mean_reward"] == pytest.approx(clean["mean_reward"], abs=0.12), (
+        "abstentions do not drag the mean down"
+    )
+    few = dataclasses.replace(CONFIG, min_group_size=8)
+    trainer = GRPOTrainer(
+        policy,
+        policy,
+        PointEnvironment(),
+        MoodyJudge(0.3),
+        point_starts(8),
+        few,
+        RunFolder(tmp_path / "few", few, False),
+    )
+    with pytest.raises(StopIteration):
+        trainer.generate(stop_after(9))
+    assert not trainer.carried, "groups left too small are not used"
+
+
+def stop_after(ticks: int):  # noqa: ANN201
+    count = iter(range(ticks))
+
+    def tick() -> None:
+        next(count)
+
+    return tick
+
+
+def test_hopeless_starts_end_in_a_warning_that_says_what_to_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = PointPolicy()
+    config = dataclasses.replace(CONFIG, horizon=3, warn_after=2)
+    far = [Start(INSTRUCTIONS[0], render(np.array([[0.1, 0.5]]))[0])]
+    trainer = GRPOTrainer(
+        policy, policy, PointEnvironment(), PointJudge(), far, config, RunFolder(tmp_path, None, False)
+    )
+    with pytest.raises(StopIteration):
+        trainer.generate(stop_after(5))
+    assert "raise the temperature" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_station_s_truth_ends_rollouts_and_masks_what_follows() -> None:
+    policy = PointPolicy()
+    starts = [Start(INSTRUCTIONS[0], None, "right", 5)] * 40
+    rollouts = run_rollouts(
+        policy, PointEnvironment(noise=0.05), TruthJudge(), starts, list(range(40)), RolloutOptions(30, 1.0)
+    )
+    assert all(np.array_equal(r.frames[0], rollouts[0].frames[0]) for r in rollouts), "one reset for the group"
+    ended = [r for r in rollouts if r.reward == 1]
+    assert ended and len(ended) < 40
+    for rollout in ended:
+        steps = len(rollout.actions)
+        assert rollout.mask.sum() == steps * 7 and rollout.mask.reshape(-1)[: steps * 7].all()
+    assert all(len(r.actions) == 30 for r in rollouts if r.reward == 0)
+
+
+def test_a_last_chunk_longer_than_the_horizon_is_cut() -> None:
+    rollouts = run_rollouts(
+        PointPolicy(), PointEnvironment(), PointJudge(), point_starts(2), [0, 1], RolloutOptions(7, 1.0)
+    )
+    assert all(len(r.actions) == 7 and r.mask.sum() == 49 and len(r.mask) == 3 for r in rollouts)
+
+
+def test_a_policy_gone_mad_is_named() -> None:
+    policy = PointPolicy()
+    with torch.no_grad():
+        policy.head.weight.fill_(float("nan"))
+    with pytest.raises(DataError, match="not finite"):
+        run_rollouts(policy, PointEnvironment(), PointJudge(), point_starts(1), [0], RolloutOptions(3, 1.0))
+
+
+def test_shipped_recipes_differ_in_values_only_and_bad_ones_are_refused(tmp_path: Path) -> None:
+    paper, mini = load_recipe("paper"), load_recipe("mini")
+    assert (paper.groups, paper.group_size, paper.horizon, paper.temperature) == (20, 8, 40, 1.6)
+    assert (paper.learning_rate, paper.clip_low, paper.clip_high, paper.trainable) == (5e-6, 0.2, 0.28, "full")
+    assert mini.trainable == "lora"
+    with pytest.raises(ConfigError, match="neither a file nor a shipped recipe"):
+        load_recipe("papre")
+    (tmp_path / "bad.yaml").write_text("group_size: 1\n")
+    with pytest.raises(ConfigError, match="group_size"):
+        load_recipe(str(tmp_path / "bad.yaml"))
