@@ -1,0 +1,293 @@
+"""Checkpoint folders in the Hugging Face layout of OpenVLA and OpenVLA-OFT: read, checked, written whole.
+
+    config.json                     sizes, token layout, norm_stats
+    model.safetensors               or model-NNNNN-of-NNNNN.safetensors with model.safetensors.index.json
+    dataset_statistics.json         wins over config.json's norm_stats where present
+    tokenizer.json                  and what else the tokenizer came with
+    preprocessor_config.json
+
+No code of a checkpoint is ever run. What is written holds every file the original code needs, except the code itself,
+which is copied along from the source folder where it was there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from gymnast_core.errors import CheckpointError
+from gymnast_core.policy.config import ImageVariant, PolicyConfig, read_policy_config
+from gymnast_core.policy.images import ImageProcessor, read_image_processor
+from gymnast_core.policy.model import OpenVLA
+from gymnast_core.policy.prompt import PromptTokens, read_tokenizer
+
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5 * 1000**3
+# Small files that travel with a checkpoint unchanged.
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "processor_config.json",
+    "configuration_prismatic.py",
+    "modeling_prismatic.py",
+    "processing_prismatic.py",
+    "constants.py",
+    "train_utils.py",
+)
+ADAPTER_MARK = ".adapters."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder read into memory.
+
+    content: the mapping of config.json (norm_stats replaced by dataset_statistics.json where that is present).
+    companions: the other files of the folder, by name.
+    fingerprint: identifies the weights; adapters are bound to it.
+    """
+
+    folder: Path
+    content: Mapping[str, Any]
+    config: PolicyConfig
+    model: OpenVLA
+    images: ImageProcessor
+    companions: Mapping[str, bytes]
+    fingerprint: str
+
+    @property
+    def norm_stats(self) -> Mapping[str, Any]:
+        return self.content.get("norm_stats", {})
+
+    def prompts(self) -> PromptTokens:
+        """The prompt builder of the folder's tokenizer. Raises: CheckpointError (missing, or another vocabulary)."""
+        path = self.folder / "tokenizer.json"
+        tokenizer = read_tokenizer(self.folder)
+        found, config = tokenizer.get_vocab_size(with_added_tokens=True), self.config
+        if not config.unpadded_vocab_size <= found <= config.language.vocab_size:
+            raise CheckpointError(
+                f"{path}: wrong vocabulary: {found} tokens, config.json needs {config.unpadded_vocab_size} to "
+                f"{config.language.vocab_size}"
+            )
+        return PromptTokens(tokenizer, config.bos_token_id, config.first_action_id, str(path))
+
+
+def read_checkpoint(
+    folder: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    chunk_length: int | None = None,
+    image_variant: ImageVariant | None = None,
+) -> Checkpoint:
+    """Read a folder; `chunk_length` and `image_variant` replace what config.json says (OpenVLA's own says neither).
+
+    Raises: CheckpointError when a file or shard is missing, a tensor is missing, unexpected, of another shape or not
+        finite, or attention is causal.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder")
+    content = dict(_read_json(folder / "config.json"))
+    if chunk_length is not None:
+        content["num_actions_chunk"] = chunk_length
+    if image_variant is not None:
+        content["image_variant"] = image_variant
+    statistics = folder / "dataset_statistics.json"
+    if statistics.exists():
+        content["norm_stats"] = _read_json(statistics)
+    config = read_policy_config(content, str(folder / "config.json"))
+    images = read_image_processor(folder, config.image_size, config.image_variant)
+    model = build_meta(config)
+    files = _weight_files(folder)
+    _load_weights(model, files, device, dtype)
+    model.check_bidirectional()
+    companions = {name: (folder / name).read_bytes() for name in COMPANIONS if (folder / name).is_file()}
+    return Checkpoint(folder, content, config, model.eval(), images, companions, _fingerprint(files))
+
+
+def build_meta(config: PolicyConfig) -> OpenVLA:
+    """The network without memory behind it (full-size checks, loading)."""
+    with torch.device("meta"):
+        return OpenVLA(config)
+
+
+def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict without adapters: exactly the checkpoint's keys."""
+    return {name: value for name, value in model.state_dict().items() if ADAPTER_MARK not in name}
+
+
+def write_checkpoint(
+    folder: str | os.PathLike[str],
+    content: Mapping[str, Any],
+    state: Mapping[str, torch.Tensor],
+    images: ImageProcessor,
+    companions: Mapping[str, bytes],
+    made_by: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a self-contained folder: complete under a temporary name first, then put in place of `folder`.
+
+    content: for config.json; its norm_stats also become dataset_statistics.json.
+    state: all tensors by checkpoint name. made_by: what made it, kept as gymnast.json.
+
+    Raises: CheckpointError when it cannot be written; what was at `folder` stays.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    previous = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists() and not (folder.is_dir() and ((folder / "config.json").exists() or not any(folder.iterdir()))):
+        raise CheckpointError(f"{folder}: exists and is not a checkpoint; choose another folder")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        texts = {"config.json": dict(content), "preprocessor_config.json": images.to_json()}
+        if content.get("norm_stats"):
+            texts["dataset_statistics.json"] = dict(content["norm_stats"])
+        if made_by:
+            texts["gymnast.json"] = dict(made_by)
+        for name, value in texts.items():
+            (temporary / name).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        for name, blob in companions.items():
+            (temporary / name).write_bytes(blob)
+        _write_weights(temporary, state)
+        if folder.exists():
+            os.replace(folder, previous)
+        os.replace(temporary, folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if previous.exists() and not folder.exists():
+            os.replace(previous, folder)
+        raise CheckpointError(f"{folder}: cannot write the checkpoint ({error})") from error
+    shutil.rmtree(previous, ignore_errors=True)
+    return folder
+
+
+def with_statistics(checkpoint: Checkpoint, key: str, statistics: Mapping[str, Any]) -> Checkpoint:
+    """The same checkpoint with statistics added (or replaced) under `key`."""
+    stats = {**checkpoint.norm_stats, key: dict(statistics)}
+    return replace(checkpoint, content={**checkpoint.content, "norm_stats": stats})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: found {type(content).__name__}, needed a mapping")
+    return content
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    if not index.exists():
+        single = folder / "model.safetensors"
+        if not single.exists():
+            raise CheckpointError(
+                f"{folder}: neither model.safetensors nor {INDEX} is there (only safetensors are read)"
+            )
+        return [single]
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: weight_map is missing")
+    names = sorted({str(name) for name in weight_map.values()})
+    if any(Path(name).name != name for name in names):
+        raise CheckpointError(f"{index}: a shard lies outside the folder")
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: shard {missing[0]} is missing ({len(missing)} of {len(names)}); download it again"
+        )
+    return [folder / name for name in names]
+
+
+def _load_weights(model: OpenVLA, files: list[Path], device: torch.device | str, dtype: torch.dtype) -> None:
+    """Fill a network on the meta device shard by shard, so that the weights are never in memory twice."""
+    needed = model.state_dict()
+    seen: set[str] = set()
+    for path in files:
+        try:
+            with safe_open(str(path), framework="pt", device="cpu") as archive:
+                part: dict[str, torch.Tensor] = {}
+                for name in archive.keys():  # noqa: SIM118 - the archive itself is not iterable
+                    if name not in needed:
+                        raise CheckpointError(f"{path}: tensor '{name}' is not part of this architecture")
+                    shape = tuple(archive.get_slice(name).get_shape())
+                    if shape != tuple(needed[name].shape):
+                        raise CheckpointError(
+                            f"{path}: '{name}' has shape {shape}, config.json needs {tuple(needed[name].shape)}"
+                            + (": wrong vocabulary" if "embed_tokens" in name or "lm_head" in name else "")
+                        )
+                    tensor = archive.get_tensor(name)
+                    if not bool(torch.isfinite(tensor).all()):
+                        raise CheckpointError(f"{path}: '{name}' holds a value that is not finite")
+                    part[name] = tensor.to(device=device, dtype=dtype)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path}: damaged weights file ({error})") from error
+        model.load_state_dict(part, strict=False, assign=True)
+        seen |= part.keys()
+    missing = sorted(set(needed) - seen)
+    if missing:
+        raise CheckpointError(f"{files[0].parent}: {len(missing)} tensors are missing, for example '{missing[0]}'")
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def _write_weights(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    size = 0
+    for name, tensor in state.items():
+        n_bytes = tensor.numel() * tensor.element_size()
+        if shards[-1] and size + n_bytes > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.detach().cpu().contiguous()
+        size += n_bytes
+    if len(shards) == 1:
+        save_file(shards[0], str(folder / "model.safetensors"), metadata={"format": "pt"})
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, str(folder / name), metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, name))
+    total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _fingerprint(files: list[Path]) -> str:
+    """Hash of the weights: whole files when small, otherwise the ends and 64 places between."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name}:{path.stat().st_size};".encode())
+        for block in _sampled_blocks(path):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _sampled_blocks(path: Path, block: int = 1 << 20, places: int = 64) -> Iterator[bytes]:
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        if size <= block * places:
+            while chunk := stream.read(block):
+                yield chunk
+            return
+        for place in range(places):
+            stream.seek((size - block) * place // (places - 1))
+            yield stream.read(block)

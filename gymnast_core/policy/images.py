@@ -1,0 +1,208 @@
+"""From a camera frame to the model's pixels, without TensorFlow or torchvision, bit-equal to both in 8 bit.
+
+Variants, one of which a checkpoint's config names (`image_variant`); acting, RL and evaluation all use that one:
+
+resize            squash to the model's size with Pillow's antialiased bicubic filter
+center_crop       cut the centre of 0.9 of the area and resize it bilinearly, as TensorFlow's crop_and_resize does; what
+                  World-Gymnast uses at RL and evaluation time, matching training with random crops of 0.9
+jpeg_center_crop  as OpenVLA-OFT evaluates: through JPEG, Lanczos resize, then the centre crop
+
+Training starts from the same variant and jitters it (`augment`), with a random crop in place of the centre one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gymnast_core.data.frames import check_frame
+from gymnast_core.errors import CheckpointError
+from gymnast_core.policy.config import ImageVariant
+
+CROP_AREA = 0.9
+# bfloat16-rounded, as OpenVLA's preprocessor files hold them and as its released models were used.
+DINO_MEAN, DINO_STD = (0.484375, 0.455078125, 0.40625), (0.228515625, 0.2236328125, 0.224609375)
+SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Jitter of training images; zeros change nothing.
+
+    crop_area: least share of the area a random crop keeps (1: no crop), at a random place, square.
+    brightness: added, up to this share of full scale. contrast, saturation: factor up to 1 +- this.
+    """
+
+    crop_area: float = 1.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+
+
+def crop_resize(frame: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:
+    """Bilinear sample of a box (top, left, bottom, right, as shares of the sides) at (size, size, 3), uint8.
+
+    The arithmetic is TensorFlow's crop_and_resize in float32: corners map to corners, no antialiasing; then scaled to
+    8 bit by 255.5 and truncated.
+    """
+    image = frame.astype(np.float32) * np.float32(1.0 / 255.0)
+    rows = _samples(box[0], box[2], frame.shape[0], size)
+    columns = _samples(box[1], box[3], frame.shape[1], size)
+    top, left = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
+    bottom, right = np.ceil(rows).astype(np.int64), np.ceil(columns).astype(np.int64)
+    row_share = (rows - top.astype(np.float32))[:, None, None]
+    column_share = (columns - left.astype(np.float32))[None, :, None]
+    upper = image[top][:, left] + (image[top][:, right] - image[top][:, left]) * column_share
+    lower = image[bottom][:, left] + (image[bottom][:, right] - image[bottom][:, left]) * column_share
+    mixed = np.clip(upper + (lower - upper) * row_share, np.float32(0), np.float32(1))
+    return (mixed * np.float32(255.5)).astype(np.uint8)
+
+
+def _samples(start: float, stop: float, side: int, size: int) -> np.ndarray:
+    begin, end, last = np.float32(start), np.float32(stop), np.float32(side - 1)
+    step = (end - begin) * last / np.float32(size - 1)
+    return np.clip(begin * last + np.arange(size, dtype=np.float32) * step, np.float32(0), last)
+
+
+def center_box(area: float = CROP_AREA) -> tuple[float, float, float, float]:
+    """The box of `crop_resize` that keeps the centre with this share of the area."""
+    side = np.sqrt(np.float32(area))
+    offset = (np.float32(1.0) - side) / np.float32(2.0)
+    return float(offset), float(offset), float(offset + side), float(offset + side)
+
+
+def resize(frame: np.ndarray, size: int, lanczos: bool = False) -> np.ndarray:
+    """Squash to (size, size, 3) uint8 with Pillow's antialiased bicubic (or Lanczos) filter."""
+    if frame.shape[:2] == (size, size):
+        return frame
+    kernel = Image.Resampling.LANCZOS if lanczos else Image.Resampling.BICUBIC
+    return np.array(Image.fromarray(frame).resize((size, size), kernel))
+
+
+def jpeg_round_trip(frame: np.ndarray) -> np.ndarray:
+    """Through JPEG at quality 95 without chroma subsampling changes, as TensorFlow encodes by default."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, format="JPEG", quality=95, subsampling="4:2:0")
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def prepare(frame: np.ndarray, variant: ImageVariant, size: int) -> np.ndarray:
+    """One frame (H, W, 3) uint8 to the model's (size, size, 3) uint8, before normalisation."""
+    if variant == "resize":
+        return resize(frame, size)
+    if variant == "jpeg_center_crop":
+        frame = resize(jpeg_round_trip(frame), size, lanczos=True)
+    return crop_resize(frame, center_box(), size)
+
+
+def augment(
+    frame: np.ndarray, variant: ImageVariant, size: int, settings: Augmentation, generator: np.random.Generator
+) -> np.ndarray:
+    """Like `prepare`, jittered: what the model sees in training, (size, size, 3) uint8."""
+    if settings.crop_area < 1.0:
+        if variant == "jpeg_center_crop":
+            frame = resize(jpeg_round_trip(frame), size, lanczos=True)
+        side = float(np.sqrt(generator.uniform(settings.crop_area, 1.0)))
+        top, left = generator.uniform(0.0, 1.0 - side, size=2)
+        if variant == "resize":  # antialiased, as the frame is when acting
+            height, width = frame.shape[:2]
+            corners = (left * width, top * height, (left + side) * width, (top + side) * height)
+            frame = np.array(Image.fromarray(frame).resize((size, size), Image.Resampling.BICUBIC, box=corners))
+        else:
+            frame = crop_resize(frame, (top, left, top + side, left + side), size)
+    else:
+        frame = prepare(frame, variant, size)
+    if not (settings.brightness or settings.contrast or settings.saturation):
+        return frame
+    image = frame.astype(np.float32)
+    image += 255.0 * generator.uniform(-settings.brightness, settings.brightness)
+    mean = image.mean()
+    image = (image - mean) * generator.uniform(1.0 - settings.contrast, 1.0 + settings.contrast) + mean
+    grey = image.mean(axis=2, keepdims=True)
+    image = (image - grey) * generator.uniform(1.0 - settings.saturation, 1.0 + settings.saturation) + grey
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+class ImageProcessor:
+    """Frames to pixels (B, 6, S, S): channels 0-2 normalised for the first tower, 3-5 for the second."""
+
+    def __init__(
+        self, size: int, variant: ImageVariant, normalisation: tuple[tuple[Any, Any], tuple[Any, Any]] | None = None
+    ) -> None:
+        self.size = size
+        self.variant = variant
+        pairs = normalisation or ((DINO_MEAN, DINO_STD), (SIGLIP_MEAN, SIGLIP_STD))
+        self.normalisation = pairs
+        self._means = [torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1) for mean, _ in pairs]
+        self._stds = [torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1) for _, std in pairs]
+
+    def prepare(self, frames: np.ndarray) -> np.ndarray:
+        """Frames (N, H, W, 3) uint8 to (N, S, S, 3) uint8 in the checkpoint's variant.
+
+        Raises: DataError when a frame is not uint8 RGB.
+        """
+        return np.stack([prepare(check_frame(frame), self.variant, self.size) for frame in frames])
+
+    def normalise(self, prepared: np.ndarray | torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
+        """Prepared frames (N, S, S, 3) uint8 to pixels (N, 6, S, S) float32."""
+        images = torch.as_tensor(prepared).to(device).permute(0, 3, 1, 2).to(torch.float32).div(255)
+        parts = [(images - mean.to(device)) / std.to(device) for mean, std in zip(self._means, self._stds)]
+        return torch.cat(parts, dim=1)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of a `preprocessor_config.json`."""
+        size = [self.size, self.size]
+        return {
+            "image_processor_type": "PrismaticImageProcessor",
+            "processor_class": "PrismaticProcessor",
+            "use_fused_vision_backbone": True,
+            "image_resize_strategy": "resize-naive",
+            "input_sizes": [[3, *size]] * 2,
+            "interpolations": ["bicubic"] * 2,
+            "means": [list(mean) for mean, _ in self.normalisation],
+            "stds": [list(std) for _, std in self.normalisation],
+            "tvf_crop_params": [{"output_size": size}] * 2,
+            "tvf_do_letterbox": False,
+            "tvf_letterbox_fill": None,
+            "tvf_normalize_params": [
+                {"inplace": False, "mean": list(mean), "std": list(std)} for mean, std in self.normalisation
+            ],
+            "tvf_resize_params": [{"antialias": True, "interpolation": 3, "max_size": None, "size": size}] * 2,
+        }
+
+
+def read_image_processor(folder: str | os.PathLike[str], size: int, variant: ImageVariant) -> ImageProcessor:
+    """The processor described by a checkpoint's `preprocessor_config.json`; OpenVLA's values where there is none.
+
+    `tvf_normalize_params` win over `means` and `stds`, as they do in the original code.
+
+    Raises: CheckpointError when the file is not readable, asks for another resize, or a deviation is not positive.
+    """
+    path = Path(folder) / "preprocessor_config.json"
+    if not path.exists():
+        return ImageProcessor(size, variant)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        params = content.get("tvf_normalize_params") or [
+            {"mean": mean, "std": std} for mean, std in zip(content["means"], content["stds"])
+        ]
+        pairs = tuple((tuple(map(float, p["mean"])), tuple(map(float, p["std"]))) for p in params)
+        strategy = content.get("image_resize_strategy", "resize-naive")
+        sizes = [tuple(entry) for entry in content.get("input_sizes", [])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a readable preprocessor config ({error})") from error
+    if strategy != "resize-naive" or content.get("tvf_do_letterbox"):
+        raise CheckpointError(f"{path}: image_resize_strategy is {strategy!r}, only 'resize-naive' is supported")
+    if any(entry != (3, size, size) for entry in sizes):
+        raise CheckpointError(f"{path}: input_sizes {sizes}, config.json says {size}x{size}")
+    if len(pairs) != 2 or any(len(mean) != 3 or len(std) != 3 or min(std) <= 0 for mean, std in pairs):
+        raise CheckpointError(f"{path}: needed two means and two positive deviations of 3 channels each")
+    return ImageProcessor(size, variant, (pairs[0], pairs[1]))
