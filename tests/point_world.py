@@ -1,8 +1,8 @@
 """A small world for testing the trainer: a dot on a 32x32 picture, moved by the first two action dimensions.
 
-The same protocols as the real parts: the policy is a categorical distribution over action bins given the picture and the
-instruction, the environment starts from a frame (no truth, as in imagination) or from a task's reset (with truth, as on a
-station), the judge looks at the last picture.
+The same protocols as the real parts: the policy is a categorical distribution over action bins given the picture and
+the instruction, the environment starts from a frame (no truth, as in imagination) or from a task's reset (with truth,
+as on a station), the judge looks at the last picture.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -249,7 +249,7 @@ def test_an_abstention_leaves_its_group_and_is_no_failure(tmp_path: Path) -> Non
     assert not trainer.carried, "groups left too small are not used"
 
 
-def stop_after(ticks: int):  # noqa: ANN201
+def stop_after(ticks: int) -> Callable[[], None]:
     count = iter(range(ticks))
 
     def tick() -> None:

@@ -39,7 +39,7 @@ def weighted_policy_loss(
     clip_low: float,
     clip_high: float,
 ) -> tuple[torch.Tensor, LossStatistics]:
-    """The loss as a weighted sum over tokens, all arguments of one shape: parts of a batch add up to the batch's loss."""
+    """The loss as a weighted sum over tokens, all arguments of one shape: parts of a batch add up to its loss."""
     ratio = torch.exp(log_probs - old_log_probs)
     plain = -advantages * ratio
     clipped = -advantages * torch.clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)

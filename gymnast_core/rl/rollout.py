@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ def run_rollouts(
                 policy, environment, starts[begin : begin + size], policy_seeds[begin : begin + size], options, tick
             )
             videos = _videos(environment, judge, batch, options)
-            judging.append(thread.submit(lambda batch=batch, videos=videos: _judge_batch(judge, batch, videos)))
+            judging.append(thread.submit(partial(_judge_batch, judge, batch, videos)))
             for index, rollout in enumerate(batch):
                 kept: np.ndarray | None = None
                 if index < options.keep_all_frames:

@@ -1,8 +1,8 @@
 """GRPO (World-Gymnast, arXiv 2602.02454, section 3.2): sample groups, score them, compare within the group, update.
 
 What is done differently from the published implementation, and why: groups that are usable but not needed now, and
-those of a batch too small for an update, are carried over with the log-probabilities they were sampled with, for at most
-`max_staleness` updates (there, they are dropped); log-probabilities are those of sampling, so that minibatches and
+those of a batch too small for an update, are carried over with the log-probabilities they were sampled with, for at
+most `max_staleness` updates (there, they are dropped); log-probabilities are those of sampling, so that minibatches and
 epochs make clipping do something; the learning rate has no warm-up from zero; a rollout without a verdict leaves its
 group instead of counting as failed.
 """
@@ -118,7 +118,7 @@ class Trajectory:
 
 def trajectories_of(groups: Sequence[Group], config: GRPOConfig) -> list[Trajectory]:
     """The trajectories of usable groups, with group-relative advantages."""
-    found = []
+    found: list[Trajectory] = []
     for group in groups:
         longest = max(len(rollout.mask) for rollout in group.rollouts)
         alive = np.zeros((len(group.rollouts), longest), dtype=bool)
@@ -376,7 +376,7 @@ class GRPOTrainer:
         return statistics
 
     def step(self, tick: Callable[[], None] | None = None) -> dict[str, float]:
-        """One iteration: generate, update, log; returns the metrics. A stop in between loses nothing that is on disk."""
+        """One iteration: generate, update, log; returns the metrics. A stop loses nothing that is on disk."""
         began = time.monotonic()
         generation = self.generate(tick)
         generated = time.monotonic()

@@ -1,0 +1,251 @@
+"""`gymnast judge train`: the learned judge from logged episodes with outcomes.
+
+Frame labels: where an episode's steps carry the station's own truth ("success" in steps.jsonl), that is the label of the
+frame after the step. Otherwise the outcome of the whole episode is all there is: every frame of a failed episode is
+negative, the last two frames of a successful one are positive, its first quarter negative, and the frames between are
+left out. Frames that went through the world model's autoencoder (folders given as `decoded`, of the same layout) teach
+the judge what imagined frames look like.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from gymnast_core.config import Fraction, Positive
+from gymnast_core.data.episode import find_episodes, read_episode
+from gymnast_core.data.frames import resize_frame
+from gymnast_core.errors import DataError
+from gymnast_core.progress import console, progress_bar
+from gymnast_core.reward.classifier import ClassifierConfig, ClassifierJudge, FrameClassifier
+from gymnast_core.run_folder import RunFolder, seed_everything
+
+
+@dataclass(frozen=True)
+class JudgeTrainConfig:
+    """Train the learned judge."""
+
+    data: tuple[str, ...]
+    """Folders with logged episodes that have an outcome."""
+    out: str
+    """Folder the judge is written to."""
+    decoded: tuple[str, ...] = ()
+    """Folders with the same episodes after a round trip through the autoencoder; used as further training data."""
+    run: str = "runs/judge"
+    """Run folder: metrics, checkpoints to resume from."""
+    size: Annotated[int, Field(ge=16, le=512)] = 64
+    width: Annotated[int, Field(ge=4, le=512)] = 24
+    threshold: Fraction = 0.7
+    consecutive: Annotated[int, Field(ge=1, le=100)] = 2
+    stride: Annotated[int, Field(ge=1)] = 1
+    window: Annotated[int, Field(ge=1)] = 1000
+    steps: Annotated[int, Field(ge=1)] = 1500
+    batch: Annotated[int, Field(ge=2)] = 64
+    learning_rate: Positive = 1e-3
+    held_out: Fraction = 0.15
+    """Share of the episodes kept for measuring."""
+    device: str = "auto"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True)
+class LabelledFrames:
+    """Frames (n, S, S, 3) uint8 of the episode in folder `name`, labels (n,) 0, 1 or NaN (unknown), and its outcome."""
+
+    name: str
+    frames: np.ndarray
+    labels: np.ndarray
+    instruction: str
+    success: bool
+
+
+def label_frames(folder: Path, size: int) -> LabelledFrames | None:
+    """One episode's frames with labels; None where nobody said how it ended. Raises: DataError (unreadable)."""
+    episode = read_episode(folder)
+    if episode.success is None or episode.length == 0:
+        return None
+    truth = _step_truth(folder)
+    n = len(episode.frames)
+    labels = np.full(n, np.nan, dtype=np.float32)
+    if truth and len(truth) >= n - 1:
+        labels[1:] = truth[: n - 1]
+        labels[0] = 0.0
+    elif episode.success:
+        labels[-2:] = 1.0
+        labels[: max(1, n // 4)] = 0.0
+    else:
+        labels[:] = 0.0
+    frames = np.stack([resize_frame(frame, size) for frame in episode.frames])
+    return LabelledFrames(folder.name, frames, labels, episode.instruction, bool(episode.success))
+
+
+def train_judge(config: JudgeTrainConfig) -> int:
+    """Train, measure on held-out episodes, write the judge folder."""
+    seed_everything(config.seed)
+    run = RunFolder(config.run, config)
+    episodes = _read_all(config.data, config.size)
+    instructions = tuple(sorted({episode.instruction for episode in episodes}))
+    generator = np.random.default_rng(config.seed)
+    order = generator.permutation(len(episodes))
+    n_held_out = max(1, round(config.held_out * len(episodes)))
+    held_out = [episodes[i] for i in order[:n_held_out]]
+    training = [episodes[i] for i in order[n_held_out:]]
+    if config.decoded:
+        names = {episode.name for episode in held_out}
+        training += [episode for episode in _read_all(config.decoded, config.size) if episode.name not in names]
+    network_config = ClassifierConfig(
+        instructions, config.size, config.width, config.threshold, config.consecutive, config.stride, config.window
+    )
+    network = FrameClassifier(network_config)
+    judge = ClassifierJudge(network_config, network, config.device)
+    images, tasks, labels = _table(training, instructions)
+    console.print(
+        f"{len(training)} episodes to train on, {len(held_out)} held out; {len(labels)} labelled frames, "
+        f"{int(labels.sum())} positive",
+        highlight=False,
+    )
+    if not 0 < labels.sum() < len(labels):
+        raise DataError(f"{', '.join(config.data)}: needed episodes of both outcomes, found only one")
+    _fit(judge, images, tasks, labels, config, run)
+    result = measure(judge, held_out)
+    run.write_result(result)
+    judge.save(config.out, {"made_by": "gymnast judge train", "data": list(config.data), **result})
+    console.print(
+        f"held-out episodes: agreement {result['agreement']:.3f}, precision {result['precision']:.3f}, recall "
+        f"{result['recall']:.3f} (n = {result['episodes']}); written to {config.out}",
+        highlight=False,
+    )
+    return 0
+
+
+def measure(judge: ClassifierJudge, episodes: Sequence[LabelledFrames]) -> dict[str, float]:
+    """Agreement with the outcome, precision and recall over whole episodes."""
+    videos = [episode.frames[judge.frame_indices(len(episode.frames))] for episode in episodes]
+    verdicts = judge.judge(videos, [episode.instruction for episode in episodes])
+    said = np.array([verdict.score == 1.0 for verdict in verdicts])
+    true = np.array([episode.success for episode in episodes])
+    both = int((said & true).sum())
+    return {
+        "episodes": len(episodes),
+        "agreement": float((said == true).mean()),
+        "precision": both / said.sum() if said.any() else math.nan,
+        "recall": both / true.sum() if true.any() else math.nan,
+    }
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Brightness, contrast, colour, noise and shifts of up to two pixels, on (N, 3, S, S) float in [0, 1]."""
+    n = len(images)
+
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return torch.rand(n, *shape, 1, 1, generator=generator) * (high - low) + low
+
+    images = (images - 0.5) * uniform(0.8, 1.2, 1) + 0.5 + uniform(-0.12, 0.12, 1) + uniform(-0.04, 0.04, 3)
+    images = images + torch.randn(images.shape, generator=generator) * uniform(0.0, 0.04, 1)
+    shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
+    return torch.roll(images, shift, dims=(2, 3)).clamp(0, 1)
+
+
+def _fit(
+    judge: ClassifierJudge,
+    images: torch.Tensor,
+    tasks: torch.Tensor,
+    labels: torch.Tensor,
+    config: JudgeTrainConfig,
+    run: RunFolder,
+) -> None:
+    network, device = judge.network, judge.device
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
+    positive, negative = torch.nonzero(labels == 1)[:, 0], torch.nonzero(labels == 0)[:, 0]
+    first = 0
+    if (state := run.load_checkpoint()) is not None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        first = int(state["step"])
+    network.train()
+    with progress_bar() as bar:
+        task = bar.add_task("judge", total=config.steps, completed=first, note="")
+        for step in range(first, config.steps):
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            half = config.batch // 2
+            chosen = torch.cat(
+                [
+                    positive[torch.randint(len(positive), (half,), generator=generator)],
+                    negative[torch.randint(len(negative), (config.batch - half,), generator=generator)],
+                ]
+            )
+            batch = augment(images[chosen].float() / 255, generator).to(device)
+            logits = network(batch).gather(1, tasks[chosen, None].to(device))[:, 0]
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels[chosen].to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            bar.update(task, advance=1, note=f"loss {loss.item():.3f}")
+            if (step + 1) % 100 == 0 or step + 1 == config.steps:
+                run.log(step + 1, {"loss": loss.item()})
+                run.save_checkpoint(
+                    step + 1,
+                    {
+                        "network": network.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "schedule": schedule.state_dict(),
+                    },
+                )
+    network.eval()
+
+
+def _table(
+    episodes: Sequence[LabelledFrames], instructions: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Labelled frames of all episodes: images (n, 3, S, S) uint8, instruction indices (n,) int64, labels (n,) float."""
+    images, tasks, labels = [], [], []
+    for episode in episodes:
+        if episode.instruction not in instructions:
+            continue
+        known = np.isfinite(episode.labels)
+        images.append(torch.from_numpy(episode.frames[known]).permute(0, 3, 1, 2))
+        tasks.append(torch.full((int(known.sum()),), list(instructions).index(episode.instruction)))
+        labels.append(torch.from_numpy(episode.labels[known]))
+    return torch.cat(images), torch.cat(tasks), torch.cat(labels)
+
+
+def _read_all(folders: Sequence[str], size: int) -> list[LabelledFrames]:
+    paths = [path for folder in folders for path in find_episodes(folder)]
+    found = []
+    with progress_bar() as bar:
+        task = bar.add_task("reading episodes", total=len(paths), note="")
+        for path in paths:
+            episode = label_frames(path, size)
+            if episode is not None:
+                found.append(episode)
+            bar.update(task, advance=1)
+    if not found:
+        raise DataError(f"{', '.join(folders)}: none of the {len(paths)} episodes has an outcome; label them first")
+    return found
+
+
+def _step_truth(folder: Path) -> list[float]:
+    """The station's truth after each step where it was logged, else empty."""
+    truth = []
+    for text in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        if "step" in line:
+            if not isinstance(line.get("success"), (bool, int, float)):
+                return []
+            truth.append(float(line["success"]))
+    return truth
