@@ -28,33 +28,25 @@ else
   export VIRTUAL_ENV="$_gymnast_venv"
   _gymnast_prepend PATH "$_gymnast_venv/bin"
 
-  # The wheels put their libraries into .venv/lib; with these variables set they need not restart the interpreter.
+  # Libraries and the ament index of the interfaces, and of the ROS 2 wheels where those are in use. The guard variable
+  # saves each Python process the restart by which the wheels would set the library path themselves.
   if [ -n "$(find "$_gymnast_venv"/lib/python3*/site-packages -maxdepth 1 -name ros_wheels_bootstrapper.pth 2>/dev/null)" ]; then
     while IFS= read -r _gymnast_folder; do
       [ -z "$_gymnast_folder" ] || _gymnast_prepend LD_LIBRARY_PATH "$_gymnast_folder"
     done <<FOLDERS
 $(find "$_gymnast_venv"/lib/python3*/site-packages -maxdepth 1 -type d -name 'ros_*.libs' 2>/dev/null)
 FOLDERS
-    _gymnast_prepend LD_LIBRARY_PATH "$_gymnast_venv/lib"
-    _gymnast_prepend AMENT_PREFIX_PATH "$_gymnast_venv"
-    _gymnast_prepend CMAKE_PREFIX_PATH "$_gymnast_venv"
     export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
   fi
-
-  _gymnast_interfaces="$_gymnast_venv/interfaces"
-  if [ -d "$_gymnast_interfaces/lib" ]; then
-    _gymnast_prepend AMENT_PREFIX_PATH "$_gymnast_interfaces"
-    _gymnast_prepend CMAKE_PREFIX_PATH "$_gymnast_interfaces"
-    _gymnast_prepend LD_LIBRARY_PATH "$_gymnast_interfaces/lib"
-    # ROS on Ubuntu installs Python code below local/lib/…/dist-packages, everything else below lib/…/site-packages.
-    while IFS= read -r _gymnast_folder; do
-      [ -z "$_gymnast_folder" ] || _gymnast_prepend PYTHONPATH "$_gymnast_folder"
-    done <<FOLDERS
-$(find "$_gymnast_interfaces" -maxdepth 4 -type d \( -name site-packages -o -name dist-packages \) 2>/dev/null)
+  _gymnast_prepend LD_LIBRARY_PATH "$_gymnast_venv/lib"
+  _gymnast_prepend AMENT_PREFIX_PATH "$_gymnast_venv"
+  _gymnast_prepend CMAKE_PREFIX_PATH "$_gymnast_venv"
+  # ROS on Ubuntu installs Python packages below local/lib/python3.X/dist-packages of a prefix.
+  while IFS= read -r _gymnast_folder; do
+    [ -z "$_gymnast_folder" ] || _gymnast_prepend PYTHONPATH "$_gymnast_folder"
+  done <<FOLDERS
+$(find "$_gymnast_venv/local/lib" -maxdepth 2 -type d -name dist-packages 2>/dev/null)
 FOLDERS
-  else
-    echo "tools/env.sh: the ROS interfaces are not built; run \`make setup\`" >&2
-  fi
 fi
-unset _gymnast_tools _gymnast_root _gymnast_venv _gymnast_interfaces _gymnast_folder _gymnast_old
+unset _gymnast_tools _gymnast_root _gymnast_venv _gymnast_folder _gymnast_old
 unset -f _gymnast_prepend

@@ -1,0 +1,92 @@
+"""Packaging of gymnast: one file for pip (`pip install -e .`) and for colcon (the ROS package `gymnast`).
+
+The base install is what reading data, the policy, the world model and the trainer need. Everything heavier, or needed
+only beside certain hardware, is an extra with its reason beside it. The ROS packages (rclpy, the message packages and
+the vendor's interbotix_xs_modules) are no pip requirements: they come with a ROS 2 installation, or as wheels pinned
+in tools/ros_wheels.txt; package.xml names them for rosdep.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = "gymnast_core"
+
+BASE = [
+    "numpy>=1.24,<3",
+    "pyyaml>=6.0,<7",
+    "opencv-python>=4.8,<6",
+    "pillow>=10,<14",
+    "torch>=2.4,<3",
+    "safetensors>=0.4.3,<1",
+    "tokenizers>=0.20,<1",
+    "einops>=0.7,<1",
+    "scipy>=1.11,<2",
+    "tyro>=0.9.2,<2",
+    "rich>=13.7,<16",
+    "jinja2>=3.1,<4",
+    "matplotlib>=3.8,<4",
+    "tensorboard>=2.15,<3",
+]
+
+EXTRAS = {
+    # The simulated stations; a lab with its own arm does without.
+    "station": ["mujoco>=3.2,<5"],
+    # Judges behind an OpenAI-compatible API, with retries.
+    "vlm": ["openai>=1.40,<4", "stamina>=24.2,<27", "pydantic>=2.7,<3"],
+    # Episode logs: MCAP written and read without rosbag2, video encoded without a system ffmpeg.
+    "log": ["mcap>=1.1,<2", "mcap-ros2-support>=0.5.3,<1", "rosbags>=0.10,<1", "av>=12,<19"],
+    # Published checkpoints: the OpenVLA tokenizer and processor, the SD3 autoencoder of WorldGym, LoRA adapters of others.
+    "checkpoints": ["transformers>=4.46,<6", "diffusers>=0.31,<1", "peft>=0.13,<1", "accelerate>=0.34,<2"],
+    # `make test`.
+    "dev": [
+        "pytest>=8,<10",
+        "pytest-timeout>=2.3,<3",
+        "hypothesis>=6.100,<7",
+        "ruff>=0.8,<1",
+        "mypy>=1.13,<3",
+        "types-PyYAML>=6.0",
+    ],
+}
+EXTRAS["full"] = sorted({requirement for name in ("station", "vlm", "log", "checkpoints") for requirement in EXTRAS[name]})
+
+
+def package_files() -> list[str]:
+    """Every file below gymnast_core that is not code (recipes, scenes, weights, templates), relative to it."""
+    folder = ROOT / PACKAGE
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in {".py", ".pyc"} and "__pycache__" not in path.parts
+    )
+
+
+def share_files(pattern: str) -> list[str]:
+    """Files of the repository for the ROS share folder, relative to the root as setuptools wants them."""
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
+
+setup(
+    name="gymnast",
+    version="0.1.0",
+    description="Practise in imagination: test-time training of a robot policy inside a video world model, over ROS 2",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={PACKAGE: package_files()},
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/gymnast"]),
+        ("share/gymnast", ["package.xml"]),
+        ("share/gymnast/launch", share_files("launch/*.launch.py")),
+        ("share/gymnast/robot_configs", share_files("robot_configs/*.yaml")),
+    ],
+    install_requires=BASE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["gymnast = gymnast_core.cli:main"]},
+    zip_safe=False,
+)
