@@ -68,19 +68,19 @@ def station_graph(config_path: str | os.PathLike[str], namespace: str = "", with
     nodes = []
     if station.simulation is not None:
         nodes.append(
-            NodeDescription(NODE_PACKAGE, "station_node", "xs_sdk", station.arm.namespace, (config,), essential=False)
+            NodeDescription(NODE_PACKAGE, "station", "xs_sdk", station.arm.namespace, (config,))
         )
     if "watchdog" not in without:
-        nodes.append(NodeDescription(NODE_PACKAGE, "watchdog_node", "watchdog", namespace, (config,)))
+        nodes.append(NodeDescription(NODE_PACKAGE, "watchdog", "watchdog", namespace, (config,)))
     managed = tuple(name for name in MANAGED if name not in without)
     nodes += [
-        NodeDescription(NODE_PACKAGE, f"{name}_node", name, namespace, (config,), lifecycle=True) for name in managed
+        NodeDescription(NODE_PACKAGE, name, name, namespace, (config,), lifecycle=True) for name in managed
     ]
     if "supervisor" not in without:
         parameters = (config, ("managed_nodes", managed))
         nodes.append(
             NodeDescription(
-                NODE_PACKAGE, "supervisor_node", "supervisor", namespace, parameters, respawn=False, essential=True
+                NODE_PACKAGE, "supervisor", "supervisor", namespace, parameters, respawn=False, essential=True
             )
         )
     return tuple(nodes)

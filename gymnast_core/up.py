@@ -161,8 +161,8 @@ class GraphRunner:
 
     def stop(self) -> None:
         """Stop all: the arm node first, so that the arm is held, the driver last, so that the hold reaches it."""
-        arm = [p for p in self.processes if p.node.executable == "arm_node"]
-        driver = [p for p in self.processes if p.node.executable == "station_node"]
+        arm = [p for p in self.processes if p.node.executable == "arm"]
+        driver = [p for p in self.processes if p.node.executable == "station"]
         rest = [p for p in self.processes if p not in arm and p not in driver]
         for group in (arm, rest, driver):
             self._stop_group(group)

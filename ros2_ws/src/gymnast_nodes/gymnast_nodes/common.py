@@ -7,7 +7,9 @@ through `ServiceCaller`, which spins a hidden node of its own.
 
 from __future__ import annotations
 
+import array
 import collections
+import math
 import signal
 import sys
 import threading
@@ -27,7 +29,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, JointState
 
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.errors import ConfigError, DataError, GymnastError, StationError
@@ -96,6 +98,21 @@ def to_seconds(stamp: TimeMessage) -> float:
     return stamp.sec + stamp.nanosec * 1e-9
 
 
+def measured_joints(message: JointState) -> np.ndarray | None:
+    """The six arm joints (radians, `JOINT_NAMES` order) of the driver's joint state; None for a failed read.
+
+    The driver publishes a failed bus read as if it were data: every motor at -pi (raw 0), and values that are not
+    finite or joints that are missing are no better.
+    """
+    try:
+        joints = np.array([message.position[message.name.index(name)] for name in JOINT_NAMES])
+    except (ValueError, IndexError):
+        return None
+    if not np.isfinite(joints).all() or np.all(np.abs(joints + math.pi) < 1e-3):
+        return None
+    return joints
+
+
 def now_seconds(node: Node) -> float:
     """The node's clock in seconds."""
     return node.get_clock().now().nanoseconds * 1e-9
@@ -122,8 +139,6 @@ def image_to_frame(message: Image, name: str = "image") -> np.ndarray:
 
 def frame_to_image(frame: np.ndarray, stamp: TimeMessage, frame_id: str) -> Image:
     """A uint8 RGB frame (H, W, 3) as sensor_msgs/Image rgb8."""
-    import array
-
     message = Image(height=frame.shape[0], width=frame.shape[1], encoding="rgb8", step=3 * frame.shape[1])
     message.header.stamp = stamp
     message.header.frame_id = frame_id
@@ -232,6 +247,22 @@ class ServiceCaller:
                 client.remove_pending_request(future)
                 raise StationError(f"service {client.srv_name} did not answer within {timeout_s:g} s")
             return future.result()
+
+    def receive(self, kind: Any, topic: str, qos: QoSProfile, timeout_s: float) -> Any | None:
+        """The next message on a topic, None when none comes within `timeout_s`."""
+        received: Any = rclpy.task.Future()
+
+        def take(message: Any) -> None:
+            if not received.done():
+                received.set_result(message)
+
+        with self._lock:
+            subscription = self._node.create_subscription(kind, topic, take, qos)
+            try:
+                self._executor.spin_until_future_complete(received, timeout_s)
+            finally:
+                self._node.destroy_subscription(subscription)
+        return received.result() if received.done() else None
 
     def _client(self, kind: Any, name: str) -> Any:
         if name not in self._clients:

@@ -1,0 +1,464 @@
+"""The arm: Bridge actions in, joint commands to the vendor's driver out, through the safety envelope.
+
+The driver's time profile (250 ms a motion) is set once; everything, resets included, is streamed as joint group
+commands, so whatever happens to this process the arm stops within one profile. An action is refused, and said to be
+on arm/executed, when it is not finite, stale, out of order, or comes while the arm resets or is stopped.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import Point, Pose, Quaternion
+from gymnast_msgs.msg import ArmState, BridgeAction, ExecutedAction
+from gymnast_msgs.srv import EmergencyStop, Rearm, ResetArm
+from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
+from sensor_msgs.msg import JointState
+
+from gymnast_core.errors import StationError
+from gymnast_core.robot.controller import BridgeController
+from gymnast_core.robot.gripper import GripperDrive, finger_from_opening, opening_from_finger
+from gymnast_nodes.common import (
+    COMMAND_QOS,
+    DRIVER_QOS,
+    JOINT_NAMES,
+    DiagnosticReport,
+    Diagnostics,
+    ManagedNode,
+    RateMeter,
+    measured_joints,
+    now_seconds,
+    parameter,
+    run_node,
+    sleep,
+    to_seconds,
+)
+from gymnast_nodes.driver import GROUP, Driver, DriverInfo
+
+JOINTS_FRESH_S = 0.25
+"""Joint states older than this say nothing about where the arm is."""
+TRACKING_ERROR = 0.35
+"""Radians between commanded and measured joint that, for TRACKING_SECONDS, mean that the arm does not follow."""
+TRACKING_SECONDS = 0.6
+EFFORT_SECONDS = 0.3
+LOAD_LIMIT = 0.85 * 1000 * 2.69
+"""wrist_rotate's motor has no current sensor: the driver reports its load (0.1 %) times 2.69 as if milliamperes."""
+SETTLED = 0.05
+"""Radians from the target within which a reset has arrived."""
+FUTURE_TOLERANCE_S = 0.5
+RESET_RATE_HZ = 25.0
+
+
+class ArmNode(ManagedNode):
+    """Executes Bridge actions on the arm and guards it."""
+
+    def __init__(self) -> None:
+        super().__init__("arm")
+        arm = self.station.arm
+        rate = parameter(self, "state_rate_hz", 25.0, "publishing rate of arm/state, hertz", 20.0, 100.0)
+        self._max_faults = parameter(
+            self, "max_faults", 3, "this many holds by faults within fault_window_s latch the stop", 1, 1000
+        )
+        self._fault_window = parameter(self, "fault_window_s", 60.0, "window of max_faults, seconds", 1.0, 86400.0)
+        self._check_motors = parameter(self, "check_motors", True, "read all motors' error registers on activation")
+        self._driver = Driver(self, arm)
+        self._info: DriverInfo | None = None
+        self._controller: BridgeController | None = None
+        self._gripper = GripperDrive()
+        self._gripper_pwm = 0.0
+        self._gripper_target: float | None = None
+
+        self._mode = ArmState.MODE_UNCONFIGURED
+        self._detail = "not configured"
+        self._joints: np.ndarray | None = None
+        self._joints_stamp: Any = None
+        self._finger = math.nan
+        self._joint_rate = RateMeter()
+        self._failed_reads = 0
+        self._joint_target: np.ndarray | None = None
+        self._last_action_at = -math.inf
+        self._last_step: tuple[str, int, float] | None = None
+        self._over_effort_since: float | None = None
+        self._off_track_since: float | None = None
+        self._effort = np.zeros(6)
+        self._fault_times: collections.deque[float] = collections.deque()
+        self._refused: collections.Counter[str] = collections.Counter()
+
+        self._group = self.create_publisher(JointGroupCommand, self._driver.name("commands/joint_group"), DRIVER_QOS)
+        self._single = self.create_publisher(
+            JointSingleCommand, self._driver.name("commands/joint_single"), DRIVER_QOS
+        )
+        self._state = self.create_publisher(ArmState, "arm/state", COMMAND_QOS)
+        self._executed = self.create_publisher(ExecutedAction, "arm/executed", COMMAND_QOS)
+        self.create_subscription(JointState, self._driver.name("joint_states"), self._on_joints, DRIVER_QOS)
+        self.create_subscription(BridgeAction, "arm/action", self._on_action, COMMAND_QOS)
+        self.create_service(ResetArm, "arm/reset", self._on_reset)
+        self.create_service(EmergencyStop, "arm/emergency_stop", self._on_stop)
+        self.create_service(Rearm, "arm/rearm", self._on_rearm)
+        self._diagnostics = Diagnostics(self, arm.namespace)
+        self._diagnostics.add("arm", self._report)
+        self.create_timer(1.0 / rate, self._tick)
+
+    # Transitions.
+
+    def configure(self) -> None:
+        """Raises: StationError when the driver is absent, drives another arm, or does not take our profile."""
+        self._driver.wait()
+        self._info = self._driver.check_arm()
+        self._driver.apply_profile()
+        self._controller = BridgeController(self.station)
+        self._gripper = GripperDrive(self._info.finger_closed, self._info.finger_open)
+        if self._mode != ArmState.MODE_STOPPED:
+            self._set_mode(ArmState.MODE_UNCONFIGURED, "not active")
+
+    def activate(self) -> None:
+        """Torque on with the measured pose as target. Raises: StationError when joint states or motors are not well."""
+        first = self._driver.joint_state(JOINTS_FRESH_S * 8)
+        if first is None:
+            raise StationError(
+                f"no valid joint states on {self._driver.name('joint_states')} for {JOINTS_FRESH_S * 8:g} s; "
+                "check the driver, its USB cable and the motors' power"
+            )
+        self._on_joints(first)
+        if self._check_motors:
+            self._driver.check_motors()
+        self._retarget()
+        self._send(self._controller_target())
+        self._driver.torque_on()
+        if self._mode != ArmState.MODE_STOPPED:
+            self._set_mode(ArmState.MODE_READY, "")
+
+    def deactivate(self) -> None:
+        self._hold("deactivated", fault=False)
+        if self._mode != ArmState.MODE_STOPPED:
+            self._set_mode(ArmState.MODE_UNCONFIGURED, "not active")
+
+    def stop(self) -> None:
+        """The process ends: leave the arm holding where it is, with the gripper's motor at rest or at its grasp."""
+        if self._mode in (ArmState.MODE_READY, ArmState.MODE_MOVING):
+            self._hold("the arm node ends", fault=False)
+        self._driver.close()
+
+    # What comes in.
+
+    def _on_joints(self, message: JointState) -> None:
+        joints = measured_joints(message)
+        if joints is None:
+            self._failed_reads += 1
+            return
+        self._joints = joints
+        self._joints_stamp = message.header.stamp
+        self._joint_rate.tick()
+        if "left_finger" in message.name:
+            self._finger = message.position[message.name.index("left_finger")]
+        if len(message.effort) == len(message.name):
+            self._effort = np.array([message.effort[message.name.index(name)] for name in JOINT_NAMES])
+
+    def _on_action(self, message: BridgeAction) -> None:
+        now = now_seconds(self)
+        age = now - to_seconds(message.header.stamp)
+        refusal = self._refusal(message, age)
+        result = ExecutedAction(commanded=message)
+        if refusal:
+            self._refused[refusal] += 1
+            result.safety_events = [refusal]
+            self.get_logger().warning(f"action refused: {refusal}", throttle_duration_sec=1.0)
+        else:
+            assert self._controller is not None and self._joints is not None
+            action = np.array([*message.translation, *message.rotation, message.gripper], dtype=np.float32)
+            command = self._controller.step(action, self._joints, age)
+            result.safety_events = list(command.events)
+            result.accepted = bool(command.accepted)
+            if command.accepted:
+                self._last_step = (message.episode_id, message.step, to_seconds(message.header.stamp))
+                self._last_action_at = time.monotonic()
+                self._set_mode(ArmState.MODE_READY, "")
+                self._send(command.joint_target)
+                self._set_gripper(float(command.executed_action[6]))
+                result.translation = command.executed_action[:3].astype(np.float32)
+                result.rotation = command.executed_action[3:6].astype(np.float32)
+                result.gripper = float(command.executed_action[6])
+            else:
+                for event in command.events:
+                    self._refused[event] += 1
+                self._hold("; ".join(command.events) or "action refused", fault=False)
+        if self._joint_target is not None:
+            result.joint_target = self._joint_target.astype(np.float32)
+        result.header.stamp = self.get_clock().now().to_msg()
+        result.header.frame_id = self._frame
+        self._executed.publish(result)
+
+    def _refusal(self, message: BridgeAction, age: float) -> str:
+        """Why an action is not even handed to the controller; empty when it is."""
+        if not self.is_active or self._controller is None:
+            return "not_active"
+        if self._mode == ArmState.MODE_STOPPED:
+            return "emergency_stop"
+        if self._mode == ArmState.MODE_MOVING:
+            return "resetting"
+        if self._joints is None or self._joint_rate.age > JOINTS_FRESH_S:
+            return "joint_states_stale"
+        if age > self.station.safety.command_timeout_s:
+            return "stale"
+        if age < -FUTURE_TOLERANCE_S:
+            return "stamp_in_future"
+        if self._last_step is not None:
+            episode, step, stamp = self._last_step
+            same = bool(message.episode_id) and message.episode_id == episode
+            if (same and message.step <= step) or to_seconds(message.header.stamp) <= stamp:
+                return "out_of_order"
+        return ""
+
+    async def _on_reset(self, request: ResetArm.Request, response: ResetArm.Response) -> ResetArm.Response:
+        """arm/reset: open the gripper, lift, go to the start pose and settle there."""
+        try:
+            await self._reset(np.asarray(request.offset, dtype=np.float64))
+            response.success, response.message = True, "at the start pose"
+        except StationError as error:
+            response.success, response.message = False, str(error)
+            self.get_logger().error(f"reset: {error}")
+        return response
+
+    async def _reset(self, offset: np.ndarray) -> None:
+        if not self.is_active or self._controller is None:
+            raise StationError("the arm node is not active; activate it first (the supervisor does)")
+        if self._mode == ArmState.MODE_STOPPED:
+            raise StationError(f"the arm is stopped ({self._detail}); call arm/rearm first")
+        if self._mode == ArmState.MODE_MOVING:
+            raise StationError("the arm is resetting already")
+        if self._joints is None or self._joint_rate.age > JOINTS_FRESH_S:
+            raise StationError("no fresh joint states; check the driver")
+        if not np.isfinite(offset).all():
+            raise StationError("offset is not finite; give metres")
+        self._set_mode(ArmState.MODE_MOVING, "resetting")
+        try:
+            self._set_gripper(1.0)
+            path = self._controller.reset_path(self._joints, offset, 1.0 / RESET_RATE_HZ)
+            started = time.monotonic()
+            for index, joints in enumerate(path):
+                self._still_moving()
+                self._send(joints)
+                await sleep(self, max(0.001, started + (index + 1) / RESET_RATE_HZ - time.monotonic()))
+            await self._settle(path[-1])
+            self._controller.reset_target(path[-1])
+            self._last_step = None
+            self._last_action_at = -math.inf
+            self._set_mode(ArmState.MODE_READY, "")
+        except StationError as error:
+            if self._mode == ArmState.MODE_MOVING:
+                self._hold(str(error), fault=False)
+            raise
+
+    def _still_moving(self) -> None:
+        """Raises: StationError when a fault or a stop ended the motion under way."""
+        if self._mode != ArmState.MODE_MOVING:
+            raise StationError(f"the reset was ended: {self._detail}")
+        if not self.is_active:
+            raise StationError("the arm node was deactivated")
+
+    async def _settle(self, goal: np.ndarray) -> None:
+        end = time.monotonic() + 3.0
+        still_since = None
+        previous = self._joints
+        while time.monotonic() < end:
+            await sleep(self, 0.05)
+            self._still_moving()
+            assert self._joints is not None and previous is not None
+            resting = float(np.max(np.abs(self._joints - previous))) < 0.002
+            previous = self._joints
+            if resting and float(np.max(np.abs(self._joints - goal))) < SETTLED:
+                still_since = still_since or time.monotonic()
+                if time.monotonic() - still_since > 0.1:
+                    return
+            else:
+                still_since = None
+        worst = int(np.argmax(np.abs(previous - goal))) if previous is not None else 0
+        distance = float(abs(previous[worst] - goal[worst])) if previous is not None else math.nan
+        raise StationError(f"the arm did not reach its start pose: {JOINT_NAMES[worst]} is {distance:.2f} rad away")
+
+    def _on_stop(self, request: EmergencyStop.Request, response: EmergencyStop.Response) -> EmergencyStop.Response:
+        """arm/emergency_stop: hold at the measured pose and refuse every action until arm/rearm."""
+        held = self._hold_measured()
+        self._set_mode(ArmState.MODE_STOPPED, request.reason or "emergency stop")
+        response.success = held
+        response.message = "held and latched" if held else "latched, but there are no joint states to hold at"
+        self.get_logger().error(f"emergency stop: {self._detail}")
+        return response
+
+    def _on_rearm(self, request: Rearm.Request, response: Rearm.Response) -> Rearm.Response:
+        """arm/rearm: release a latched stop, with the measured pose as target."""
+        if not request.confirm:
+            response.message = "confirm must be true: look at the arm first"
+        elif self._mode != ArmState.MODE_STOPPED:
+            response.success, response.message = True, "the arm is not stopped"
+        elif self._joints is None or self._joint_rate.age > JOINTS_FRESH_S:
+            response.message = "no fresh joint states; check the driver first"
+        else:
+            self._fault_times.clear()
+            self._hold_measured()
+            ready = self.is_active
+            self._set_mode(ArmState.MODE_READY if ready else ArmState.MODE_UNCONFIGURED, "" if ready else "not active")
+            response.success, response.message = True, "armed"
+            self.get_logger().info("re-armed")
+        return response
+
+    # The guard, and what goes out.
+
+    def _tick(self) -> None:
+        if self.is_active:
+            self._guard()
+            self._drive_gripper()
+        self._publish_state()
+
+    def _guard(self) -> None:
+        """Hold when commands stop or a fault is seen."""
+        if self._mode not in (ArmState.MODE_READY, ArmState.MODE_MOVING):
+            return
+        now = time.monotonic()
+        limits = np.array([self.station.arm.max_effort_ma] * 5 + [LOAD_LIMIT])
+        loaded = np.abs(self._effort) > limits
+        self._over_effort_since = (self._over_effort_since or now) if loaded.any() else None
+        if self._joint_target is not None and self._joints is not None:
+            far = float(np.max(np.abs(self._joint_target - self._joints))) > TRACKING_ERROR
+            self._off_track_since = (self._off_track_since or now) if far else None
+        if self._joint_rate.age > JOINTS_FRESH_S:
+            reads = f", {self._failed_reads} failed reads" if self._failed_reads else ""
+            self._hold(f"joint states stopped for {self._joint_rate.age:.2f} s{reads}", fault=True)
+        elif self._over_effort_since is not None and now - self._over_effort_since > EFFORT_SECONDS:
+            joint = int(np.argmax(np.abs(self._effort) / limits))
+            self._over_effort_since = None
+            self._hold(f"effort of {JOINT_NAMES[joint]} is {self._effort[joint]:.0f} mA", fault=True)
+        elif self._off_track_since is not None and now - self._off_track_since > TRACKING_SECONDS:
+            self._off_track_since = None
+            self._hold("the arm does not follow its commands: blocked, untorqued, or a deaf driver", fault=True)
+        elif self._mode == ArmState.MODE_READY and now - self._last_action_at > self.station.safety.command_timeout_s:
+            if self._last_action_at > -math.inf:
+                self._hold("no action for " + f"{self.station.safety.command_timeout_s:g} s", fault=False)
+
+    def _hold(self, why: str, fault: bool) -> None:
+        """Stay here. Where the arm stands at its target already, the target is kept: re-targeting to the measured
+        pose at every pause would let gravity's droop walk the arm down."""
+        arrived = (
+            self._joints is not None
+            and self._joint_target is not None
+            and float(np.max(np.abs(self._joint_target - self._joints))) < SETTLED
+        )
+        if not arrived or fault:
+            self._hold_measured()
+        self._last_action_at = -math.inf
+        if self._mode != ArmState.MODE_STOPPED:
+            self._set_mode(ArmState.MODE_HOLDING, why)
+        if fault:
+            self.get_logger().error(f"holding: {why}")
+            now = time.monotonic()
+            self._fault_times.append(now)
+            while self._fault_times[0] < now - self._fault_window:
+                self._fault_times.popleft()
+            if len(self._fault_times) >= self._max_faults:
+                text = f"{len(self._fault_times)} faults within {self._fault_window:g} s, last: {why}"
+                self._set_mode(ArmState.MODE_STOPPED, text)
+                self.get_logger().error(f"stopped: {text}; call arm/rearm when it is mended")
+
+    def _hold_measured(self) -> bool:
+        """Command the measured pose; False when there is none."""
+        if self._joints is None:
+            return False
+        self._retarget()
+        self._send(self._joints)
+        return True
+
+    def _retarget(self) -> None:
+        if self._controller is not None and self._joints is not None:
+            self._controller.reset_target(self._joints)
+
+    def _controller_target(self) -> np.ndarray:
+        assert self._joints is not None
+        return self._joints
+
+    def _send(self, joints: np.ndarray) -> None:
+        """The one place where arm joints are commanded."""
+        self._joint_target = np.asarray(joints, dtype=np.float64).copy()
+        self._group.publish(JointGroupCommand(name=GROUP, cmd=[float(q) for q in self._joint_target]))
+
+    def _set_gripper(self, opening: float) -> None:
+        self._gripper_target = min(1.0, max(0.0, opening))
+        self._gripper.set_target(self._gripper_target)
+        if self.station.arm.gripper == "linear_position" and self._info is not None:
+            finger = finger_from_opening(self._gripper_target, self._info.finger_closed, self._info.finger_open)
+            self._single.publish(JointSingleCommand(name="gripper", cmd=2.0 * finger))  # the distance between both
+        else:
+            self._drive_gripper()
+
+    def _drive_gripper(self) -> None:
+        """PWM is written when it changes, and zero is written once."""
+        if self.station.arm.gripper != "pwm" or self._gripper_target is None:
+            return
+        pwm = self._gripper.pwm(self._finger, time.monotonic())
+        if pwm != self._gripper_pwm:
+            self._gripper_pwm = pwm
+            self._single.publish(JointSingleCommand(name="gripper", cmd=pwm))
+
+    def _set_mode(self, mode: int, detail: str) -> None:
+        self._mode, self._detail = mode, detail
+
+    @property
+    def _frame(self) -> str:
+        return f"{self.station.arm.namespace.strip('/')}/base_link"
+
+    @property
+    def _opening(self) -> float:
+        if self._info is None or not math.isfinite(self._finger):
+            return 0.0
+        return opening_from_finger(self._finger, self._info.finger_closed, self._info.finger_open)
+
+    def _publish_state(self) -> None:
+        message = ArmState(mode=self._mode, detail=self._detail, gripper=self._opening)
+        message.header.frame_id = self._frame
+        message.header.stamp = self._joints_stamp or self.get_clock().now().to_msg()
+        if self._controller is not None and self._joints is not None:
+            position, quaternion = self._controller.pose(self._joints)
+            x, y, z, w = (float(v) for v in quaternion)
+            px, py, pz = (float(v) for v in position)
+            message.pose = Pose(position=Point(x=px, y=py, z=pz), orientation=Quaternion(x=x, y=y, z=z, w=w))
+            message.bridge_pose = self._controller.bridge_pose(self._joints).astype(np.float32)
+            message.target_bridge_pose = self._controller.target_bridge_pose.astype(np.float32)
+        self._state.publish(message)
+
+    def _report(self) -> DiagnosticReport:
+        names = {
+            ArmState.MODE_UNCONFIGURED: "not active",
+            ArmState.MODE_READY: "ready",
+            ArmState.MODE_MOVING: "resetting",
+            ArmState.MODE_HOLDING: "holding",
+            ArmState.MODE_STOPPED: "stopped",
+        }
+        level = DiagnosticStatus.OK
+        if self._mode == ArmState.MODE_STOPPED or (self.is_active and self._joint_rate.age > JOINTS_FRESH_S):
+            level = DiagnosticStatus.ERROR
+        elif self._fault_times:
+            level = DiagnosticStatus.WARN
+        text = names[self._mode] + (f": {self._detail}" if self._detail else "")
+        values: dict[str, Any] = {
+            "joint_state_rate_hz": self._joint_rate.rate,
+            "joint_state_age_s": self._joint_rate.age,
+            "failed_reads": self._failed_reads,
+            "gripper_opening": self._opening,
+            "gripper_pwm": self._gripper_pwm,
+            "refused_actions": dict(self._refused) or "none",
+        }
+        values.update({f"effort_{name}_ma": float(value) for name, value in zip(JOINT_NAMES, self._effort)})
+        return level, text, values
+
+
+def main() -> None:
+    sys.exit(run_node(ArmNode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""The camera: one checked stream of frames, and a service that hands out one fresh frame.
+
+Source "topic": a driver (or the simulated station) publishes the images and this node listens. Source "device": this
+node opens the video device itself and publishes its frames on the same topic, so that nobody else sees a difference.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from gymnast_msgs.srv import CaptureFrame
+from sensor_msgs.msg import Image
+
+from gymnast_core.data.frames import write_image
+from gymnast_core.errors import GymnastError, StationError
+from gymnast_nodes.common import (
+    COMMAND_QOS,
+    SENSOR_QOS,
+    DiagnosticReport,
+    Diagnostics,
+    ManagedNode,
+    RateMeter,
+    ServiceCaller,
+    frame_to_image,
+    image_to_frame,
+    now_seconds,
+    parameter,
+    run_node,
+    sleep,
+    to_seconds,
+)
+
+
+class CameraNode(ManagedNode):
+    """Watches the image stream and captures single fresh frames (camera/capture_frame)."""
+
+    def __init__(self) -> None:
+        super().__init__("camera")
+        self._camera = self.station.camera
+        self._first_frame_timeout = parameter(
+            self, "first_frame_timeout_s", 10.0, "how long to wait for the first frame on activation", 0.5, 120.0
+        )
+        self._calls = ServiceCaller(self)
+        self._rate = RateMeter()
+        self._latest: Image | None = None
+        self._received_at = 0.0
+        self._count = 0
+        self._problem = ""
+        self._waiting: list[Any] = []
+        self._subscription: Any = None
+        self._device: _Device | None = None
+        self._diagnostics = Diagnostics(self, self._camera.topic)
+        self._diagnostics.add("camera", self._report)
+        self.create_service(CaptureFrame, "camera/capture_frame", self._on_capture)
+
+    def configure(self) -> None:
+        if self._camera.source == "device":
+            self._device = _Device(self)
+
+    def activate(self) -> None:
+        """Raises: StationError when no frame comes, or frames of another size or encoding."""
+        if self._device is not None:
+            self._device.start()
+        topic, timeout = self._camera.topic, self._first_frame_timeout
+        first = self._calls.receive(Image, topic, SENSOR_QOS, timeout)
+        if first is None:
+            publishers = self.count_publishers(topic)
+            hint = "nobody publishes it; is the camera driver running?" if publishers == 0 else "its publisher is silent"
+            if self._device is not None:
+                self._device.stop()
+            raise StationError(f"camera: no frame on {topic} within {timeout:g} s: {hint}")
+        self._check(first)
+        if self._problem:
+            if self._device is not None:
+                self._device.stop()
+            raise StationError(f"camera: {self._problem}")
+        self._subscription = self.create_subscription(Image, topic, self._on_image, SENSOR_QOS)
+
+    def deactivate(self) -> None:
+        if self._device is not None:
+            self._device.stop()
+        if self._subscription is not None:
+            self.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def cleanup(self) -> None:
+        self._device = None
+        self._latest = None
+
+    def stop(self) -> None:
+        self.deactivate()
+        self._calls.close()
+
+    def _on_image(self, message: Image) -> None:
+        self._rate.tick()
+        self._received_at = now_seconds(self)
+        self._count += 1
+        self._check(message)
+        self._latest = message
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(message)
+
+    def _check(self, message: Image) -> None:
+        """Note what is wrong with a frame's encoding or size; the pixels are looked at only when asked for."""
+        wanted = (self._camera.width, self._camera.height)
+        if message.encoding not in ("rgb8", "bgr8"):
+            self._problem = f"{self._camera.topic} has encoding '{message.encoding}', allowed are rgb8 and bgr8"
+        elif (message.width, message.height) != wanted:
+            self._problem = (
+                f"{self._camera.topic} has {message.width}x{message.height} pixels, "
+                f"the station file says {wanted[0]}x{wanted[1]} (camera.width, camera.height)"
+            )
+        else:
+            self._problem = ""
+
+    async def _on_capture(
+        self, request: CaptureFrame.Request, response: CaptureFrame.Response
+    ) -> CaptureFrame.Response:
+        """camera/capture_frame: the next frame that arrives, so that what it shows is not older than the question."""
+        try:
+            image = await self._fresh_frame(request.max_age or self._camera.max_age_s)
+            frame = image_to_frame(image, self._camera.topic)
+            if request.path:
+                path = Path(request.path).expanduser().absolute()
+                if path.suffix.lower() != ".png":
+                    raise StationError(f"{path}: captured frames are written as .png")
+                write_image(path, frame)
+                response.path = str(path)
+            response.image = image if image.encoding == "rgb8" else frame_to_image(
+                frame, image.header.stamp, image.header.frame_id
+            )
+            response.success = True
+            response.message = f"{image.width}x{image.height}, {self._age(image) * 1000:.0f} ms old"
+        except GymnastError as error:
+            response.success = False
+            response.message = str(error)
+            self.get_logger().error(str(error))
+        return response
+
+    async def _fresh_frame(self, max_age: float) -> Image:
+        """Wait for the next frame. Raises: StationError when it does not come, is stale or of the wrong kind."""
+        if not self.is_active:
+            raise StationError("camera: the node is not active; activate it first (the supervisor does)")
+        arrived: Any = rclpy.task.Future()
+        self._waiting.append(arrived)
+        end = time.monotonic() + max(max_age, 3.0 / self._camera.rate_hz)
+        while not arrived.done() and time.monotonic() < end:
+            await sleep(self, 0.02)
+        if not arrived.done():
+            self._waiting.remove(arrived)
+            silent = f"for {self._rate.age:.1f} s" if self._count else "yet"
+            raise StationError(f"camera: no frame on {self._camera.topic} {silent}; is the camera running?")
+        image = arrived.result()
+        if self._problem:
+            raise StationError(f"camera: {self._problem}")
+        if self._age(image) > max_age:
+            raise StationError(
+                f"camera: the newest frame is {self._age(image):.2f} s old, allowed are {max_age:g} s; "
+                "check the driver's clock and load"
+            )
+        return image
+
+    def _age(self, image: Image) -> float:
+        """Seconds since the frame was taken; drivers that stamp zero count from arrival."""
+        stamp = to_seconds(image.header.stamp)
+        return max(0.0, now_seconds(self) - (stamp if stamp > 0 else self._received_at))
+
+    def _report(self) -> DiagnosticReport:
+        values = {"rate_hz": self._rate.rate, "age_s": self._rate.age, "frames": self._count}
+        if not self.is_active:
+            return DiagnosticStatus.OK, "not active", values
+        if self._rate.age > self._camera.max_age_s:
+            return DiagnosticStatus.ERROR, f"no frame for {self._rate.age:.1f} s", values
+        if self._problem:
+            return DiagnosticStatus.ERROR, self._problem, values
+        if self._rate.rate < 0.5 * self._camera.rate_hz:
+            return DiagnosticStatus.WARN, f"{self._rate.rate:.1f} frames/s, wanted {self._camera.rate_hz:g}", values
+        return DiagnosticStatus.OK, "frames arrive", values
+
+
+class _Device:
+    """A video device read in a thread of its own; every frame is published on the camera's topic."""
+
+    def __init__(self, node: CameraNode) -> None:
+        self._node = node
+        self._camera = node.station.camera
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._publisher = node.create_publisher(Image, self._camera.topic, COMMAND_QOS)
+        if not os.path.exists(self._camera.device):
+            raise StationError(f"camera: {self._camera.device} does not exist; plug the camera in or set camera.device")
+
+    def start(self) -> None:
+        """Raises: StationError when the device cannot be opened."""
+        capture = cv2.VideoCapture(self._camera.device, cv2.CAP_V4L2)
+        if not capture.isOpened():
+            raise StationError(
+                f"camera: cannot open {self._camera.device}; is it another program's, or are you missing from the "
+                "group 'video'?"
+            )
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, self._camera.width)
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._camera.height)
+        capture.set(cv2.CAP_PROP_FPS, self._camera.rate_hz)
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        self._ending.clear()
+        self._thread = threading.Thread(target=self._read, args=(capture,), name="video device", daemon=True)
+        self._thread.start()
+
+    def _read(self, capture: cv2.VideoCapture) -> None:
+        while not self._ending.is_set():
+            ok, frame = capture.read()
+            stamp = self._node.get_clock().now().to_msg()
+            if not ok:
+                self._node.get_logger().error(f"{self._camera.device} gives no frames", throttle_duration_sec=5.0)
+                self._ending.wait(0.5)
+                continue
+            self._publisher.publish(frame_to_image(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), stamp, "camera"))
+        capture.release()
+
+    def stop(self) -> None:
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join(timeout=2.0)
+            self._thread = None
+
+
+def main() -> None:
+    sys.exit(run_node(CameraNode))
+
+
+if __name__ == "__main__":
+    main()

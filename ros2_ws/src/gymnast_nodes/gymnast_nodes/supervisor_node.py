@@ -1,0 +1,207 @@
+"""The supervisor: brings the managed nodes to active in order, notices when one dies, and brings it back.
+
+Like Nav2's lifecycle manager, with a heartbeat instead of a bond: every managed node says its state five times a
+second on supervisor/heartbeat. A node that falls silent is down; when it is back (respawned by `ros2 launch` or
+`gymnast up`) it is configured and activated again. The state of all of them is latched on supervisor/status.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from gymnast_msgs.msg import GraphStatus, NodeStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from gymnast_core.errors import StationError
+from gymnast_core.graph import MANAGED
+from gymnast_nodes.common import (
+    COMMAND_QOS,
+    LATCHED_QOS,
+    DiagnosticReport,
+    Diagnostics,
+    call_async,
+    parameter,
+    run_node,
+    sleep,
+    station_parameter,
+)
+
+ARM_DRIVERS = ("arm", "executor")
+"""Nodes whose death may leave the arm in mid-motion."""
+RETRY_S = 2.0
+
+
+@dataclass
+class Managed:
+    """What is known of one managed node."""
+
+    name: str
+    client: Any
+    state: str = "down"
+    detail: str = "not seen yet"
+    restarts: int = 0
+    beat_at: float = 0.0
+    seen: bool = False
+    wanted_before: bool = False  # it was active once: an unconfigured state now means that it was restarted
+    busy: bool = False  # a transition of ours is under way
+
+
+class SupervisorNode(Node):
+    """Ordered start, liveness and recovery of the managed nodes."""
+
+    def __init__(self) -> None:
+        super().__init__("supervisor")
+        station_parameter(self)
+        names = parameter(self, "managed_nodes", list(MANAGED), "names of the managed nodes, in start order")
+        self._beat_timeout = parameter(
+            self, "heartbeat_timeout_s", 1.0, "silence after which a node counts as down, seconds", 0.3, 30.0
+        )
+        self._start_timeout = parameter(
+            self, "start_timeout_s", 90.0, "how long a process may take until its first heartbeat", 1.0, 3600.0
+        )
+        self._transition_timeout = parameter(
+            self, "transition_timeout_s", 300.0, "how long one transition may take (loading a large policy)", 1.0, 7200.0
+        )
+        self.exit_code: int | None = None
+        self._nodes = {
+            name: Managed(name, self.create_client(ChangeState, f"{name}/change_state")) for name in names if name
+        }
+        self._started = False
+        self._published: tuple[Any, ...] = ()
+        self._hold_client = self.create_client(Trigger, "watchdog/hold")
+        self._status = self.create_publisher(GraphStatus, "supervisor/status", LATCHED_QOS)
+        self.create_subscription(NodeStatus, "supervisor/heartbeat", self._on_heartbeat, COMMAND_QOS)
+        self._diagnostics = Diagnostics(self, "graph")
+        self._diagnostics.add("graph", self._report)
+        self.create_timer(0.1, self._watch)
+        self._start_timer = self.create_timer(0.0, self._bring_up)
+
+    def _on_heartbeat(self, message: NodeStatus) -> None:
+        node = self._nodes.get(message.name)
+        if node is None:
+            return
+        returned = node.seen and node.state == "down"
+        node.beat_at = time.monotonic()
+        restarted = node.wanted_before and not node.busy and message.state == "unconfigured"
+        if restarted and node.state != "unconfigured":
+            node.restarts += 1
+            self.get_logger().warning(f"{node.name} was restarted")
+        elif returned:
+            self.get_logger().info(f"{node.name} speaks again")
+        node.seen = True
+        node.state = message.state
+        node.detail = message.detail
+
+    def _watch(self) -> None:
+        """Mark silent nodes, recover returned ones, publish what changed."""
+        now = time.monotonic()
+        for node in self._nodes.values():
+            if node.seen and node.state != "down" and now - node.beat_at > self._beat_timeout:
+                node.state, node.detail = "down", "no heartbeat; waiting for it to be started again"
+                self.get_logger().error(f"{node.name} is down")
+                if node.name in ARM_DRIVERS and self._hold_client.service_is_ready():
+                    self._hold_client.call_async(Trigger.Request())
+            elif self._started and not node.busy and node.seen and node.state in ("unconfigured", "inactive"):
+                node.busy = True
+                self.executor.create_task(self._recover, node)
+        self._publish_changes()
+
+    async def _bring_up(self) -> None:
+        self._start_timer.cancel()
+        for node in self._nodes.values():
+            try:
+                await self._wait_first_beat(node)
+                node.busy = True
+                await self._to_active(node)
+            except StationError as error:
+                self.get_logger().error(f"cannot bring the graph up: {error}")
+                self._publish_changes()
+                self.exit_code = 1
+                return
+            finally:
+                node.busy = False
+        self._started = True
+        self.get_logger().info(f"all {len(self._nodes)} managed nodes are active")
+
+    async def _wait_first_beat(self, node: Managed) -> None:
+        end = time.monotonic() + self._start_timeout
+        while not node.seen:
+            if time.monotonic() > end:
+                raise StationError(f"{node.name} did not start within {self._start_timeout:g} s; see its output above")
+            await sleep(self, 0.1)
+
+    async def _recover(self, node: Managed) -> None:
+        try:
+            await self._to_active(node)
+            self.get_logger().info(f"{node.name} is active again")
+        except StationError as error:
+            self.get_logger().error(f"{error}; trying again")
+            await sleep(self, RETRY_S)
+        finally:
+            node.busy = False
+
+    async def _to_active(self, node: Managed) -> None:
+        """Raises: StationError with the node's own reason when it cannot be brought to active."""
+        if node.state == "unconfigured":
+            await self._change(node, Transition.TRANSITION_CONFIGURE, "inactive", "configure")
+        if node.state == "inactive":
+            await self._change(node, Transition.TRANSITION_ACTIVATE, "active", "activate")
+        if node.state != "active":
+            raise StationError(f"{node.name} is {node.state}")
+        node.wanted_before = True
+
+    async def _change(self, node: Managed, transition: int, goal: str, verb: str) -> None:
+        """Ask for one transition; the heartbeat decides whether it happened, since an answer can get lost."""
+        end = time.monotonic() + self._transition_timeout
+        while not node.client.service_is_ready() and time.monotonic() < end and node.state != "down":
+            await sleep(self, 0.05)
+        request = ChangeState.Request(transition=Transition(id=transition))
+        answer = node.client.call_async(request)
+        refused_at: float | None = None
+        while node.state != goal:
+            now = time.monotonic()
+            if node.state == "down":
+                raise StationError(f"{node.name} went down while it was to {verb}")
+            if answer.done() and not answer.result().success and refused_at is None:
+                refused_at = now
+            # The next heartbeats carry the reason.
+            if refused_at is not None and (node.detail or now - refused_at > 1.0):
+                raise StationError(f"{node.name} cannot {verb}: {node.detail or 'see its log'}")
+            if now > end:
+                raise StationError(f"{node.name} did not {verb} within {self._transition_timeout:g} s")
+            await sleep(self, 0.05)
+
+    def _publish_changes(self) -> None:
+        current = tuple((n.name, n.state, n.restarts, n.detail) for n in self._nodes.values())
+        if current == self._published:
+            return
+        self._published = current
+        message = GraphStatus()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.nodes = [NodeStatus(name=a, state=b, restarts=c, detail=d) for a, b, c, d in current]
+        message.all_active = self._all_active
+        self._status.publish(message)
+
+    @property
+    def _all_active(self) -> bool:
+        return all(node.state == "active" for node in self._nodes.values())
+
+    def _report(self) -> DiagnosticReport:
+        down = [f"{node.name} is {node.state}" for node in self._nodes.values() if node.state != "active"]
+        level = DiagnosticStatus.OK if not down else DiagnosticStatus.ERROR
+        return level, "; ".join(down) or "all active", {name: node.state for name, node in self._nodes.items()}
+
+
+def main() -> None:
+    sys.exit(run_node(SupervisorNode))
+
+
+if __name__ == "__main__":
+    main()

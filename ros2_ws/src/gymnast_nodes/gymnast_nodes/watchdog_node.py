@@ -1,0 +1,212 @@
+"""The watchdog: a small process of its own that holds the arm when the nodes above it stop.
+
+It speaks to the driver directly, so it works with the arm node dead, hung or cut off. Three things make it act:
+the arm node's state stops coming while it was commanding the arm; the arm goes on moving although commands stopped;
+joint states stop coming while the arm is commanded. It then sends the measured joints as the target, says so on
+watchdog/fault, in its log and on /diagnostics, and after repeated faults latches the emergency stop.
+"""
+
+from __future__ import annotations
+
+import collections
+import sys
+import time
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from gymnast_msgs.msg import ArmState, ExecutedAction
+from gymnast_msgs.srv import EmergencyStop
+from interbotix_xs_msgs.msg import JointGroupCommand
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from gymnast_nodes.common import (
+    COMMAND_QOS,
+    DRIVER_QOS,
+    LATCHED_QOS,
+    DiagnosticReport,
+    Diagnostics,
+    RateMeter,
+    measured_joints,
+    parameter,
+    run_node,
+    station_parameter,
+)
+
+MOVING_SPEED = 0.05
+"""Radians a second of the fastest joint above which the arm moves."""
+HOLD_REPEATS = 3
+"""The hold is sent this often, a period apart: one lost command must not matter."""
+RECENT_S = 1.0
+"""A command this recent means that somebody is driving the arm."""
+
+
+class WatchdogNode(Node):
+    """Holds the arm, independently of every other node."""
+
+    def __init__(self) -> None:
+        super().__init__("watchdog")
+        _, station = station_parameter(self)
+        rate = parameter(self, "rate_hz", 60.0, "checks a second", 50.0, 200.0)
+        self._heartbeat_timeout = parameter(
+            self, "heartbeat_timeout_s", 0.2, "silence of arm/state after which the arm is held, seconds", 0.05, 0.5
+        )
+        self._joint_timeout = parameter(
+            self, "joint_state_timeout_s", 0.25, "silence of the driver's joint states counted as a fault", 0.05, 5.0
+        )
+        self._max_faults = parameter(
+            self, "max_faults", 3, "this many faults within fault_window_s latch the emergency stop", 1, 1000
+        )
+        self._fault_window = parameter(self, "fault_window_s", 60.0, "window of max_faults, seconds", 1.0, 86400.0)
+        self._command_timeout = station.safety.command_timeout_s
+        driver = station.arm.namespace
+
+        self._joints: np.ndarray | None = None
+        self._joints_at = 0.0
+        self._speed = 0.0
+        self._joint_rate = RateMeter()
+        self._mode = ArmState.MODE_UNCONFIGURED
+        self._state_at = 0.0
+        self._commanded_at = 0.0
+        self._holding: np.ndarray | None = None
+        self._hold_left = 0
+        self._active_faults: set[str] = set()
+        self._fault_times: collections.deque[float] = collections.deque()
+        self._latch_pending = False
+        self._last_fault = ""
+
+        self._command = self.create_publisher(JointGroupCommand, f"{driver}/commands/joint_group", DRIVER_QOS)
+        self._fault = self.create_publisher(String, "watchdog/fault", LATCHED_QOS)
+        self.create_subscription(JointState, f"{driver}/joint_states", self._on_joints, DRIVER_QOS)
+        self.create_subscription(ArmState, "arm/state", self._on_state, COMMAND_QOS)
+        self.create_subscription(ExecutedAction, "arm/executed", self._on_executed, COMMAND_QOS)
+        self.create_service(Trigger, "watchdog/hold", self._on_hold)
+        self._stop_client = self.create_client(EmergencyStop, "arm/emergency_stop")
+        self._diagnostics = Diagnostics(self, "wx250s")
+        self._diagnostics.add("watchdog", self._report)
+        self.create_timer(1.0 / rate, self._check)
+        self.get_logger().info(f"watching {driver} {rate:g} times a second")
+
+    def _on_joints(self, message: JointState) -> None:
+        joints = measured_joints(message)
+        if joints is None:
+            return
+        now = time.monotonic()
+        elapsed = now - self._joints_at
+        if self._joints is not None and elapsed > 1e-4:
+            # Smoothed over about 30 ms: neighbouring stamps jitter.
+            speed = float(np.max(np.abs(joints - self._joints))) / elapsed
+            self._speed += (speed - self._speed) * min(1.0, elapsed / 0.03)
+        self._joints, self._joints_at = joints, now
+        self._joint_rate.tick()
+
+    def _on_state(self, message: ArmState) -> None:
+        self._mode = message.mode
+        self._state_at = time.monotonic()
+        if message.mode == ArmState.MODE_MOVING:
+            self._commanded_at = self._state_at
+
+    def _on_executed(self, message: ExecutedAction) -> None:
+        if message.accepted:
+            self._commanded_at = time.monotonic()
+
+    def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """watchdog/hold: hold the arm now (the supervisor calls it when the executor or the arm node goes down)."""
+        response.success = self._hold()
+        response.message = "held" if response.success else "no joint states yet; nothing to hold at"
+        return response
+
+    def _check(self) -> None:
+        if self._hold_left > 0:
+            self._send_hold()
+        now = time.monotonic()
+        if self._joints is None or self._state_at == 0.0:
+            return  # nothing has moved yet
+        state_age = now - self._state_at
+        command_age = now - self._commanded_at
+        joint_age = now - self._joints_at
+        driven = self._state_at - self._commanded_at < RECENT_S  # when the arm node last spoke
+        commanded = command_age < RECENT_S + self._command_timeout
+        self._set_fault(
+            "arm node silent",
+            state_age > self._heartbeat_timeout and (driven or self._speed > MOVING_SPEED),
+            state_age < self._heartbeat_timeout,
+        )
+        self._set_fault(
+            "commands stopped, arm moves",
+            self._mode == ArmState.MODE_READY
+            and commanded
+            and command_age > self._command_timeout + 0.1
+            and self._speed > 4 * MOVING_SPEED,
+            self._speed < MOVING_SPEED,
+        )
+        self._set_fault(
+            "joint states stopped", joint_age > self._joint_timeout and commanded, joint_age < self._joint_timeout
+        )
+        if self._latch_pending and self._stop_client.service_is_ready():
+            self._latch_pending = False
+            request = EmergencyStop.Request(reason=f"watchdog: {self._last_fault}, {self._max_faults} faults")
+            self._stop_client.call_async(request)
+
+    def _set_fault(self, name: str, raised: bool, cleared: bool) -> None:
+        """Act once when a fault comes up; it may come again only after it cleared."""
+        if raised and name not in self._active_faults:
+            self._active_faults.add(name)
+            self._last_fault = name
+            held = self._hold()
+            text = f"{name}: {'held the arm at its measured joints' if held else 'cannot hold, no joint states'}"
+            self.get_logger().error(text)
+            self._fault.publish(String(data=text))
+            now = time.monotonic()
+            self._fault_times.append(now)
+            while self._fault_times[0] < now - self._fault_window:
+                self._fault_times.popleft()
+            if len(self._fault_times) >= self._max_faults:
+                self._latch_pending = True
+                self.get_logger().error(f"{len(self._fault_times)} faults within {self._fault_window:g} s: stopping")
+        elif cleared and name in self._active_faults:
+            self._active_faults.discard(name)
+            self.get_logger().info(f"cleared: {name}")
+
+    def _hold(self) -> bool:
+        """Command the joints measured now, a few times over."""
+        if self._joints is None:
+            return False
+        self._holding = self._joints.copy()
+        self._hold_left = HOLD_REPEATS
+        self._send_hold()
+        return True
+
+    def _send_hold(self) -> None:
+        assert self._holding is not None
+        self._command.publish(JointGroupCommand(name="arm", cmd=[float(q) for q in self._holding]))
+        self._hold_left -= 1
+
+    def _report(self) -> DiagnosticReport:
+        level = DiagnosticStatus.ERROR if self._active_faults else DiagnosticStatus.OK
+        return (
+            level,
+            "; ".join(sorted(self._active_faults)) or "watching",
+            {
+                "joint_state_rate_hz": self._joint_rate.rate,
+                "joint_state_age_s": self._joint_rate.age,
+                "fastest_joint_rad_s": self._speed,
+                "faults_in_window": len(self._fault_times),
+                "last_fault": self._last_fault or "none",
+            },
+        )
+
+    def stop(self) -> None:
+        """Leaving while the arm moves would leave it unwatched: hold first."""
+        if self._joints is not None and self._speed > MOVING_SPEED:
+            self._hold()
+
+
+def main() -> None:
+    sys.exit(run_node(WatchdogNode))
+
+
+if __name__ == "__main__":
+    main()
