@@ -1,7 +1,7 @@
-"""Between Bridge actions (metres, radians, gripper 1 = open) and the vector that conditions WorldGym.
+"""Between Bridge actions (metres, radians, gripper 1 = open) and the vectors that condition WorldGym's frames.
 
-The world model's own scaling lives here and nowhere else. Bridge moves are multiplied so that they fill about -1 .. 1
-(translation by 35, rotation by 5.6) and clipped; the gripper becomes -1 (open) or +1 (closed).
+The scaling itself (translation x 35 clipped to 1.75, rotation x 5.6 clipped to 1.4, gripper -1 open and +1 closed) is
+that of the dataset layout and lives in `gymnast_core.data.worldgym`; here is what the network adds to it.
 """
 
 from __future__ import annotations
@@ -9,26 +9,20 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from gymnast_core.data.worldgym import WORLDGYM_ACTION_DIM, scale_actions, unscale_actions
 from gymnast_core.errors import DataError
 
-ACTION_DIM = 10
-TRANSLATION_SCALE, TRANSLATION_LIMIT = 35.0, 1.75
-ROTATION_SCALE, ROTATION_LIMIT = 5.6, 1.4
-OPEN_ABOVE = 0.8
+ACTION_DIM = WORLDGYM_ACTION_DIM
 
 
 def to_worldgym(actions: np.ndarray) -> np.ndarray:
-    """Bridge actions (..., 7) -> WorldGym vectors (..., 10) float32. Raises DataError on a wrong shape or non-finite."""
+    """Bridge actions (..., 7) -> WorldGym vectors (..., 10) float32. Raises DataError on a bad shape or non-finite."""
     actions = np.asarray(actions, dtype=np.float32)
     if actions.ndim < 1 or actions.shape[-1] != 7:
         raise DataError(f"actions: shape {actions.shape}, must be (..., 7): metres, radians, gripper 1 = open")
     if not np.isfinite(actions).all():
         raise DataError("actions: NaN or infinity found, every number must be finite")
-    out = np.zeros((*actions.shape[:-1], ACTION_DIM), np.float32)
-    out[..., :3] = np.clip(actions[..., :3] * TRANSLATION_SCALE, -TRANSLATION_LIMIT, TRANSLATION_LIMIT)
-    out[..., 3:6] = np.clip(actions[..., 3:6] * ROTATION_SCALE, -ROTATION_LIMIT, ROTATION_LIMIT)
-    out[..., 6] = np.where(actions[..., 6] > OPEN_ABOVE, -1.0, 1.0)
-    return out
+    return scale_actions(actions)
 
 
 def to_bridge(vectors: np.ndarray) -> np.ndarray:
@@ -38,11 +32,12 @@ def to_bridge(vectors: np.ndarray) -> np.ndarray:
         raise DataError(f"WorldGym actions: shape {vectors.shape}, must be (..., {ACTION_DIM})")
     if not np.isfinite(vectors).all():
         raise DataError("WorldGym actions: NaN or infinity found, every number must be finite")
-    out = np.empty((*vectors.shape[:-1], 7), np.float32)
-    out[..., :3] = vectors[..., :3] / TRANSLATION_SCALE
-    out[..., 3:6] = vectors[..., 3:6] / ROTATION_SCALE
-    out[..., 6] = np.where(vectors[..., 6] < 0, 1.0, 0.0)
-    return out
+    return unscale_actions(vectors)
+
+
+def frame_conditions(actions: np.ndarray) -> np.ndarray:
+    """Bridge actions (T, 7) of an episode -> (T + 1, 10), the action that led to each frame, zeros first."""
+    return np.concatenate((np.zeros((1, ACTION_DIM), np.float32), to_worldgym(actions)))
 
 
 def null_action(action_dim: int = ACTION_DIM) -> torch.Tensor:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.world_model.model import WorldModel
 
 CONTEXT_LEVEL = 14
 """Noise level at which finished frames are presented: scaled by sqrt(abar), no noise added."""
@@ -82,8 +81,8 @@ class LossConfig:
     """What the network is taught."""
 
     objective: Objective = "diffusion_forcing"
-    """"diffusion_forcing": every frame of a clip has its own noise level (the paper). "teacher_forcing": noisy copies of
-    each frame look at the clean past, as the sampler does; far better when compute is scarce."""
+    """"diffusion_forcing": every frame of a clip has its own noise level (the paper). "teacher_forcing": noisy copies
+    of each frame look at the clean past, as the sampler does; far better when compute is scarce."""
     noise_levels: NoiseLevels = "uniform"
     """"uniform" over all levels, or "sampler": half of the draws at the very levels of the sampler below."""
     sampler_steps: int = 10
@@ -95,9 +94,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         if self.objective not in ("diffusion_forcing", "teacher_forcing"):
-            raise ConfigError(
-                f'objective is {self.objective!r}, must be "diffusion_forcing" or "teacher_forcing"'
-            )
+            raise ConfigError(f'objective is {self.objective!r}, must be "diffusion_forcing" or "teacher_forcing"')
         if self.noise_levels not in ("uniform", "sampler"):
             raise ConfigError(f'noise_levels is {self.noise_levels!r}, must be "uniform" or "sampler"')
         if self.noisy_copies < 1:
@@ -126,17 +123,34 @@ def motion_weights(x: Tensor, amount: float) -> Tensor:
     return weight / weight.mean(dim=(2, 3), keepdim=True)
 
 
-def _mean(error: Tensor, x: Tensor, amount: float) -> Tensor:
+def _weighted_mean(error: Tensor, weight: Tensor | None, valid: Tensor | None) -> Tensor:
+    """Mean of error^2 (B, T, H, W, C), weighted by (B, T, H, W, 1), over the frames where valid (B, T)."""
     squared = error.square()
-    return (squared * motion_weights(x, amount)).mean() if amount > 0 else squared.mean()
+    if weight is not None:
+        squared = squared * weight
+    if valid is None:
+        return squared.mean()
+    share = valid.to(squared.dtype)
+    return (squared.mean(dim=(2, 3, 4)) * share).sum() / share.sum().clamp(min=1)
 
 
 def diffusion_forcing_loss(
-    model: WorldModel, schedule: Schedule, x: Tensor, action: Tensor, t: Tensor, noise: Tensor, motion_weight: float = 0.0
+    model: nn.Module,
+    schedule: Schedule,
+    x: Tensor,
+    action: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    motion_weight: float = 0.0,
+    valid: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared error of v; x, noise (B, T, H, W, C), action (B, T, A), t (B, T). WorldGym's training loss."""
+    """Mean squared error of v; x, noise (B, T, H, W, C), action (B, T, A), t (B, T). WorldGym's training loss.
+
+    valid: (B, T) bool, False for frames that pad a short episode.
+    """
     v = model(schedule.add_noise(x, noise, t), t, action)
-    return _mean(v.float() - schedule.velocity(x, noise, t), x, motion_weight)
+    weight = motion_weights(x, motion_weight) if motion_weight > 0 else None
+    return _weighted_mean(v.float() - schedule.velocity(x, noise, t), weight, valid)
 
 
 def teacher_forcing_mask(frames: int, copies: int, device: torch.device) -> Tensor:
@@ -155,7 +169,7 @@ def teacher_forcing_mask(frames: int, copies: int, device: torch.device) -> Tens
 
 
 def teacher_forcing_loss(
-    model: WorldModel,
+    model: nn.Module,
     schedule: Schedule,
     x: Tensor,
     action: Tensor,
@@ -163,6 +177,7 @@ def teacher_forcing_loss(
     noise: Tensor,
     copies: int = 1,
     motion_weight: float = 0.0,
+    valid: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of v over the noisy frames, whose past is clean as the sampler shows it.
 
@@ -179,26 +194,24 @@ def teacher_forcing_loss(
     mask = teacher_forcing_mask(frames, copies, x.device)
     v = model(sequence, levels, actions, positions=positions, mask=mask)[:, frames:]
     error = v.float() - schedule.velocity(target, noise, t)
-    if motion_weight <= 0:
-        return error.square().mean()
-    return (error.square() * motion_weights(x, motion_weight)[:, later]).mean()
+    weight = motion_weights(x, motion_weight)[:, later] if motion_weight > 0 else None
+    return _weighted_mean(error, weight, None if valid is None else valid[:, later])
 
 
 def training_loss(
-    model: WorldModel,
+    model: nn.Module,
     schedule: Schedule,
     x: Tensor,
     action: Tensor,
     config: LossConfig,
     generator: torch.Generator,
+    valid: Tensor | None = None,
 ) -> Tensor:
-    """The loss of one batch with its noise and noise levels drawn from the generator."""
+    """The loss of one batch with its noise and noise levels drawn from the generator; shapes as in the two losses."""
     b, frames = x.shape[:2]
     n = frames if config.objective == "diffusion_forcing" else config.noisy_copies * (frames - 1)
     t = draw_levels(schedule, config, (b, n), generator).to(x.device)
     noise = torch.randn((b, n, *x.shape[2:]), generator=generator, device=generator.device).to(x.device)
     if config.objective == "diffusion_forcing":
-        return diffusion_forcing_loss(model, schedule, x, action, t, noise, config.motion_weight)
-    return teacher_forcing_loss(
-        model, schedule, x, action, t, noise, config.noisy_copies, config.motion_weight
-    )
+        return diffusion_forcing_loss(model, schedule, x, action, t, noise, config.motion_weight, valid)
+    return teacher_forcing_loss(model, schedule, x, action, t, noise, config.noisy_copies, config.motion_weight, valid)

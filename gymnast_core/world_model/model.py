@@ -1,8 +1,8 @@
 """The WorldGym diffusion transformer: video latents in, velocity out, one noise level and one action a frame.
 
-Each layer attends within a frame (`s_block`) and then along time at one place of the image (`t_block`, causal). State-dict
-names are those of WorldGym's checkpoints. Shapes: B rollouts, T frames, H x W latent cells, C latent channels, P patches
-("tokens") a frame, D model width.
+Each layer attends within a frame (`s_block`) and then along time at one place of the image (`t_block`, causal).
+State-dict names are those of WorldGym's checkpoints. Shapes: B rollouts, T frames, H x W latent cells, C latent channels,
+P patches ("tokens") a frame, D model width.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from gymnast_core.errors import ConfigError
 
 ROPE_BASE = 10_000.0
 TIMESTEP_CHANNELS = 256
+PLAIN_ATTENTION_KEYS = 96
+"""On a CPU, plain matrix products beat the fused kernel up to about this many keys (1.6x in training at 31)."""
 
 SpatialRope = Literal["standard", "pixel"]
 
@@ -128,9 +130,7 @@ def spatial_angles(height: int, width: int, head_dim: int, kind: SpatialRope, de
     else:
         rows = rotary_angles(torch.arange(height, device=device), head_dim // 2)
         columns = rotary_angles(torch.arange(width, device=device), head_dim // 2)
-    grid = torch.cat(
-        (rows[:, None].expand(height, width, -1), columns[None].expand(height, width, -1)), dim=-1
-    )
+    grid = torch.cat((rows[:, None].expand(height, width, -1), columns[None].expand(height, width, -1)), dim=-1)
     return grid.reshape(height * width, -1)
 
 
@@ -138,22 +138,29 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def rotation(angles: Tensor, dtype: torch.dtype) -> Rotation:
-    """(cos, sin) laid out for `rotate`: each angle twice, the first sine of a pair negated."""
-    cos = angles.cos().repeat_interleave(2, dim=-1)
-    sin = torch.stack((-angles.sin(), angles.sin()), dim=-1).flatten(-2)
-    return cos.to(dtype), sin.to(dtype)
+    """(cos, sin) of the angles, each (..., head_dim / 2)."""
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
-    """Turn neighbouring channel pairs of x (..., head_dim) by the angles; cos and sin broadcast to x."""
+    """Turn neighbouring channel pairs of x (..., head_dim) by the angles; cos and sin broadcast to the pairs."""
     cos, sin = by
-    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(x * cos, swapped, sin)
+    if x.dtype == torch.float32 and not x.is_cuda:
+        # One complex product instead of four real ones: a tenth of the frame time at the miniature's size.
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+        return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2)
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax attention over (..., L, head_dim); mask is boolean, True where a query may look."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if q.is_cuda or k.shape[-2] > PLAIN_ATTENTION_KEYS:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
+    if mask is not None:
+        weights = weights.masked_fill(~mask, float("-inf"))
+    return torch.matmul(weights.softmax(-1), v)
 
 
 class Attention(nn.Module):

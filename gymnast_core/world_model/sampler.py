@@ -32,7 +32,7 @@ CACHE_MODES: tuple[CacheMode, ...] = ("no_cache", "frame_cache", "exact", "strea
 
 
 class LatentRollout:
-    """N rollouts side by side: `start` with first latents, then `extend` by one action and one noise frame at a time."""
+    """N rollouts side by side: `start` with first latents, then `extend` by one action and its noise at a time."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class LatentRollout:
 
     @torch.no_grad()
     def extend(self, action: Tensor, noise: Tensor) -> Tensor:
-        """Draw the next frame: action (N, action_dim) that leads into it, noise (N, H, W, C) -> latents (N, H, W, C)."""
+        """Draw the next frame: action (N, action_dim) that leads to it, noise (N, H, W, C) -> (N, H, W, C)."""
         if not self._latents:
             raise ConfigError("world model: extend before start")
         action, noise = action.to(self._latents[0].device), noise.to(self._latents[0].device)

@@ -1,0 +1,83 @@
+"""The world model as an `Environment`: the trainer cannot tell it from a station."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.protocols import Start, StepResult
+from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig, load_world_model
+from gymnast_core.world_model.imagine import Imagination
+
+
+class WorldModelEnvironment:
+    """Imagined rollouts side by side. There is no truth in here: `success` is NaN, a judge decides."""
+
+    def __init__(
+        self, loaded: LoadedWorldModel, *, max_rollouts: int = 128, sampling: SamplingConfig | None = None
+    ) -> None:
+        """sampling: replaces the checkpoint's own. max_rollouts: bounds memory."""
+        if max_rollouts < 1:
+            raise ConfigError(f"world model: max_rollouts is {max_rollouts}, must be at least 1")
+        self.loaded = loaded
+        self._max_rollouts = max_rollouts
+        self._imagination = Imagination(loaded, sampling)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        *,
+        device: str = "cpu",
+        max_rollouts: int = 128,
+        sampling: SamplingConfig | None = None,
+    ) -> WorldModelEnvironment:
+        """From a world-model checkpoint folder; CheckpointError if it does not load."""
+        return cls(load_world_model(folder, device), max_rollouts=max_rollouts, sampling=sampling)
+
+    @property
+    def max_rollouts(self) -> int:
+        return self._max_rollouts
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the frames it returns."""
+        return self.loaded.autoencoder.image_size
+
+    def reset(self, starts: Sequence[Start]) -> np.ndarray:
+        """Begin at the starts' frames, any size, squashed to the model's; returns them (N, S, S, 3).
+
+        Rollouts with the same frame share its encoding and its pass through the network. Rollout i's noise depends on
+        starts[i].seed alone. Raises DataError for a start without a readable frame.
+        """
+        if not 1 <= len(starts) <= self._max_rollouts:
+            raise ConfigError(f"world model: {len(starts)} rollouts asked for, must be 1 to {self._max_rollouts}")
+        frames = []
+        for i, start in enumerate(starts):
+            if start.frame is None:
+                raise DataError(f"world model: start {i} has no frame; imagination begins from a picture")
+            frames.append(start.frame)
+        self._imagination.start(frames, [start.seed for start in starts])
+        return self._imagination.decode([0])[:, 0]
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        """Imagine one frame for each of the chunk's actions (N, K, 7); only the last one is decoded."""
+        actions = np.asarray(actions, dtype=np.float32)
+        n = self._imagination.size
+        if actions.ndim != 3 or actions.shape[0] != n or actions.shape[1] < 1 or actions.shape[2] != 7:
+            raise DataError(f"world model: actions are {actions.shape}, must be ({n}, K, 7) with K at least 1")
+        for k in range(actions.shape[1]):
+            self._imagination.step(actions[:, k])
+        frames = self._imagination.decode([len(self._imagination.latents) - 1])[:, 0]
+        return StepResult(frames, actions, np.full(n, np.nan, np.float32), ((),) * n)
+
+    def video(self, indices: Sequence[int] | None = None) -> np.ndarray:
+        """Frames (N, len(indices), S, S, 3) since the reset; negative indices count from the end."""
+        count = len(self._imagination.latents)
+        if count == 0:
+            raise ConfigError("world model: video before reset")
+        chosen = list(range(count)) if indices is None else [i + count if i < 0 else i for i in indices]
+        return self._imagination.decode(chosen)

@@ -1,0 +1,193 @@
+"""`gymnast world-model evaluate`: picture error by horizon on held-out episodes, and an action sheet.
+
+The baseline is copying the first frame: a model is worth its time only where it beats that. The action sheet shows from
+one frame what constant actions do, one row each: rows that look alike mean that the model ignores actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gymnast_core.data.frames import read_image, write_image
+from gymnast_core.errors import ConfigError
+from gymnast_core.progress import console
+from gymnast_core.run_folder import RunFolder, derive_seed
+from gymnast_core.world_model.actions import to_bridge
+from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig, load_world_model
+from gymnast_core.world_model.dataset import EpisodeFile, find_all, parse_source, split
+from gymnast_core.world_model.imagine import imagine
+from gymnast_core.world_model.metrics import psnr
+
+HORIZONS = (1, 5, 10, 20, 30)
+SHEET_STEP_M = 0.02
+"""Metres a step of the action sheet's constant translations."""
+SHEET_TURN_RAD = 0.1
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluation of a world model."""
+
+    model: str
+    """World-model folder."""
+    data: tuple[str, ...]
+    """Folders of episodes."""
+    run: str = "runs/world_model/evaluate"
+    """Where pictures and result.json go."""
+    held_out: float = 0.05
+    """The share that training held out, so that the same episodes are used; 0 uses all of them."""
+    episodes: int = 32
+    """At most so many."""
+    horizon: int = 30
+    """Frames to imagine."""
+    frame: str = ""
+    """Picture for the action sheet; default the first held-out episode's first frame."""
+    steps: int = 0
+    """DDIM steps; 0 = the model's own."""
+    mode: str = ""
+    """Cache mode; empty = the model's own."""
+    device: str = "cpu"
+    """torch device."""
+    seed: int = 0
+    """Of the noise."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics: psnr_K and copy_K in dB for each horizon K. strips: pairs of film strips, truth above imagination."""
+
+    metrics: Mapping[str, float]
+    strips: Sequence[np.ndarray] = field(default_factory=tuple)
+
+
+def evaluate_episodes(
+    loaded: LoadedWorldModel,
+    files: Sequence[EpisodeFile],
+    horizon: int,
+    seed: int,
+    sampling: SamplingConfig | None = None,
+    strips: int = 6,
+) -> Evaluation:
+    """Replay each episode's actions from its first frame and compare; episodes shorter than a horizon leave it out."""
+    size = loaded.autoencoder.image_size
+    episodes = []
+    for file in files:
+        frames, conditions = file.read(size)
+        n = min(horizon, len(frames) - 1)
+        episodes.append((frames[: n + 1], to_bridge(conditions[1 : n + 1])))
+    padded = np.zeros((len(episodes), max((len(a) for _, a in episodes), default=0), 7), np.float32)
+    for i, (_, actions) in enumerate(episodes):
+        padded[i, : len(actions)] = actions
+    videos = imagine(
+        loaded,
+        [frames[0] for frames, _ in episodes],
+        padded,
+        [derive_seed(seed, "evaluate", i) for i in range(len(episodes))],
+        sampling,
+    )
+    metrics: dict[str, float] = {}
+    for k in HORIZONS:
+        long_enough = [(i, frames) for i, (frames, _) in enumerate(episodes) if len(frames) > k]
+        if not long_enough:
+            continue
+        metrics[f"psnr_{k}"] = float(np.mean([psnr(frames[k], videos[i, k]) for i, frames in long_enough]))
+        metrics[f"copy_{k}"] = float(np.mean([psnr(frames[k], frames[0]) for i, frames in long_enough]))
+    pictures = []
+    for i, (frames, _) in enumerate(episodes[:strips]):
+        pick = np.linspace(0, len(frames) - 1, min(10, len(frames))).astype(int)
+        rows = [np.concatenate(list(source[pick]), axis=1) for source in (frames, videos[i])]
+        pictures.append(np.concatenate(rows, axis=0))
+    return Evaluation(metrics, pictures)
+
+
+def format_horizons(metrics: Mapping[str, float]) -> str:
+    """One line: horizon, PSNR, and the copy-first-frame baseline."""
+    parts = [
+        f"frame {k} {metrics[f'psnr_{k}']:.1f} dB (copy {metrics[f'copy_{k}']:.1f})"
+        for k in HORIZONS
+        if f"psnr_{k}" in metrics
+    ]
+    return "; ".join(parts)
+
+
+def write_strips(path: Path, strips: Sequence[np.ndarray]) -> None:
+    """Stack film strips of possibly different widths into one picture."""
+    if not strips:
+        return
+    width = max(strip.shape[1] for strip in strips)
+    rows = [np.pad(strip, ((0, 6), (0, width - strip.shape[1]), (0, 0)), constant_values=255) for strip in strips]
+    write_image(path, np.concatenate(rows, axis=0))
+
+
+def sheet_actions(steps: int) -> dict[str, np.ndarray]:
+    """Constant actions (steps, 7) by name: each axis both ways with an open gripper, turns, and the gripper itself."""
+    still = np.zeros((steps, 7), np.float32)
+    still[:, 6] = 1.0
+    out = {"still": still}
+    for axis, name in enumerate(("x", "y", "z")):
+        for sign, label in ((1, "+"), (-1, "-")):
+            actions = still.copy()
+            actions[:, axis] = sign * SHEET_STEP_M
+            out[f"{label}{name}"] = actions
+    turn = still.copy()
+    turn[:, 5] = SHEET_TURN_RAD
+    out["+yaw"] = turn
+    closed = still.copy()
+    closed[:, 6] = 0.0
+    out["close"] = closed
+    again = closed.copy()
+    again[steps // 2 :, 6] = 1.0
+    out["close, open"] = again
+    return out
+
+
+def action_sheet(
+    loaded: LoadedWorldModel, frame: np.ndarray, steps: int = 10, seed: int = 0, sampling: SamplingConfig | None = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(picture with one labelled row an action, videos by action name (steps + 1, S, S, 3)), the same noise in each."""
+    import cv2
+
+    actions = sheet_actions(steps)
+    videos = imagine(loaded, [frame] * len(actions), np.stack(list(actions.values())), [seed] * len(actions), sampling)
+    pick = np.linspace(0, steps, min(8, steps + 1)).astype(int)
+    rows = []
+    for name, video in zip(actions, videos, strict=True):
+        strip = np.concatenate(list(video[pick]), axis=1)
+        label = np.full((strip.shape[0], 90, 3), 255, np.uint8)
+        cv2.putText(label, name, (2, strip.shape[0] // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+        rows.append(np.concatenate((label, strip), axis=1))
+    return np.concatenate(rows, axis=0), dict(zip(actions, videos, strict=True))
+
+
+def chosen_sampling(loaded: LoadedWorldModel, steps: int, mode: str) -> SamplingConfig:
+    """The model's own sampling with what the command line replaces."""
+    own = loaded.sampling
+    return SamplingConfig(steps or own.steps, own.guidance, mode or own.mode)  # type: ignore[arg-type]
+
+
+def evaluate(config: EvaluateConfig) -> int:
+    """Write media/strips.png, media/actions.png and result.json; prints the table of horizons."""
+    loaded = load_world_model(config.model, config.device)
+    sampling = chosen_sampling(loaded, config.steps, config.mode)
+    if config.horizon < 1 or config.episodes < 1:
+        raise ConfigError(f"horizon {config.horizon} and episodes {config.episodes} must be at least 1")
+    files: list[EpisodeFile] = []
+    for source in config.data:
+        everything = find_all(parse_source(source)[0])
+        files += split(everything, config.held_out)[1] if config.held_out > 0 else everything
+    if not files:
+        raise ConfigError("data: no held-out episode; give a folder with at least two episodes, or --held-out 0")
+    folder = RunFolder(config.run, config, tensorboard=False)
+    result = evaluate_episodes(loaded, files[: config.episodes], config.horizon, config.seed, sampling)
+    write_strips(folder.media("strips.png"), result.strips)
+    frame = read_image(config.frame) if config.frame else files[0].read(loaded.autoencoder.image_size)[0][0]
+    sheet, _ = action_sheet(loaded, frame, seed=config.seed, sampling=sampling)
+    write_image(folder.media("actions.png"), sheet)
+    folder.write_result({"episodes": min(len(files), config.episodes), **result.metrics})
+    console.print(format_horizons(result.metrics))
+    console.print(f"pictures in {folder.path / 'media'}")
+    return 0

@@ -1,0 +1,148 @@
+"""`gymnast world-model rollout`: plays any action sequence from any frame and writes a video.
+
+Actions come from a logged episode (then the true video stands beside the imagined one), from an .npz, or from a sweep
+of one axis.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from gymnast_core.data.frames import read_image
+from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.progress import console
+from gymnast_core.world_model.actions import to_bridge
+from gymnast_core.world_model.checkpoint import load_world_model
+from gymnast_core.world_model.dataset import EpisodeFile
+from gymnast_core.world_model.evaluate import chosen_sampling, sheet_actions
+from gymnast_core.world_model.imagine import imagine
+from gymnast_core.world_model.metrics import psnr
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """What to imagine and where to write it."""
+
+    model: str
+    """World-model folder."""
+    out: str
+    """Video to write (.mp4)."""
+    episode: str = ""
+    """Episode folder or WorldGym .mp4: its first frame, its actions, and the truth to show beside."""
+    frame: str = ""
+    """Picture to start from instead of the episode's first frame."""
+    actions: str = ""
+    """.npz or .npy of actions instead of the episode's: (T, 7) Bridge (metres, radians, gripper 1 = open) or (T, 10)
+    WorldGym; the array `actions`, `arr_0` or the only one."""
+    sweep: str = ""
+    """Constant action instead: still, +x, -x, +y, -y, +z, -z, +yaw, close, or "close, open"."""
+    steps: int = 30
+    """Frames of a sweep; at most so many of an episode or file."""
+    sampling_steps: int = 0
+    """DDIM steps; 0 = the model's own."""
+    mode: str = ""
+    """Cache mode; empty = the model's own."""
+    rate_hz: float = 5.0
+    """Frames a second of the video."""
+    scale: int = 4
+    """Enlarge the pictures so many times."""
+    device: str = "cpu"
+    """torch device."""
+    seed: int = 0
+    """Of the noise."""
+
+
+def read_actions(path: str | Path) -> np.ndarray:
+    """Bridge actions (T, 7) float32 from an .npz or .npy file of (T, 7) or WorldGym's (T, 10); DataError otherwise.
+
+    Row k leads from frame k to frame k + 1; of a (T, 10) file, whose row k leads to frame k, the first row is left out.
+    """
+    path = Path(path)
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            array = content
+        else:
+            with content as archive:
+                names = [n for n in ("actions", "arr_0") if n in archive.files] or archive.files
+                if not names:
+                    raise DataError(f"{path}: no array in it")
+                array = archive[names[0]]
+        array = np.asarray(array, dtype=np.float32)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable .npz or .npy of numbers ({error})") from error
+    if array.ndim != 2 or array.shape[1] not in (7, 10) or len(array) < 1:
+        raise DataError(f"{path}: actions are {array.shape}, must be (T, 7) or (T, 10)")
+    if not np.isfinite(array).all():
+        raise DataError(f"{path}: NaN or infinity at step {int(np.argwhere(~np.isfinite(array))[0][0])}")
+    return to_bridge(array[1:]) if array.shape[1] == 10 else array
+
+
+def write_video(path: str | Path, frames: np.ndarray, rate_hz: float) -> None:
+    """Write (T, H, W, 3) uint8 as H.264; whole or not at all. DataError if it cannot be written."""
+    import av
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2  # yuv420p needs even sides
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(temporary), "w") as container:
+            stream = container.add_stream("libx264", rate=Fraction(rate_hz).limit_denominator(1000))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.options = {"crf": "18"}
+            for frame in frames:
+                picture = np.ascontiguousarray(frame[:height, :width])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+        temporary.replace(path)
+    except (OSError, ValueError, av.error.FFmpegError) as error:
+        raise DataError(f"{path}: cannot write the video ({error}); the name must end in .mp4") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def rollout(config: RolloutConfig) -> int:
+    """Imagine and write the video; with an episode the left half is the truth. Raises DataError, ConfigError."""
+    if config.steps < 1 or config.scale < 1 or not config.rate_hz > 0:
+        raise ConfigError(
+            f"steps {config.steps} and scale {config.scale} must be at least 1, rate_hz {config.rate_hz} positive"
+        )
+    if config.actions and config.sweep:
+        raise ConfigError("give either --actions or --sweep, not both")
+    loaded = load_world_model(config.model, config.device)
+    size = loaded.autoencoder.image_size
+    truth: np.ndarray | None = None
+    actions: np.ndarray | None = None
+    frame: np.ndarray | None = None
+    if config.episode:
+        frames, conditions = EpisodeFile(Path(config.episode)).read(size)
+        frame, actions, truth = frames[0], to_bridge(conditions[1:]), frames
+    if config.frame:
+        frame, truth = read_image(config.frame), None
+    if config.actions:
+        actions, truth = read_actions(config.actions), None
+    elif config.sweep:
+        table = sheet_actions(config.steps)
+        if config.sweep not in table:
+            raise ConfigError(f"sweep is {config.sweep!r}, must be one of {', '.join(table)}")
+        actions, truth = table[config.sweep], None
+    if frame is None or actions is None:
+        raise ConfigError("nothing to play: give --episode, or --frame with --actions or --sweep")
+    actions = actions[: config.steps]
+    sampling = chosen_sampling(loaded, config.sampling_steps, config.mode)
+    video = imagine(loaded, [frame], actions[None], [config.seed], sampling)[0]
+    if truth is not None:
+        truth = truth[: len(video)]
+        console.print(
+            f"last frame: {psnr(truth[-1], video[-1]):.1f} dB, copying the first: {psnr(truth[-1], truth[0]):.1f} dB"
+        )
+        video = np.concatenate((truth, video), axis=2)
+    write_video(config.out, video.repeat(config.scale, 1).repeat(config.scale, 2), config.rate_hz)
+    console.print(f"{len(video)} frames -> {config.out}")
+    return 0
