@@ -11,6 +11,7 @@ Record layout: the MCAP specification, version 0 (mcap.dev/spec).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import struct
 import zlib
@@ -108,6 +109,7 @@ class McapLog:
             raise DataError(f"{self.path}: exists already; choose another folder") from error
         except OSError as error:
             raise DataError(f"{self.path}: cannot write: {error.strerror or error}") from error
+        fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with this process, however it ends
         self._write(MAGIC + _record(HEADER, _string("ros2") + _string("gymnast")))
 
     def add_topic(self, topic: Topic) -> None:
@@ -350,18 +352,30 @@ def is_whole(path: str | os.PathLike[str]) -> bool:
     return tail.endswith(MAGIC) and tail[0] == FOOTER
 
 
+def is_being_written(path: str | os.PathLike[str]) -> bool:
+    """Whether a living process still writes this MCAP file."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
 def recover_bag(folder: str | os.PathLike[str]) -> Recovery:
     """Finish a bag whose writer was killed: index and metadata are written anew, the cut last chunk is dropped.
 
     The repaired file takes the old one's place only when it is complete.
 
-    Raises: DataError when there is no MCAP file in the folder or nothing in it can be read.
+    Raises: DataError when there is no MCAP file in the folder, it is still being written, or it cannot be read.
     """
     folder = Path(folder)
     files = sorted(folder.glob("*.mcap"))
     if not files:
         raise DataError(f"{folder}: no .mcap file in it")
     path = files[0]
+    if is_being_written(path):
+        raise DataError(f"{path}: is being written by a running recorder; stop the recording first")
     whole = is_whole(path)
     counts: dict[str, int] = {}
     if whole and (folder / "metadata.yaml").exists():

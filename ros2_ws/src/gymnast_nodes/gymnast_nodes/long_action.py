@@ -1,0 +1,250 @@
+"""Actions whose work runs in a thread of its own, and the waiting such a thread does.
+
+The node's executor stays free: it takes cancel requests, feeds subscriptions and answers while the work goes on. One
+goal at a time; a second one is refused until the first has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import rclpy.task
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.node import Node
+
+from gymnast_core.errors import GymnastError, StationError
+
+ResultType = TypeVar("ResultType")
+POLL_S = 0.02
+
+
+class Cancelled(Exception):
+    """The goal at hand was asked to stop."""
+
+
+@dataclass
+class Goal(Generic[ResultType]):
+    """What the work of one goal sees: the request, a way to give feedback, and whether to stop."""
+
+    request: Any
+    publish_feedback: Callable[[Any], None]
+    _handle: ServerGoalHandle
+    _ending: threading.Event
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def cancelled(self) -> bool:
+        """A cancel was requested or the node is going down."""
+        return self._ending.is_set() or bool(self._handle.is_cancel_requested)
+
+    def check(self) -> None:
+        """Raises: Cancelled when the goal was asked to stop."""
+        if self.cancelled:
+            raise Cancelled
+
+    def sleep_until(self, moment: float) -> None:
+        """Sleep until `moment` (time.monotonic). Raises: Cancelled as soon as the goal is asked to stop."""
+        while (left := moment - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(left, POLL_S))
+        self.check()
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        """Wait for an event; False after `timeout_s`. Raises: Cancelled."""
+        end = time.monotonic() + timeout_s
+        while not event.wait(POLL_S):
+            self.check()
+            if time.monotonic() > end:
+                return False
+        return True
+
+
+Work = Callable[[Goal[Any]], tuple[str, Any]]
+"""Does the goal's work and returns ("succeeded" | "aborted" | "canceled", result message)."""
+
+
+class LongAction:
+    """An action server on `node`.
+
+    kind, name: action type and name.
+    work: runs in a thread; it may raise Cancelled or a GymnastError, which `failed` turns into a result.
+    refuse: given the request, says why it is refused, or returns an empty text; the reason is logged.
+    failed: (message, was_cancelled, request) -> result message for a goal that ended by an exception.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        kind: Any,
+        name: str,
+        work: Work,
+        refuse: Callable[[Any], str],
+        failed: Callable[[str, bool, Any], Any],
+    ) -> None:
+        self._node = node
+        self._kind = kind
+        self._name = name
+        self._work = work
+        self._refuse = refuse
+        self._failed = failed
+        self._busy = threading.Lock()
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._server = ActionServer(
+            node,
+            kind,
+            name,
+            execute_callback=self._execute,
+            goal_callback=self._on_goal,
+            cancel_callback=lambda _: CancelResponse.ACCEPT,
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether a goal is being worked on."""
+        return self._busy.locked()
+
+    def interrupt(self, timeout_s: float = 2.0) -> None:
+        """Ask the goal at hand to stop and wait for its thread; used when the node is deactivated or ends."""
+        self._ending.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    def allow(self) -> None:
+        """Take goals (again)."""
+        self._ending.clear()
+
+    def _on_goal(self, request: Any) -> GoalResponse:
+        reason = "the node is going down" if self._ending.is_set() else self._refuse(request)
+        if not reason and not self._busy.acquire(blocking=False):
+            reason = "another goal is under way; cancel it or wait for it"
+        if reason:
+            self._node.get_logger().error(f"{self._name}: goal refused: {reason}")
+            return GoalResponse.REJECT
+        return GoalResponse.ACCEPT
+
+    async def _execute(self, handle: ServerGoalHandle) -> Any:
+        done: Any = rclpy.task.Future()
+        goal: Goal[Any] = Goal(handle.request, handle.publish_feedback, handle, self._ending)
+
+        def run() -> None:
+            try:
+                done.set_result(self._run(goal))
+            finally:
+                executor = self._node.executor
+                if executor is not None:
+                    executor.wake()
+
+        self._thread = threading.Thread(target=run, name=self._name, daemon=True)
+        self._thread.start()
+        try:
+            status, result = await done
+        finally:
+            self._thread = None
+            self._busy.release()
+        if status == "canceled" and not handle.is_cancel_requested:
+            status = "aborted"  # interrupted by the node itself
+        getattr(handle, {"succeeded": "succeed", "aborted": "abort", "canceled": "canceled"}[status])()
+        return result
+
+    def _run(self, goal: Goal[Any]) -> tuple[str, Any]:
+        try:
+            return self._work(goal)
+        except Cancelled:
+            return "canceled", self._failed("cancelled", True, goal.request)
+        except GymnastError as error:
+            self._node.get_logger().error(f"{self._name}: {error}")
+            return "aborted", self._failed(str(error), False, goal.request)
+        except Exception as error:  # the node must answer its client whatever happened
+            text = f"unexpected {type(error).__name__}: {error}"
+            self._node.get_logger().error(f"{self._name}: {text}")
+            return "aborted", self._failed(text, False, goal.request)
+
+
+def wait_for(future: Any, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> bool:
+    """Wait in a worker thread for a future the node's executor completes; False after `timeout_s`.
+
+    Raises: Cancelled as soon as `cancelled()` says so.
+    """
+    event = threading.Event()
+    future.add_done_callback(lambda _: event.set())
+    end = time.monotonic() + timeout_s
+    while not event.wait(POLL_S):
+        if cancelled():
+            raise Cancelled
+        if time.monotonic() > end:
+            return False
+    return True
+
+
+def call_service(client: Any, request: Any, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> Any:
+    """Call a service from a worker thread while the node's executor spins elsewhere.
+
+    Raises: StationError when the service is not there or does not answer in time; Cancelled.
+    """
+    end = time.monotonic() + min(timeout_s, 5.0)
+    while not client.service_is_ready():
+        if cancelled():
+            raise Cancelled
+        if time.monotonic() > end:
+            raise StationError(f"service {client.srv_name} is not there; is its node running and active?")
+        time.sleep(POLL_S)
+    future = client.call_async(request)
+    if not wait_for(future, timeout_s, cancelled):
+        client.remove_pending_request(future)
+        raise StationError(f"service {client.srv_name} did not answer within {timeout_s:g} s")
+    return future.result()
+
+
+STATUS_NAMES = {
+    GoalStatus.STATUS_SUCCEEDED: "succeeded",
+    GoalStatus.STATUS_ABORTED: "aborted",
+    GoalStatus.STATUS_CANCELED: "canceled",
+}
+
+
+def run_goal(
+    client: ActionClient,
+    name: str,
+    request: Any,
+    timeout_s: float,
+    on_feedback: Callable[[Any], None] = lambda _: None,
+    cancelled: Callable[[], bool] = lambda: False,
+    alive: Callable[[], bool] | None = None,
+) -> tuple[str, Any]:
+    """Send a goal from a worker thread and wait for its end: (status, result message).
+
+    When `cancelled()` becomes true the goal is cancelled, its end awaited for a moment, and Cancelled raised.
+    `alive` is asked now and then: when it says that the server is gone, the wait ends.
+
+    Raises: StationError when the server is not there, refuses, dies, or takes longer than `timeout_s`; Cancelled.
+    """
+    if not client.wait_for_server(timeout_sec=5.0):
+        raise StationError(f"action {name} is not there; is its node running and active?")
+    accepted = client.send_goal_async(request, feedback_callback=lambda message: on_feedback(message.feedback))
+    if not wait_for(accepted, 5.0, cancelled):
+        raise StationError(f"action {name} did not answer within 5 s")
+    handle = accepted.result()
+    if not handle.accepted:
+        raise StationError(f"action {name} refused the goal; its node's log says why")
+    future = handle.get_result_async()
+    end = time.monotonic() + timeout_s
+    try:
+        while not wait_for(future, 0.25, cancelled):
+            if alive is not None and not alive():
+                raise StationError(f"action {name}: its node went down")
+            if time.monotonic() > end:
+                raise StationError(f"action {name} took longer than {timeout_s:g} s")
+    except (Cancelled, StationError):
+        handle.cancel_goal_async()
+        wait_for(future, 1.5)
+        raise
+    answer = future.result()
+    return STATUS_NAMES.get(answer.status, "aborted"), answer.result
