@@ -84,7 +84,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = x + self.second(F.silu(self.first(F.silu(x))))
+        result: Tensor = x + self.second(F.relu(self.first(F.relu(x))))
         return result
 
 
@@ -103,10 +103,10 @@ class SmallAutoencoder(nn.Module):
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(2),
             nn.Conv2d(12, fine, 3, padding=1),
-            nn.SiLU(),
+            nn.ReLU(),
             nn.Conv2d(fine, width, 3, stride=2, padding=1),
             ResidualBlock(width),
-            nn.SiLU(),
+            nn.ReLU(),
             nn.Conv2d(width, config.latent_channels, 1),
         )
         self.decoder_in = nn.Conv2d(config.latent_channels, width, 3, padding=1)
@@ -114,16 +114,16 @@ class SmallAutoencoder(nn.Module):
         self.decoder = nn.Sequential(
             ResidualBlock(width),
             ResidualBlock(width),
-            nn.SiLU(),
+            nn.ReLU(),
             nn.Conv2d(width, 4 * fine, 3, padding=1),
             nn.PixelShuffle(2),
             ResidualBlock(fine),
-            nn.SiLU(),
+            nn.ReLU(),
             nn.Conv2d(fine, 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
         self.register_buffer("latent_scale", torch.ones(()))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def image_size(self) -> int:

@@ -1,8 +1,8 @@
 """The WorldGym diffusion transformer: video latents in, velocity out, one noise level and one action a frame.
 
 Each layer attends within a frame (`s_block`) and then along time at one place of the image (`t_block`, causal).
-State-dict names are those of WorldGym's checkpoints. Shapes: B rollouts, T frames, H x W latent cells, C latent channels,
-P patches ("tokens") a frame, D model width.
+State-dict names are those of WorldGym's checkpoints. Shapes: B rollouts, T frames, H x W latent cells, C latent
+channels, P patches ("tokens") a frame, D model width.
 """
 
 from __future__ import annotations
@@ -327,6 +327,7 @@ class WorldModel(nn.Module):
         turn_s = rotation(spatial_angles(rows, columns, config.head_dim, config.spatial_rope, x.device), dtype)
         turn_t = rotation(rotary_angles(positions, config.head_dim), dtype)
         for i, layer in enumerate(self.blocks):
+            assert isinstance(layer, Layer)
             h = layer.s_block(h, condition, turn_s, temporal=False)
             h = layer.t_block(h, condition, turn_t, temporal=True, mask=mask, step=step, layer=i)
         out: Tensor = self.final_layer(h, condition)

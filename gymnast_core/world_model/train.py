@@ -184,8 +184,8 @@ def update_average(average: Mapping[str, Tensor], model: torch.nn.Module, decay:
 def train(config: TrainConfig) -> int:
     """Train, evaluate, write `model`; returns 0, or 130 when interrupted (start again to resume).
 
-    Raises DataError, ConfigError, CheckpointError as their parts do; a non-finite loss stops the run and keeps the last good
-    checkpoint.
+    Raises DataError, ConfigError, CheckpointError as their parts do; a non-finite loss stops the run and keeps the
+    last good checkpoint.
     """
     device = pick_device(config.device)
     model, autoencoder = prepare(config, device)
@@ -249,7 +249,7 @@ def train(config: TrainConfig) -> int:
         write_strips(folder.media(f"strips_{step:08d}.png"), result.strips)
         folder.log(step, result.metrics)
         console.print(f"step {step}: {format_horizons(result.metrics)}")
-        return result.metrics
+        return dict(result.metrics)
 
     forward: Any = torch.compile(model) if config.compile else model
     null = null_action(model.config.action_dim).to(device)

@@ -177,7 +177,9 @@ def _evaluate(
 ) -> dict[str, float]:
     """PSNR on held-out frames, of whole frames and of the pixels that moved; writes a sheet of pictures."""
 
-    whole, moved, strips = [], [], []
+    whole: list[float] = []
+    moved: list[float] = []
+    strips: list[np.ndarray] = []
     for file in held[:20]:
         frames, _ = file.read(config.model.image_size)
         out = model.decode(model.encode(frames))
