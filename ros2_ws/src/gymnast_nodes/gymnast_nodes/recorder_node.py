@@ -229,7 +229,10 @@ class RecorderNode(ManagedNode):
         if IMAGE not in self._subscriptions_by_key:
             raise StationError(f"nobody publishes camera frames on {self.station.camera.topic}; is the camera running?")
         folder = self._root / request.episode_id
-        facts = {"station": self.station.name, "source": "station" if self.station.simulation else "robot"}
+        facts: dict[str, Any] = {
+            "station": self.station.name,
+            "source": "station" if self.station.simulation else "robot",
+        }
         facts.update(control_hz=self.station.arm.control_hz, started_ns=time.time_ns())
         writer = EpisodeWriter(folder, request.instruction, {**facts, **metadata})
         try:

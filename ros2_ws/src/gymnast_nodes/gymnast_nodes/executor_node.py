@@ -1,0 +1,427 @@
+"""The policy executor: runs the policy on the arm for one episode, as the action executor/run_episode.
+
+A control thread keeps the station's rate on a grid of its own (no drift): at the first step of a chunk it takes the
+newest camera frame and asks the policy, in an inference thread, for the chunk's actions; then one action a step goes
+to the arm. Nothing is sent unless a fresh frame, a ready arm and a living recorder are there; when one of them is
+missing the arm holds by itself, because no action comes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from gymnast_msgs.action import RunEpisode
+from gymnast_msgs.msg import ArmState, BridgeAction, EpisodeStep, ExecutedAction
+from gymnast_msgs.srv import StartRecording, StopRecording
+from sensor_msgs.msg import Image
+
+from gymnast_core.config import find_model
+from gymnast_core.data.episode import check_actions, read_episode
+from gymnast_core.data.frames import resize_frame
+from gymnast_core.data.outcome import set_outcome
+from gymnast_core.errors import DataError, GymnastError, StationError
+from gymnast_core.policy import adapters
+from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
+from gymnast_core.policy.prompt import normalise_instruction
+from gymnast_core.protocols import Judge, Verdict
+from gymnast_core.reward.factory import load_judge
+from gymnast_nodes.common import (
+    COMMAND_QOS,
+    SENSOR_QOS,
+    Diagnostics,
+    ManagedNode,
+    RateMeter,
+    image_to_frame,
+    run_node,
+)
+from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service
+
+READY_WAIT_S = 5.0
+"""How long a goal waits for camera, arm and recorder before it gives up."""
+ARM_SILENT_S = 0.5
+RECORDER_SILENT_S = 0.15
+"""No action is sent when the recorder (which speaks every 50 ms) has been silent for longer."""
+RECORDER_LOST_S = 1.0
+"""After this long the episode is given up."""
+MAX_REFUSALS = 3
+"""The episode is given up when the arm refuses this many actions in a row."""
+INFERENCE_LIMIT_S = 120.0
+
+Result = RunEpisode.Result
+OUTCOMES = {
+    Result.OUTCOME_FAILURE: "failure",
+    Result.OUTCOME_SUCCESS: "success",
+    Result.OUTCOME_UNJUDGED: "unjudged",
+    Result.OUTCOME_ABORTED: "aborted",
+    Result.OUTCOME_CANCELLED: "cancelled",
+}
+
+
+@dataclass
+class _Camera:
+    """The newest frame and when a new one last came."""
+
+    image: Image | None = None
+    arrived: float = -1e9
+    rate: RateMeter = field(default_factory=RateMeter)
+
+
+@dataclass
+class _Run:
+    """One episode on its way."""
+
+    episode_id: str
+    instruction: str
+    max_steps: int
+    step: int = 0
+    path: str = ""
+    recording: bool = False
+    refusals: int = 0
+    refusal: str = ""
+    rate: RateMeter = field(default_factory=RateMeter)
+
+
+class ExecutorNode(ManagedNode):
+    """See the module's text. Action executor/run_episode; topics arm/action and executor/step."""
+
+    def __init__(self) -> None:
+        super().__init__("executor")
+        self._policy: OpenVLAPolicy | None = None
+        self._store = adapters.AdapterStore(self.station.models.adapters)
+        self._judge: Judge | None = None
+        self._camera = _Camera()
+        self._arm: tuple[ArmState, float] | None = None
+        self._recorder: tuple[DiagnosticStatus, float] | None = None
+        self._run: _Run | None = None
+        self._latency = 0.0
+        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._actions = self.create_publisher(BridgeAction, "arm/action", COMMAND_QOS)
+        self._steps = self.create_publisher(EpisodeStep, "executor/step", COMMAND_QOS)
+        self.create_subscription(Image, self.station.camera.topic, self._on_image, SENSOR_QOS)
+        self.create_subscription(ArmState, "arm/state", self._on_arm, COMMAND_QOS)
+        self.create_subscription(ExecutedAction, "arm/executed", self._on_executed, COMMAND_QOS)
+        self.create_subscription(DiagnosticStatus, "recorder/status", self._on_recorder, COMMAND_QOS)
+        self._start_recording = self.create_client(StartRecording, "recorder/start")
+        self._stop_recording = self.create_client(StopRecording, "recorder/stop")
+        self._action = LongAction(self, RunEpisode, "executor/run_episode", self._work, self._refuse, _failed)
+        self._diagnostics = Diagnostics(self, self.station.name)
+        self._diagnostics.add("episode", self._report)
+
+    # Lifecycle
+
+    def configure(self) -> None:
+        """Load the policy; everything wrong with its folder is said here, before an arm moves."""
+        models = self.station.models
+        folder = find_model(models.policy, self.config_path)
+        self._policy = load_policy(folder, models.unnorm_key, models.device)
+        size = self.station.camera.observation_size
+        started = time.monotonic()
+        self._policy.act(np.zeros((1, size, size, 3), np.uint8), ["warm up"])
+        self._latency = time.monotonic() - started
+        self.get_logger().info(f"policy {folder} loaded; one chunk takes {self._latency * 1000:.0f} ms")
+
+    def activate(self) -> None:
+        self._action.allow()
+
+    def deactivate(self) -> None:
+        self._action.interrupt()
+
+    def cleanup(self) -> None:
+        self._policy = self._judge = None
+
+    def stop(self) -> None:
+        self._action.interrupt(timeout_s=3.0)
+        self._inference.shutdown(wait=False, cancel_futures=True)
+
+    # What comes in
+
+    def _on_image(self, message: Image) -> None:
+        before = self._camera.image
+        if before is not None and before.header.stamp == message.header.stamp and _seconds(message.header.stamp) > 0:
+            return  # the same frame again: a camera that hangs must not look alive
+        self._camera.image = message
+        self._camera.arrived = time.monotonic()
+        self._camera.rate.tick()
+
+    def _on_arm(self, message: ArmState) -> None:
+        self._arm = (message, time.monotonic())
+
+    def _on_recorder(self, message: DiagnosticStatus) -> None:
+        self._recorder = (message, time.monotonic())
+
+    def _on_executed(self, message: ExecutedAction) -> None:
+        run = self._run
+        if run is None or message.commanded.episode_id != run.episode_id:
+            return
+        run.refusals = 0 if message.accepted else run.refusals + 1
+        run.refusal = ", ".join(message.safety_events)
+
+    # The episode
+
+    def _refuse(self, request: RunEpisode.Goal) -> str:
+        return "" if self.is_active else "the executor is not active"
+
+    def _work(self, goal: Goal[Any]) -> tuple[str, Any]:
+        request = goal.request
+        run = _Run("", "", 0)
+        outcome, message = Result.OUTCOME_UNJUDGED, ""
+        try:
+            run = self._prepare(request)
+            self._wait_until_ready(goal)
+            self._record(goal, run)
+            self._run = run
+            self._control(goal, run)
+        except Cancelled:
+            outcome, message = Result.OUTCOME_CANCELLED, f"cancelled at step {run.step}; the arm holds"
+        except GymnastError as error:
+            outcome, message = Result.OUTCOME_ABORTED, f"{error}; the arm holds"
+        except Exception as error:
+            outcome, message = Result.OUTCOME_ABORTED, f"unexpected {type(error).__name__}: {error}; the arm holds"
+        finally:
+            self._run = None
+        if run.recording:
+            message = _joined(message, self._finish_recording(run, outcome, message))
+        result = Result(outcome=outcome, message=message, steps=run.step, episode_path=run.path, judge_score=np.nan)
+        if outcome == Result.OUTCOME_UNJUDGED:
+            if request.judge:
+                self._judge_episode(run, result)
+            self.get_logger().info(f"{run.episode_id}: {run.step} steps, {OUTCOMES[result.outcome]}. {result.message}")
+            return "succeeded", result
+        self.get_logger().error(f"{run.episode_id or 'episode'}: {message}")
+        return "canceled" if outcome == Result.OUTCOME_CANCELLED else "aborted", result
+
+    def _prepare(self, request: RunEpisode.Goal) -> _Run:
+        """Check the goal and put its adapter in place. Raises: DataError, ConfigError, CheckpointError."""
+        if self._policy is None:
+            raise StationError("the executor has no policy; configure it first")
+        instruction = request.instruction.strip()
+        normalise_instruction(instruction)
+        task = self.station.task(request.task) if request.task else None
+        max_steps = request.max_steps or (task.max_steps if task else 0) or 40
+        if max_steps > 10000:
+            raise DataError(f"max_steps: found {max_steps}, allowed are 1 to 10000")
+        self._select(self._policy, request.policy or "base")
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", request.task or "episode")
+        now = time.time()
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
+        return _Run(f"{stamp}-{name}", instruction, max_steps)
+
+    def _select(self, policy: OpenVLAPolicy, name: str) -> None:
+        """Let the base or one stored adapter act. Raises: CheckpointError when there is no such adapter for it."""
+        if name == "base":
+            adapters.deactivate(policy)
+            return
+        if name not in adapters.attached(policy):
+            self._store.load(policy, name)
+        adapters.activate(policy, name)
+
+    def _wait_until_ready(self, goal: Goal[Any]) -> None:
+        """Wait for camera, arm and recorder. Raises: StationError naming the one that is missing; Cancelled."""
+        end = time.monotonic() + READY_WAIT_S
+        while True:
+            problem = self._camera_problem() or self._arm_problem() or self._recorder_problem()
+            if not problem:
+                return
+            if time.monotonic() > end:
+                raise StationError(problem)
+            goal.sleep_until(time.monotonic() + 0.05)
+
+    def _record(self, goal: Goal[Any], run: _Run) -> None:
+        request = goal.request
+        facts: dict[str, Any] = {"task": request.task, "policy": request.policy or "base", "seed": int(request.seed)}
+        facts.update(max_steps=run.max_steps, checkpoint=self._policy.checkpoint.fingerprint if self._policy else "")
+        start = StartRecording.Request(episode_id=run.episode_id, instruction=run.instruction)
+        start.metadata_json = json.dumps(facts)
+        answer = call_service(self._start_recording, start, 5.0, lambda: goal.cancelled)
+        if not answer.success:
+            raise StationError(f"recorder: {answer.message}")
+        run.path, run.recording = answer.path, True
+
+    def _control(self, goal: Goal[Any], run: _Run) -> None:
+        """The control loop. Raises: StationError on any fault; Cancelled."""
+        period = 1.0 / self.station.arm.control_hz
+        chunk: list[np.ndarray] = []
+        frame_stamp: Any = None
+        latency = 0.0
+        due = time.monotonic()
+        while run.step < run.max_steps:
+            goal.sleep_until(due)
+            self._check_station(run)
+            latency = 0.0
+            if not chunk:
+                chunk, frame_stamp, latency = self._infer(goal, run)
+                if time.monotonic() - due > period:
+                    due = time.monotonic()  # slower than the rate: start the grid anew, never catch up in a burst
+            self._await_recorder(goal, run)
+            self._send(run, chunk.pop(0), frame_stamp, latency, goal)
+            run.step += 1
+            due += period
+            if time.monotonic() - due > period:
+                due = time.monotonic()
+        goal.sleep_until(due)  # the last motion ends
+        if run.refusals:
+            raise StationError(f"the arm refused the last action ({run.refusal})")
+
+    def _infer(self, goal: Goal[Any], run: _Run) -> tuple[list[np.ndarray], Any, float]:
+        """The next chunk of actions, the stamp of the frame it comes from, and the seconds it took."""
+        image = self._camera.image
+        policy = self._policy
+        if image is None or policy is None:
+            raise StationError("camera: no frame")
+        started = time.monotonic()
+
+        def think() -> np.ndarray:
+            frame = resize_frame(image_to_frame(image, "camera frame"), self.station.camera.observation_size)
+            return policy.act(frame[None], [run.instruction])
+
+        future: Future[np.ndarray] = self._inference.submit(think)
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not goal.wait(done, INFERENCE_LIMIT_S):
+            raise StationError(f"the policy gave no action within {INFERENCE_LIMIT_S:g} s")
+        actions = future.result()
+        if actions.ndim != 3 or len(actions) != 1 or not len(actions[0]):
+            raise DataError(f"policy: found actions of shape {actions.shape}, needed (1, chunk, 7)")
+        self._latency = time.monotonic() - started
+        return list(check_actions(actions[0], "policy")), image.header.stamp, self._latency
+
+    def _send(self, run: _Run, action: np.ndarray, frame_stamp: Any, latency: float, goal: Goal[Any]) -> None:
+        message = BridgeAction(episode_id=run.episode_id, step=run.step, gripper=float(np.clip(action[6], 0.0, 1.0)))
+        message.translation = action[:3].astype(np.float32)
+        message.rotation = action[3:6].astype(np.float32)
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.frame_id = f"{self.station.arm.namespace.strip('/')}/base_link"
+        step = EpisodeStep(header=message.header, episode_id=run.episode_id, step=run.step, action=message)
+        step.frame_stamp = frame_stamp
+        step.policy_latency = float(latency)
+        self._actions.publish(message)
+        self._steps.publish(step)
+        run.rate.tick()
+        feedback = RunEpisode.Feedback(step=run.step, last_action=message)
+        feedback.frame_rate = float(self._camera.rate.rate)
+        feedback.step_rate = float(run.rate.rate)
+        goal.publish_feedback(feedback)
+
+    # What must hold while the arm moves
+
+    def _check_station(self, run: _Run) -> None:
+        problem = self._camera_problem() or self._arm_problem()
+        if not problem and run.refusals >= MAX_REFUSALS:
+            problem = f"the arm refused {run.refusals} actions in a row ({run.refusal})"
+        if problem:
+            raise StationError(problem)
+
+    def _camera_problem(self) -> str:
+        age = time.monotonic() - self._camera.arrived
+        if self._camera.image is None:
+            return f"camera: no frame on {self.station.camera.topic}; is the camera running?"
+        if age > self.station.camera.max_age_s:
+            return f"camera: no new frame on {self.station.camera.topic} for {age:.1f} s; is the camera running?"
+        return ""
+
+    def _arm_problem(self) -> str:
+        if self._arm is None:
+            return "arm: no arm/state; is the arm node active?"
+        state, arrived = self._arm
+        age = time.monotonic() - arrived
+        if age > ARM_SILENT_S:
+            return f"arm: no arm/state for {age:.1f} s; is the arm node down?"
+        if state.mode in (ArmState.MODE_READY, ArmState.MODE_HOLDING):
+            return ""
+        names = {ArmState.MODE_UNCONFIGURED: "not configured", ArmState.MODE_MOVING: "moving"}
+        return f"arm: {names.get(state.mode, 'stopped')}{': ' + state.detail if state.detail else ''}"
+
+    def _recorder_problem(self) -> str:
+        if self._recorder is None or time.monotonic() - self._recorder[1] > RECORDER_LOST_S:
+            return "recorder: silent; is the recorder node active?"
+        return ""
+
+    def _await_recorder(self, goal: Goal[Any], run: _Run) -> None:
+        """Return as soon as the recorder is known to log this episode. Raises: StationError, Cancelled."""
+        begun = time.monotonic()
+        while True:
+            if self._recorder is not None:
+                status, arrived = self._recorder
+                if status.level != DiagnosticStatus.OK and status.hardware_id == run.episode_id:
+                    run.recording = False
+                    raise StationError(f"recorder: {status.message}")
+                if status.hardware_id == run.episode_id and time.monotonic() - arrived < RECORDER_SILENT_S:
+                    return
+            if time.monotonic() - begun > RECORDER_LOST_S:
+                raise StationError(f"recorder: silent for {RECORDER_LOST_S:g} s; nothing would be logged")
+            goal.sleep_until(time.monotonic() + 0.01)
+
+    # The end
+
+    def _finish_recording(self, run: _Run, outcome: int, message: str) -> str:
+        """Stop the recorder; returns what went wrong with it, or an empty text."""
+        facts = {"outcome": OUTCOMES[outcome], "reason": message}
+        request = StopRecording.Request(episode_id=run.episode_id, outcome_json=json.dumps(facts))
+        try:
+            answer = call_service(self._stop_recording, request, 4.0)
+        except GymnastError as error:
+            return f"recorder: {error}"
+        return "" if answer.success else f"recorder: {answer.message}"
+
+    def _judge_episode(self, run: _Run, result: Any) -> None:
+        try:
+            if self._judge is None:
+                self._judge = load_judge(self.station, self.config_path)
+            verdict = judge_folder(self._judge, run.path, run.instruction)
+            facts: dict[str, Any] = {
+                "outcome_by": self._judge.name,
+                "judge": self._judge.name,
+                "judge_reason": verdict.reason,
+            }
+            facts.update(judge_confidence=verdict.confidence)
+            if verdict.score is None:
+                result.message = _joined(result.message, f"judge abstained: {verdict.reason}")
+                return
+            success = verdict.score > 0.5
+            result.outcome = Result.OUTCOME_SUCCESS if success else Result.OUTCOME_FAILURE
+            result.judge_score, result.judge_confidence = float(verdict.score), float(verdict.confidence)
+            facts.update(judge_score=verdict.score, outcome=OUTCOMES[result.outcome])
+            set_outcome(run.path, success, facts)
+        except GymnastError as error:
+            result.message = _joined(result.message, f"not judged: {error}")
+
+    def _report(self) -> tuple[bytes, str, dict[str, Any]]:
+        run = self._run
+        values = {"frame_rate": self._camera.rate.rate, "chunk_latency_s": self._latency}
+        if run is None:
+            return DiagnosticStatus.OK, "idle", values
+        return DiagnosticStatus.OK, f"{run.episode_id}, step {run.step}", {**values, "step_rate": run.rate.rate}
+
+
+def judge_folder(judge: Judge, folder: str, instruction: str) -> Verdict:
+    """The judge's verdict on a recorded episode. Raises: DataError, JudgeError."""
+    frames = read_episode(folder).frames
+    chosen = judge.frame_indices(len(frames))
+    return judge.judge([frames[chosen]], [instruction])[0]
+
+
+def _failed(message: str, cancelled: bool, request: RunEpisode.Goal) -> Any:
+    outcome = Result.OUTCOME_CANCELLED if cancelled else Result.OUTCOME_ABORTED
+    return Result(outcome=outcome, message=message, judge_score=np.nan)
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def _seconds(stamp: Any) -> float:
+    return stamp.sec + stamp.nanosec * 1e-9
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point of the node `executor`."""
+    return run_node(ExecutorNode, args)
