@@ -27,6 +27,7 @@ BASE = [
     "scipy>=1.11,<2",
     "tyro>=0.9.2,<2",
     "rich>=13.7,<16",
+    "pydantic>=2.7,<3",
     "jinja2>=3.1,<4",
     "matplotlib>=3.8,<4",
     "tensorboard>=2.15,<3",
@@ -36,10 +37,10 @@ EXTRAS = {
     # The simulated stations; a lab with its own arm does without.
     "station": ["mujoco>=3.2,<5"],
     # Judges behind an OpenAI-compatible API, with retries.
-    "vlm": ["openai>=1.40,<4", "stamina>=24.2,<27", "pydantic>=2.7,<3"],
+    "vlm": ["openai>=1.40,<4", "stamina>=24.2,<27"],
     # Episode logs: MCAP written and read without rosbag2, video encoded without a system ffmpeg.
     "log": ["mcap>=1.1,<2", "mcap-ros2-support>=0.5.3,<1", "rosbags>=0.10,<1", "av>=12,<19"],
-    # Published checkpoints: the OpenVLA tokenizer and processor, the SD3 autoencoder of WorldGym, LoRA adapters of others.
+    # Published checkpoints: the OpenVLA tokenizer and processor, the autoencoder of WorldGym, LoRA adapters.
     "checkpoints": ["transformers>=4.46,<6", "diffusers>=0.31,<1", "peft>=0.13,<1", "accelerate>=0.34,<2"],
     # `make test`.
     "dev": [
@@ -51,7 +52,9 @@ EXTRAS = {
         "types-PyYAML>=6.0",
     ],
 }
-EXTRAS["full"] = sorted({requirement for name in ("station", "vlm", "log", "checkpoints") for requirement in EXTRAS[name]})
+EXTRAS["full"] = sorted(
+    {requirement for name in ("station", "vlm", "log", "checkpoints") for requirement in EXTRAS[name]}
+)
 
 
 def package_files() -> list[str]:
@@ -75,7 +78,7 @@ setup(
     description="Practise in imagination: test-time training of a robot policy inside a video world model, over ROS 2",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").is_file() else "",
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license="MIT",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={PACKAGE: package_files()},

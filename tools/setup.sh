@@ -46,7 +46,8 @@ hash_of() { cat "$@" 2>/dev/null | sha256sum | cut -c1-16; }
 interface_files=$(find ros2_ws/src/gymnast_msgs ros2_ws/src/interbotix_xs_msgs -type f | LC_ALL=C sort)
 # shellcheck disable=SC2086 # one word a file, no spaces in their names
 interface_hash="$(hash_of $interface_files)-$ros"
-package_hash="$(hash_of setup.py pyproject.toml tools/ros_wheels.txt tools/build_tools.txt tools/setup.sh tools/mend_wheels.py ros2_ws/src/gymnast_nodes/setup.py)-$ros-$root"
+shared_files="$(ls launch robot_configs | sha256sum | cut -c1-8)" # linked into .venv one by one
+package_hash="$(hash_of setup.py pyproject.toml tools/ros_wheels.txt tools/build_tools.txt tools/setup.sh tools/*.py ros2_ws/src/gymnast_nodes/setup.py)-$shared_files-$ros-$root"
 if [ -x "$python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$package_hash $interface_hash" ]; then
   exit 0
 fi
@@ -203,8 +204,11 @@ else
 fi
 pip_install "${requirements[@]}" || fail "the ROS and build packages could not be installed" "read pip's message above; a connection problem: run again"
 # Editable and without isolation: the environment's own setuptools is the pinned one.
-pip_install --no-build-isolation -e ".[full,dev]" -e ros2_ws/src/gymnast_nodes $([ "$ros" = wheels ] || echo 'numpy<2') ||
+constraint=()
+[ "$ros" = wheels ] || constraint=('numpy<2')
+pip_install --no-build-isolation -e ".[full,dev]" "${constraint[@]}" ||
   fail "gymnast's libraries could not be installed" "read pip's message above; a connection problem: run again"
+"$python" tools/register_packages.py || fail "the ROS packages could not be registered in $venv" "remove $venv and run again"
 
 # --- 5 interfaces --------------------------------------------------------------------------------------------------
 begin "ROS interfaces"

@@ -9,7 +9,7 @@ setup(
     name=PACKAGE,
     version="0.1.0",
     description="ROS 2 nodes around gymnast_core",
-    license="Apache-2.0",
+    license="MIT",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={PACKAGE: ["fastdds.xml"]},
