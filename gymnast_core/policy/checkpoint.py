@@ -76,7 +76,7 @@ class Checkpoint:
     def prompts(self) -> PromptTokens:
         """The prompt builder of the folder's tokenizer. Raises: CheckpointError (missing, or another vocabulary)."""
         path = self.folder / "tokenizer.json"
-        tokenizer = read_tokenizer(self.folder)
+        tokenizer = read_tokenizer(self.companions.get("tokenizer.json"), str(path))
         found, config = tokenizer.get_vocab_size(with_added_tokens=True), self.config
         if not config.unpadded_vocab_size <= found <= config.language.vocab_size:
             raise CheckpointError(

@@ -134,6 +134,16 @@ class OpenVLA(nn.Module):
         """`token_logits` or `action_logits`."""
         return self.token_logits(pixels, prompts) if whole_vocabulary else self.action_logits(pixels, prompts)
 
+    def unused_parameters(self) -> list[str]:
+        """Names of the weights that are in the checkpoint but take no part."""
+        towers = (("featurizer", self.config.first_tower), ("fused_featurizer", self.config.second_tower))
+        starts = tuple(
+            f"vision_backbone.{name}.{part}"
+            for name, tower in towers
+            for part in (f"blocks.{tower.depth - 1}.", "norm.", "attn_pool.")
+        )
+        return [name for name, _ in self.named_parameters() if name.startswith(starts)]
+
     def check_bidirectional(self) -> None:
         """Probe: changing the last position must change the state of the first one.
 
@@ -155,16 +165,26 @@ class OpenVLA(nn.Module):
 
 
 def initialise(model: OpenVLA, seed: int) -> None:
-    """Fresh weights for a model trained from nothing: truncated normal 0.02, norms at one, LayerScale at one."""
+    """Fresh weights for a model trained from nothing.
+
+    Matrices are normal with variance 1 / fan-in, those that write into a residual stream smaller by the root of twice
+    the depth; norms and LayerScale are one, biases zero, embeddings of deviation 0.5, the head starts near uniform.
+    """
     generator = torch.Generator().manual_seed(seed)
+    config = model.config
+    depth = max(config.language.depth, config.first_tower.depth, config.second_tower.depth)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
             elif "norm" in name or name.endswith("scale_factor"):
                 parameter.fill_(1.0)
-            elif "patch_embed" in name or "projector" in name:
-                fan_in = parameter[0].numel()
-                parameter.normal_(0.0, fan_in**-0.5, generator=generator)
-            else:
+            elif "embed_tokens" in name or "pos_embed" in name or name.endswith("_token"):
+                parameter.normal_(0.0, 0.5, generator=generator)
+            elif "lm_head" in name:
                 parameter.normal_(0.0, 0.02, generator=generator)
+            else:
+                deviation = parameter[0].numel() ** -0.5
+                if name.endswith(("attn.proj.weight", "mlp.fc2.weight", "o_proj.weight", "down_proj.weight")):
+                    deviation /= (2 * depth) ** 0.5
+                parameter.normal_(0.0, deviation, generator=generator)

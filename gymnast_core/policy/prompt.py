@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import string
 from collections.abc import Iterable
-from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -77,18 +75,17 @@ class PromptTokens:
         return list(self._known[text])
 
 
-def read_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
-    """The `tokenizer.json` of a checkpoint folder.
+def read_tokenizer(content: bytes | None, source: str) -> Tokenizer:
+    """The tokenizer of the content of a `tokenizer.json`; `source` names it in errors.
 
-    Raises: CheckpointError when it is missing or broken.
+    Raises: CheckpointError when it is missing (None) or broken.
     """
-    path = Path(folder) / "tokenizer.json"
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file; the tokenizer of the checkpoint is needed to build prompts")
+    if content is None:
+        raise CheckpointError(f"{source}: no such file; the tokenizer of the checkpoint is needed to build prompts")
     try:
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{path}: not a readable tokenizer ({error})") from error
+        raise CheckpointError(f"{source}: not a readable tokenizer ({error})") from error
 
 
 def build_tokenizer(words: Iterable[str], n_bins: int, multiple: int = 64) -> tuple[Tokenizer, int]:

@@ -1,0 +1,418 @@
+"""Supervised fine-tuning of the policy on episodes, as OpenVLA-OFT trains with discrete tokens: cross-entropy over the
+whole vocabulary on the tokens of a chunk and the stop token behind them, all predicted in one forward.
+
+A new model is built from a recipe (`--init`), or a checkpoint is fine-tuned (`--base`), in full or as a low-rank
+adapter. Iter-SFT (World-Gymnast, section 5.2): `--mix` adds logged or imagined successes at a stated ratio; action
+statistics come from the base, or from the demonstrations alone for a new model.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from gymnast_core.config import Fraction, NotNegative, Positive, load_config
+from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.policy import adapters
+from gymnast_core.policy.checkpoint import read_checkpoint, with_statistics
+from gymnast_core.policy.dataset import EpisodeEntry, Labels, Order, Samples, find_entries, split_entries
+from gymnast_core.policy.images import Augmentation, augment
+from gymnast_core.policy.openvla import OpenVLAPolicy
+from gymnast_core.policy.recipe import ModelRecipe, new_checkpoint
+from gymnast_core.policy.statistics import compute_statistics
+from gymnast_core.progress import console, interruptible, progress_bar
+from gymnast_core.run_folder import RunFolder, derive_seed, seed_everything
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Supervised fine-tuning of the policy."""
+
+    data: tuple[str, ...] = ()
+    """Folders of demonstrations: gymnast episodes, or WorldGym's N.mp4 with N.npz."""
+    mix: tuple[str, ...] = ()
+    """Folders of logged or imagined episodes whose successes are mixed in (Iter-SFT)."""
+    mix_ratio: Positive = 1.0
+    """Mixed samples for each sample of the demonstrations; the paper's Iter-SFT has 1."""
+    base: str = ""
+    """Checkpoint folder to start from; empty: a new model."""
+    init: str = ""
+    """Recipe whose `model` section a new model is built from: a shipped one by name, or a YAML file."""
+    model: ModelRecipe | None = None
+    """Sizes of a new model; usually given by a recipe."""
+    out: str = "runs/policy"
+    """Checkpoint folder to write (with lora_rank 0 or merge), replaced when it is one already."""
+    run: str = "runs/sft"
+    """Run folder: metrics and checkpoints; an interrupted run in it is resumed."""
+    unnorm_key: str = "station"
+    """Name of the action statistics: computed from the data for a new model, looked up in a base."""
+    instruction: str = ""
+    """Instruction of episodes that carry none."""
+    labels: Labels = "executed"
+    """Learn what the safety envelope let through, or what was commanded."""
+    successes_only: bool = True
+    """Leave out episodes that were judged failures."""
+    holdout: Fraction = 0.1
+    """Share of the demonstrations kept back to measure on."""
+    steps: Count = 20000
+    """Optimiser steps."""
+    seconds: NotNegative = 0.0
+    """Stop after this time, learning rate decayed by then; 0: no limit."""
+    batch_size: Count = 32
+    """Samples of one forward, on each process."""
+    accumulation: Count = 1
+    """Forwards of one optimiser step."""
+    learning_rate: Positive = 5e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises from nothing."""
+    weight_decay: NotNegative = 0.01
+    max_grad_norm: Positive = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lora_rank: Annotated[int, Field(ge=0, le=1024)] = 32
+    """Rank of the adapter that is trained; 0 trains all weights."""
+    lora_alpha: Positive = 16.0
+    lora_vision: bool = True
+    """Adapt the vision towers and the projector besides the language model."""
+    merge: bool = True
+    """Add the trained adapter to the weights and write a whole checkpoint; otherwise write it to `adapters`."""
+    adapters: str = "runs/adapters"
+    """Folder of adapters, used without merge."""
+    crop_area: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Least share of a training frame that a random crop keeps; 1: no crop."""
+    brightness: Fraction = 0.2
+    contrast: Fraction = 0.2
+    saturation: Fraction = 0.2
+    recompute_activations: bool = False
+    """Trade time for memory in the language model."""
+    log_every: Count = 20
+    evaluate_every: Count = 500
+    """Steps between measurements on the held-out episodes."""
+    evaluate_samples: Count = 512
+    """At most so many held-out samples."""
+    save_every: Count = 500
+    """Steps between resumable checkpoints."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Threads that prepare the next batches."""
+    threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """CPU threads of torch; 0: its default."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto"."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass
+class Progress:
+    """Where a run is: optimiser steps done, samples drawn, seconds spent."""
+
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    recent: list[tuple[float, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """One run of supervised fine-tuning. Raises: ConfigError, DataError, CheckpointError before anything is trained."""
+
+    def __init__(self, config: SFTConfig) -> None:
+        self.config = config
+        if not config.data:
+            raise ConfigError("data: found nothing, needed at least one folder of episodes (--data)")
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        seed_everything(config.seed)
+        demonstrations = find_entries(config.data, config.instruction, config.labels, config.successes_only)
+        mixed = find_entries(config.mix, config.instruction, config.labels) if config.mix else []
+        train, held = split_entries(demonstrations, config.holdout, config.seed)
+        self.policy = build_policy(config, train)
+        self.adapter = "sft" if config.lora_rank else None
+        self.parameters = self._trainable()
+        length = self.policy.chunk_length
+        self.sources = (Samples(train, length), Samples(mixed, length))
+        self.held = Samples(held, length)
+        share = config.mix_ratio / (1.0 + config.mix_ratio)
+        self.order = Order(len(self.sources[0]), len(self.sources[1]), share, config.seed)
+        self.augmentation = Augmentation(config.crop_area, config.brightness, config.contrast, config.saturation)
+        decayed = [p for p in self.parameters if p.ndim >= 2]
+        others = [p for p in self.parameters if p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
+        self.run = RunFolder(config.run, config)
+        self.progress = Progress()
+        self._resume()
+
+    # --- data ---------------------------------------------------------------------------------------------------
+
+    def batch(self, first: int) -> tuple[np.ndarray, list[str], np.ndarray]:
+        """Samples first .. first + batch_size - 1: prepared frames (B, S, S, 3), instructions, bins (B, K * 7)."""
+        frames, instructions, actions = [], [], []
+        for k in range(first, first + self.config.batch_size):
+            source, index = self.order(k)
+            samples = self.sources[source]
+            generator = np.random.default_rng(derive_seed(self.config.seed, "augment", k))
+            images = self.policy.images
+            frames.append(augment(samples.frame(index), images.variant, images.size, self.augmentation, generator))
+            instruction, chunk = samples.label(index)
+            instructions.append(instruction)
+            actions.append(chunk)
+        return np.stack(frames), instructions, self.policy.encode_actions(np.stack(actions))
+
+    # --- training -----------------------------------------------------------------------------------------------
+
+    def learning_rate(self) -> float:
+        """At this step; a time limit counts like steps, whichever is further on."""
+        config, now = self.config, self.progress
+        done = now.step / config.steps
+        if config.seconds:
+            done = max(done, now.seconds / config.seconds)
+        rate = config.learning_rate
+        if config.schedule == "cosine":
+            rate *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+        return rate * min(1.0, (now.step + 1) / max(1, config.warmup))
+
+    def step(self, batches: Sequence[tuple[np.ndarray, list[str], np.ndarray]]) -> dict[str, float]:
+        """One optimiser step over `accumulation` batches."""
+        began = time.monotonic()
+        rate = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        total, right = 0.0, 0.0
+        for frames, instructions, bins in batches:
+            loss, accuracy = self.loss(frames, instructions, bins)
+            (loss / len(batches)).backward()
+            total += float(loss.detach()) / len(batches)
+            right += accuracy / len(batches)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            raise CheckpointError(
+                f"{self.config.run}: the loss is {total} at step {self.progress.step}; lower learning_rate and resume"
+            )
+        self.optimizer.step()
+        self.progress.step += 1
+        self.progress.samples += len(batches) * self.config.batch_size
+        self.progress.seconds += time.monotonic() - began
+        return {"loss": total, "token_accuracy": right, "grad_norm": norm, "learning_rate": rate}
+
+    def loss(
+        self, frames: np.ndarray, instructions: Sequence[str], bins: np.ndarray, smoothing: float | None = None
+    ) -> tuple[torch.Tensor, float]:
+        """(cross-entropy, share of action tokens whose likeliest bin is the label) of prepared frames."""
+        policy, config = self.policy, self.policy.config
+        labels = torch.as_tensor(bins + config.first_action_id, device=policy.device)
+        stop = labels.new_full((len(labels), 1), config.stop_token_id)
+        with torch.autocast(policy.device.type, torch.bfloat16, enabled=policy.device.type == "cuda"):
+            logits = policy.model(*policy.inputs(frames, instructions), whole_vocabulary=True)
+        smoothing = self.config.label_smoothing if smoothing is None else smoothing
+        targets = torch.cat([labels, stop], dim=1)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), label_smoothing=smoothing)
+        return loss, float((logits[:, :-1].argmax(-1) == labels).float().mean())
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Cross-entropy, token accuracy and error of greedy actions on held-out samples, not augmented."""
+        policy, n = self.policy, min(len(self.held), self.config.evaluate_samples)
+        if not n:
+            return {}
+        chosen = np.random.default_rng(derive_seed(self.config.seed, "evaluate")).permutation(len(self.held))[:n]
+        sums = np.zeros(4)
+        for begin in range(0, n, self.config.batch_size):
+            indices = chosen[begin : begin + self.config.batch_size].tolist()
+            raw = [self.held.frame(i) for i in indices]
+            frames = np.concatenate([policy.images.prepare(frame[None]) for frame in raw])
+            labels = [self.held.label(i) for i in indices]
+            actions = np.stack([chunk for _, chunk in labels])
+            instructions = [text for text, _ in labels]
+            loss, accuracy = self.loss(frames, instructions, policy.encode_actions(actions), smoothing=0.0)
+            logits = policy.model(*policy.inputs(frames, instructions))
+            error = np.abs(policy.actions(logits.argmax(-1).cpu().numpy()) - actions)
+            gripper = (error[..., 6] > 0.5).mean()
+            sums += len(indices) * np.array([float(loss), accuracy, error[..., :3].mean() * 1000, gripper])
+        names = ("held_out_loss", "held_out_token_accuracy", "held_out_translation_error_mm", "held_out_gripper_error")
+        return dict(zip(names, (sums / n).tolist()))
+
+    def train(self) -> bool:
+        """Train until the steps or the time are spent; False when interrupted (resumable)."""
+        config = self.config
+        per_step = config.accumulation
+        with interruptible() as stop, progress_bar() as bar, ThreadPoolExecutor(config.workers) as pool:
+            task = bar.add_task("sft", total=config.steps, completed=self.progress.step, note="")
+            pending: list[Future[Any]] = []
+            drawn = self.progress.samples
+            while not stop and not self._spent():
+                while len(pending) < per_step + config.workers:
+                    pending.append(pool.submit(self.batch, drawn))
+                    drawn += config.batch_size
+                batches = [pending.pop(0).result() for _ in range(per_step)]
+                metrics = self.step(batches)
+                now = self.progress
+                if now.step % config.log_every == 0 or now.step == 1:
+                    metrics["samples"] = float(now.samples)
+                    metrics["samples_per_second"] = now.samples / max(now.seconds, 1e-9)
+                    self.run.log(now.step, metrics)
+                note = f"loss {metrics['loss']:.3f}  accuracy {metrics['token_accuracy']:.2f}"
+                if config.seconds:
+                    note += f"  {max(0.0, config.seconds - now.seconds):.0f} s left"
+                bar.update(task, completed=now.step, note=note)
+                if now.step % config.evaluate_every == 0:
+                    self._report(self.evaluate())
+                if now.step % config.save_every == 0:
+                    self.save()
+            for future in pending:
+                future.cancel()
+        self.save()
+        return self._spent()
+
+    def finish(self) -> dict[str, Any]:
+        """Measure, write the checkpoint or adapter and `result.json`; returns the result."""
+        config, policy = self.config, self.policy
+        measured = self.evaluate()
+        self._report(measured)
+        facts: dict[str, Any] = {
+            "steps": self.progress.step,
+            "samples": self.progress.samples,
+            "seconds": round(self.progress.seconds, 1),
+            "episodes": len(self.sources[0].entries),
+            "mixed_episodes": len(self.sources[1].entries),
+            "parameters": sum(p.numel() for p in policy.model.parameters()),
+            **measured,
+        }
+        made_by = {"command": "gymnast sft", "base": config.base, "data": list(config.data), "mix": list(config.mix)}
+        if self.adapter and not config.merge:
+            store = adapters.AdapterStore(config.adapters)
+            name = adapters.adapter_name(config.unnorm_key, "sft")
+            store.save(policy, self.adapter, name, config.unnorm_key, "sft", measured)
+            facts["adapter"] = str(store.root / name)
+        else:
+            if self.adapter:
+                adapters.merge(policy, self.adapter)
+            facts["checkpoint"] = str(policy.save(config.out, {**made_by, **facts}))
+        self.run.write_result(facts)
+        self.run.close()
+        return facts
+
+    # --- state --------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint from which the run goes on as if it had never stopped."""
+        now = self.progress
+        state = {
+            "weights": {n: p.detach().cpu().clone() for n, p in self._named().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "samples": now.samples,
+            "seconds": now.seconds,
+        }
+        self.run.save_checkpoint(now.step, state)
+
+    def _resume(self) -> None:
+        state = self.run.load_checkpoint()
+        if state is None:
+            return
+        named = self._named()
+        weights: Mapping[str, torch.Tensor] = state["weights"]
+        if {n: tuple(p.shape) for n, p in named.items()} != {n: tuple(w.shape) for n, w in weights.items()}:
+            raise CheckpointError(f"{self.run.path}: holds a run of another model or adapter; choose another --run")
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter.copy_(weights[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(int(state["step"]), int(state["samples"]), float(state["seconds"]))
+        console.print(f"resuming {self.run.path} after step {self.progress.step}", markup=False, highlight=False)
+
+    def _named(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
+
+    def _trainable(self) -> list[torch.nn.Parameter]:
+        config, policy = self.config, self.policy
+        policy.model.language_model.model.recompute_activations = config.recompute_activations
+        if self.adapter:
+            vision = config.lora_vision
+            adapters.attach(policy, self.adapter, config.lora_rank, config.lora_alpha, vision, vision, config.seed)
+            adapters.activate(policy, self.adapter)
+        parameters = adapters.train_only(policy, self.adapter)
+        if not self.adapter:  # what takes no part stays as it is
+            unused = set(policy.model.unused_parameters())
+            for name, parameter in policy.model.named_parameters():
+                parameter.requires_grad_(name not in unused)
+            parameters = [p for p in parameters if p.requires_grad]
+        return parameters
+
+    def _report(self, measured: Mapping[str, float]) -> None:
+        if measured:
+            self.run.log(self.progress.step, measured)
+            text = "  ".join(f"{name} {value:.4g}" for name, value in measured.items())
+            console.print(f"step {self.progress.step}: {text}", markup=False, highlight=False)
+
+    def _spent(self) -> bool:
+        config, now = self.config, self.progress
+        return now.step >= config.steps or (config.seconds > 0 and now.seconds >= config.seconds)
+
+
+def build_policy(config: SFTConfig, demonstrations: Sequence[EpisodeEntry]) -> OpenVLAPolicy:
+    """The policy to train: a base with its statistics, or a new model with those of the demonstrations.
+
+    Raises: ConfigError when neither or both are given, CheckpointError for a bad base.
+    """
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    if config.base:
+        if config.init:
+            raise ConfigError("base and init: found both, give one of them")
+        # Float32 masters whatever the device; the forward runs in bfloat16 on a GPU.
+        dtype = torch.bfloat16 if config.lora_rank and device.startswith("cuda") else torch.float32
+        return OpenVLAPolicy(read_checkpoint(config.base, device, dtype), config.unnorm_key)
+    recipe = config.model if not config.init else load_model_recipe(config.init)
+    if recipe is None:
+        raise ConfigError("base or init: found neither, needed a checkpoint folder (--base) or a recipe (--init mini)")
+    if config.lora_rank:
+        raise ConfigError(f"lora_rank: found {config.lora_rank} for a new model, needed 0 (there is no base to adapt)")
+    statistics = compute_statistics([entry.actions for entry in demonstrations])
+    words = sorted({word for entry in demonstrations for word in entry.instruction.split() if word.isalpha()})
+    checkpoint = new_checkpoint(recipe, words, config.seed, Path(config.out))
+    checkpoint.model.to(device)
+    return OpenVLAPolicy(with_statistics(checkpoint, config.unnorm_key, statistics), config.unnorm_key)
+
+
+def load_model_recipe(name: str) -> ModelRecipe:
+    """The `model` section of a recipe, shipped (by name) or a YAML file. Raises: ConfigError."""
+    shipped = RECIPES / f"{name}.yaml"
+    path = shipped if shipped.exists() else Path(name).expanduser()
+    if not path.exists():
+        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"init '{name}': neither a file nor a shipped recipe ({names})")
+    recipe = load_config(SFTConfig, path).model
+    if recipe is None:
+        raise ConfigError(f"{path}: has no `model` section")
+    return recipe
+
+
+def sft(config: SFTConfig) -> int:
+    """Run `gymnast sft`; 0 when finished, 130 when interrupted (run it again to go on)."""
+    trainer = Trainer(config)
+    policy = trainer.policy
+    trained = sum(p.numel() for p in trainer.parameters)
+    console.print(
+        f"{len(trainer.sources[0])} samples of {len(trainer.sources[0].entries)} episodes "
+        f"(+ {len(trainer.sources[1])} mixed, {len(trainer.held)} held out); {trained:,} parameters on {policy.device}",
+        markup=False,
+        highlight=False,
+    )
+    if not trainer.train():
+        console.print(f"interrupted; the same command goes on from {trainer.run.path}", markup=False, highlight=False)
+        return 130
+    result = trainer.finish()
+    console.print(f"written: {result.get('checkpoint') or result.get('adapter')}", markup=False, highlight=False)
+    return 0
