@@ -9,22 +9,11 @@ build="$venv/interfaces_build"
 mkdir -p "$build"
 source "$root/tools/env.sh"
 
-skip=()
-# An installed package of the vendor wins over the compatible one (the marker file tells ours apart).
-IFS=: read -r -a prefixes <<<"${AMENT_PREFIX_PATH:-}"
-for prefix in "${prefixes[@]}"; do
-  if [ -d "$prefix/share/interbotix_xs_msgs" ] && [ ! -e "$prefix/share/interbotix_xs_msgs/gymnast_compatible_interfaces" ]; then
-    echo "using the vendor's interbotix_xs_msgs in $prefix"
-    skip=(--packages-skip interbotix_xs_msgs)
-    break
-  fi
-done
-
 cd "$build"
 # COLCON_DEFAULTS_FILE: a personal defaults file must not change what is built here.
 # event_handlers: progress on the console, the compiler's output only when a package fails.
 COLCON_DEFAULTS_FILE=/dev/null PYTHONWARNINGS=ignore MAKEFLAGS="-j$(nproc)" python -m colcon --log-base "$build/log" build \
-  --base-paths "$root/ros2_ws/src/gymnast_msgs" "$root/ros2_ws/src/interbotix_xs_msgs" "${skip[@]}" \
+  --base-paths "$root/ros2_ws/src/gymnast_msgs" "$root/ros2_ws/src/interbotix_xs_msgs" \
   --build-base "$build/build" --install-base "$venv" --merge-install \
   --event-handlers console_start_end+ console_stderr- status- \
   --cmake-args -DPython3_EXECUTABLE="$venv/bin/python" -DBUILD_TESTING=OFF -Wno-dev --no-warn-unused-cli
