@@ -1,0 +1,94 @@
+"""Scenes as data: a MuJoCo model, what a reset varies, and when a task counts as done."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from gymnast_core.config import Finite, load_config
+from gymnast_core.errors import ConfigError
+
+SCENES = Path(__file__).resolve().parent / "scenes"
+Range = tuple[Finite, Finite]
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """Uniform ranges of an offset, metres."""
+
+    x: Range = (0.0, 0.0)
+    y: Range = (0.0, 0.0)
+    z: Range = (0.0, 0.0)
+
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        """One offset (3,), metres."""
+        return np.array([random.uniform(*self.x), random.uniform(*self.y), random.uniform(*self.z)])
+
+
+@dataclass(frozen=True)
+class Success:
+    """A predicate on one joint's position (metres or radians)."""
+
+    joint: str
+    above: Finite = float("-1e9")
+    below: Finite = float("1e9")
+
+    def holds(self, position: float) -> bool:
+        return self.above < position < self.below
+
+
+@dataclass(frozen=True)
+class SceneTask:
+    """Start state and success predicate of one task."""
+
+    success: Success
+    joints: dict[str, Range] = field(default_factory=dict)
+    """Scene joints at the start: uniform range, metres or radians."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene file."""
+
+    model: str
+    """MuJoCo XML beside the scene file; it includes wx250s.xml."""
+    tasks: dict[str, SceneTask]
+    camera: str = "front"
+    """Camera of the model that is published."""
+    drawer_joint: str = ""
+    """Joint whose position is reported as the drawer's opening; empty: there is none."""
+    randomise: dict[str, Offsets] = field(default_factory=dict)
+    """Bodies whose place varies."""
+    light: dict[str, tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]] = field(default_factory=dict)
+    """Lights whose strength varies: range of the factor."""
+    arm_start: Offsets = field(default_factory=Offsets)
+    """How far the arm's start position varies."""
+
+    def task(self, name: str) -> SceneTask:
+        """Raises: ConfigError that lists the tasks there are."""
+        if name not in self.tasks:
+            raise ConfigError(f"the scene has no task '{name}'; it has: {', '.join(sorted(self.tasks))}")
+        return self.tasks[name]
+
+
+def load_scene(name: str | os.PathLike[str]) -> tuple[Scene, Path]:
+    """A shipped scene by name ("drawer") or a scene file by path; returns it and its model's path.
+
+    Raises: ConfigError when there is no such scene, a field is wrong, or the model file is missing.
+    """
+    path = Path(name)
+    if path.suffix != ".yaml":
+        path = SCENES / f"{name}.yaml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in SCENES.glob("*.yaml")))
+        raise ConfigError(f"scene '{name}': no such scene file; shipped scenes: {shipped}")
+    scene = load_config(Scene, path)
+    model = path.parent / scene.model
+    if not model.is_file():
+        raise ConfigError(f"{path}: model: found '{scene.model}', but there is no such file beside it")
+    return scene, model
