@@ -1,0 +1,61 @@
+"""Whether the node at the other end of a long action is still the one that took the goal.
+
+A server that was killed answers nothing, ever; its heartbeat is what tells.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gymnast_msgs.msg import NodeStatus
+from rclpy.node import Node
+
+from gymnast_nodes.common import COMMAND_QOS, HEARTBEAT_TOPIC
+
+SILENT_S = 3.0
+
+
+@dataclass
+class _Seen:
+    at: float
+    state: str
+    generation: int = 0
+
+
+class Liveness:
+    """Listens to the heartbeats of a station's managed nodes."""
+
+    def __init__(self, node: Node) -> None:
+        self._seen: dict[str, _Seen] = {}
+        self._subscription = node.create_subscription(NodeStatus, HEARTBEAT_TOPIC, self._on_beat, COMMAND_QOS)
+
+    def states(self) -> dict[str, str]:
+        """Lifecycle state of every node heard lately, by name."""
+        now = time.monotonic()
+        return {name: seen.state for name, seen in list(self._seen.items()) if now - seen.at < SILENT_S}
+
+    def watch(self, name: str) -> Callable[[], bool]:
+        """A question to ask again and again: does `name` live, and was it active ever since this call?
+
+        Before its first heartbeat was heard, the node counts as alive.
+        """
+        began = time.monotonic()
+        first = self._seen.get(name)
+        generation = first.generation if first else 0
+
+        def alive() -> bool:
+            seen = self._seen.get(name)
+            if seen is None:
+                return time.monotonic() - began < SILENT_S
+            return seen.generation == generation and time.monotonic() - seen.at < SILENT_S
+
+        return alive
+
+    def _on_beat(self, message: NodeStatus) -> None:
+        before = self._seen.get(message.name)
+        generation = before.generation if before else 0
+        if before is not None and before.state == "active" and message.state != "active":
+            generation += 1
+        self._seen[message.name] = _Seen(time.monotonic(), message.state, generation)
