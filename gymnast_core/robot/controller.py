@@ -1,0 +1,239 @@
+"""Bridge actions in, joint targets out, through the safety envelope: what the arm node and the simulated station run.
+
+Deltas integrate on the previous target, not on the measurement, as when Bridge data was recorded; so gravity's droop
+does not add up. The target is kept near the measured arm, so it does not wind up while the arm is blocked.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gymnast_core.config import ArmConfig, SafetyConfig, StationConfig
+from gymnast_core.errors import ConfigError, StationError
+from gymnast_core.robot.bridge import DOWN_ROTATION, bridge_pose_from_matrix, compose, delta_between
+from gymnast_core.robot.kinematics import (
+    JOINT_LOWER,
+    JOINT_UPPER,
+    forward_kinematics,
+    pose_matrix,
+    quaternion_from_rotation,
+    solve_ik,
+)
+from gymnast_core.robot.safety import (
+    JOINT_SPEED_LIMITED,
+    JOINTS_INVALID,
+    LEAVES_ENVELOPE,
+    NO_TARGET,
+    ROUNDING,
+    UNREACHABLE,
+    SafetyEnvelope,
+)
+
+DOWN_SEED = np.array([0.0, -0.1617, 0.2265, 0.0, 1.506, 0.0])
+"""Joints with the gripper pointing straight down over the middle of the table: where the search for others starts."""
+RESET_SPEED = 0.4
+"""Fraction of the largest joint speed that a reset moves with."""
+
+
+@dataclass(frozen=True)
+class JointCommand:
+    """What became of one action.
+
+    accepted: False means the target stayed and the arm holds.
+    joint_target: (6,) radians, always finite and within the joint limits.
+    gripper: opening, 0 closed to 1 open.
+    executed_action: (7,) float32, the Bridge action that remains after the envelope; no motion when refused.
+    events: names of the envelope's interventions, see `gymnast_core.robot.safety`.
+    target_pose: (4, 4) of the end effector in the base frame.
+    """
+
+    accepted: bool
+    joint_target: np.ndarray
+    gripper: float
+    executed_action: np.ndarray
+    events: tuple[str, ...]
+    target_pose: np.ndarray
+
+
+class BridgeController:
+    """Holds the target of one arm. Not thread safe; no clock of its own."""
+
+    def __init__(self, arm: ArmConfig | StationConfig, safety: SafetyConfig | None = None) -> None:
+        """`arm` and `safety`, or a whole station.
+
+        Raises: ConfigError when the start pose is outside the workspace box or out of reach.
+        """
+        if isinstance(arm, StationConfig):
+            arm, safety = arm.arm, safety or arm.safety
+        self.arm = arm
+        self.envelope = SafetyEnvelope(safety or SafetyConfig(), arm.control_hz)
+        low, high = self.envelope.workspace_min, self.envelope.workspace_max
+        if not (low < high).all():
+            raise ConfigError(f"safety.workspace_min {low.tolist()} is not below workspace_max {high.tolist()}")
+        try:
+            self._joint_target = self.move_to(arm.start_position)
+        except StationError as error:
+            raise ConfigError(f"arm.start_position: {error}") from error
+        self._target = forward_kinematics(self._joint_target)
+        self._has_target = False
+        self._gripper = 1.0
+
+    @property
+    def joint_target(self) -> np.ndarray:
+        """(6,) radians: the last target; the start pose before any."""
+        return self._joint_target.copy()
+
+    @property
+    def target_pose(self) -> np.ndarray:
+        """(4, 4) of the end effector in the base frame."""
+        return self._target.copy()
+
+    @property
+    def target_bridge_pose(self) -> np.ndarray:
+        """(6,) Bridge pose of the target."""
+        return bridge_pose_from_matrix(self._target)
+
+    def pose(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Position (3,), metres, and orientation (4,), quaternion x y z w, of the end effector at these joints."""
+        pose = forward_kinematics(joints)
+        return pose[:3, 3], quaternion_from_rotation(pose[:3, :3])
+
+    def bridge_pose(self, joints: np.ndarray) -> np.ndarray:
+        """(6,) Bridge pose at these joints."""
+        return bridge_pose_from_matrix(forward_kinematics(joints))
+
+    def reset_target(self, joints_measured: np.ndarray) -> None:
+        """Take the arm where it is as target; deltas count from here. Raises: StationError on invalid joints."""
+        self._joint_target = _valid_joints(joints_measured)
+        self._target = forward_kinematics(self._joint_target)
+        self._has_target = True
+
+    def step(self, action: np.ndarray, joints_measured: np.ndarray, age_s: float = 0.0) -> JointCommand:
+        """One Bridge action (7,) on the target. Never raises on bad values: it refuses, by name.
+
+        joints_measured: (6,) radians; age_s: seconds since the action was issued.
+        """
+        clipped, events = self.envelope.admit(action, age_s)
+        if clipped is None:
+            return self._refuse(events)
+        if not self._has_target:
+            return self._refuse([*events, NO_TARGET])
+        try:
+            measured = forward_kinematics(_valid_joints(joints_measured))[:3, 3]
+        except StationError:
+            return self._refuse([*events, JOINTS_INVALID])
+
+        before = self._target
+        target = compose(before, clipped[:6], measured, self.arm.rotation)
+        target[:3, 3], limited = self.envelope.bound_position(target[:3, 3], before[:3, 3], measured)
+        events += limited
+        solution = solve_ik(target, self._joint_target)
+        if not solution.converged:
+            return self._refuse([*events, UNREACHABLE])
+        joints, cut = self.envelope.limit_joint_step(self._joint_target, solution.joints)
+        if cut:
+            events.append(JOINT_SPEED_LIMITED)
+            target = forward_kinematics(joints)
+            if not self._acceptable(target[:3, 3], before[:3, 3], measured):
+                return self._refuse([*events, LEAVES_ENVELOPE])
+
+        executed = np.empty(7, dtype=np.float32)
+        executed[:6] = delta_between(before, target, measured)
+        executed[6] = clipped[6]
+        self._target, self._joint_target, self._gripper = target, joints, float(clipped[6])
+        return self._command(True, executed, events)
+
+    def move_to(self, position: tuple[float, float, float] | np.ndarray, seed: np.ndarray | None = None) -> np.ndarray:
+        """Joints (6,) with the gripper pointing straight down at `position` (3,), base frame, metres.
+
+        Raises: StationError when it is outside the workspace box or out of reach.
+        """
+        point = np.asarray(position, dtype=np.float64)
+        if point.shape != (3,) or not np.isfinite(point).all():
+            raise StationError(f"position {point.tolist()} is not three finite metres")
+        if not self.envelope.in_workspace(point):
+            low, high = self.envelope.workspace_min.tolist(), self.envelope.workspace_max.tolist()
+            raise StationError(f"position {point.tolist()} is outside the workspace box {low} to {high}")
+        target = pose_matrix(DOWN_ROTATION, point)
+        turned = DOWN_SEED.copy()
+        turned[0] = math.atan2(point[1], point[0])
+        turned[5] = turned[0]
+        for start in ([] if seed is None else [np.asarray(seed, dtype=np.float64)]) + [DOWN_SEED, turned]:
+            solution = solve_ik(target, start, max_iterations=100)
+            if solution.converged:
+                return solution.joints
+        raise StationError(f"position {point.tolist()} is out of reach with the gripper pointing down")
+
+    def start_joints(self, offset: np.ndarray | None = None) -> np.ndarray:
+        """Joints (6,) of the configured start pose, moved by `offset` (3,), metres. Raises: StationError."""
+        shift = np.zeros(3) if offset is None else np.asarray(offset, dtype=np.float64)
+        return self.move_to(np.array(self.arm.start_position) + shift)
+
+    def reset_path(self, joints_measured: np.ndarray, offset: np.ndarray | None, period_s: float) -> np.ndarray:
+        """(n, 6) joints, one a period, from the measured arm to the start pose: straight up first, then across.
+
+        Motions are minimum-jerk, at most RESET_SPEED of the largest joint speed, reset_seconds or longer in all; the
+        last row is the start pose. Raises: StationError when the start pose with its offset is out of the box.
+        """
+        if not period_s > 0:
+            raise StationError(f"period {period_s} s is not positive")
+        joints = _valid_joints(joints_measured)
+        goal = self.start_joints(offset)
+        pose = forward_kinematics(joints)
+        height = float(forward_kinematics(goal)[2, 3])
+        seconds = self.arm.reset_seconds
+        legs = []
+        if pose[2, 3] < height - 0.01:
+            lifted = pose.copy()
+            lifted[2, 3] = height
+            up = solve_ik(lifted, joints, max_iterations=100)
+            # Where straight up is out of reach (folded arm), or takes another posture, go directly.
+            if up.converged and float(np.max(np.abs(up.joints - joints))) < 1.5:
+                share = (height - pose[2, 3]) / (height - pose[2, 3] + np.linalg.norm(pose[:2, 3]) + 0.1)
+                legs.append(self._leg(joints, up.joints, max(0.3, float(share)) * seconds, period_s))
+                joints, seconds = up.joints, seconds * (1 - max(0.3, float(share)))
+        legs.append(self._leg(joints, goal, seconds, period_s))
+        return np.concatenate(legs)
+
+    def _leg(self, start: np.ndarray, end: np.ndarray, seconds: float, period_s: float) -> np.ndarray:
+        speed = RESET_SPEED * self.envelope.config.max_joint_speed
+        peak = 1.875  # a minimum-jerk motion's largest speed over its mean
+        seconds = max(seconds, peak * float(np.max(np.abs(end - start))) / speed)
+        steps = max(1, math.ceil(seconds / period_s))
+        s = np.arange(1, steps + 1)[:, None] / steps
+        return start + (10 * s**3 - 15 * s**4 + 6 * s**5) * (end - start)
+
+    def _acceptable(self, position: np.ndarray, before: np.ndarray, measured: np.ndarray) -> bool:
+        """A target cut by joint speed lies beside the wanted line: still in the box, and no farther from the arm."""
+        low, high = self.envelope.box(before)
+        low, high = np.minimum(low, before), np.maximum(high, before)
+        allowed = max(self.envelope.config.max_drift, float(np.linalg.norm(before - measured)))
+        return bool(
+            (position >= low - ROUNDING).all()
+            and (position <= high + ROUNDING).all()
+            and np.linalg.norm(position - measured) <= allowed + ROUNDING
+        )
+
+    def _refuse(self, events: list[str]) -> JointCommand:
+        still = np.zeros(7, dtype=np.float32)
+        still[6] = self._gripper
+        return self._command(False, still, events)
+
+    def _command(self, accepted: bool, executed: np.ndarray, events: list[str]) -> JointCommand:
+        return JointCommand(
+            accepted, self._joint_target.copy(), self._gripper, executed, tuple(events), self._target.copy()
+        )
+
+
+def _valid_joints(joints: np.ndarray) -> np.ndarray:
+    """(6,) float64 within the limits: a measurement just beyond one is taken as at it. Raises: StationError."""
+    try:
+        values = np.asarray(joints, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise StationError(f"joints are not numbers: {joints!r}") from error
+    if values.shape != (6,) or not np.isfinite(values).all():
+        raise StationError(f"joints must be 6 finite radians, found {values.tolist()}")
+    return np.clip(values, JOINT_LOWER, JOINT_UPPER)

@@ -1,0 +1,122 @@
+"""The safety envelope: what stands between any action and the arm. Every intervention has a name.
+
+Refusals leave the target where it is; limits let a smaller action through.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gymnast_core.config import SafetyConfig
+from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_UPPER
+
+# Refusals: the arm holds.
+MALFORMED = "malformed"
+NOT_FINITE = "not_finite"
+STALE = "stale"
+NO_TARGET = "no_target"
+JOINTS_INVALID = "joints_invalid"
+UNREACHABLE = "unreachable"
+LEAVES_ENVELOPE = "leaves_envelope"
+# Limits: a smaller action is executed.
+TRANSLATION_CLIPPED = "translation_clipped"
+ROTATION_CLIPPED = "rotation_clipped"
+GRIPPER_CLIPPED = "gripper_clipped"
+WORKSPACE_CLIPPED = "workspace_clipped"
+DRIFT_LIMITED = "drift_limited"
+JOINT_SPEED_LIMITED = "joint_speed_limited"
+
+REFUSALS = frozenset({MALFORMED, NOT_FINITE, STALE, NO_TARGET, JOINTS_INVALID, UNREACHABLE, LEAVES_ENVELOPE})
+LIMITS = frozenset(
+    {
+        TRANSLATION_CLIPPED,
+        ROTATION_CLIPPED,
+        GRIPPER_CLIPPED,
+        WORKSPACE_CLIPPED,
+        DRIFT_LIMITED,
+        JOINT_SPEED_LIMITED,
+    }
+)
+ROUNDING = 1e-6
+"""What float32 leaves over a limit is no intervention."""
+EPSILON = 1e-9
+
+
+class SafetyEnvelope:
+    """The limits of a station, applied one after the other by the controller."""
+
+    def __init__(self, config: SafetyConfig, control_hz: float) -> None:
+        self.config = config
+        self.workspace_min = np.array(config.workspace_min, dtype=np.float64)
+        self.workspace_max = np.array(config.workspace_max, dtype=np.float64)
+        self.max_joint_step = config.max_joint_speed / control_hz
+        """Radians a control period."""
+
+    def admit(self, action: np.ndarray, age_s: float) -> tuple[np.ndarray | None, list[str]]:
+        """The action (7,) clipped to the largest step, or None where it is refused; and the events' names."""
+        try:
+            values = np.asarray(action, dtype=np.float64)
+        except (TypeError, ValueError):
+            return None, [MALFORMED]
+        if values.shape != (7,):
+            return None, [MALFORMED]
+        if not np.isfinite(values).all():
+            return None, [NOT_FINITE]
+        if not math.isfinite(age_s) or age_s > self.config.command_timeout_s:
+            return None, [STALE]
+        events = []
+        clipped = values.copy()
+        for part, low, high, event in (
+            (slice(0, 3), -self.config.max_translation, self.config.max_translation, TRANSLATION_CLIPPED),
+            (slice(3, 6), -self.config.max_rotation, self.config.max_rotation, ROTATION_CLIPPED),
+            (slice(6, 7), 0.0, 1.0, GRIPPER_CLIPPED),
+        ):
+            clipped[part] = np.clip(values[part], low, high)
+            if np.max(np.abs(clipped[part] - values[part])) > ROUNDING:
+                events.append(event)
+        return clipped, events
+
+    def in_workspace(self, position: np.ndarray, slack: float = EPSILON) -> bool:
+        """Whether a position (3,) lies in the box."""
+        return bool((position >= self.workspace_min - slack).all() and (position <= self.workspace_max + slack).all())
+
+    def box(self, previous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Corners the next target stays between. From a start outside the box they let the arm in step by step."""
+        step = self.config.max_translation
+        low = np.where(
+            previous < self.workspace_min, np.minimum(self.workspace_min, previous + step), self.workspace_min
+        )
+        high = np.where(
+            previous > self.workspace_max, np.maximum(self.workspace_max, previous - step), self.workspace_max
+        )
+        # Far outside on one side the other side's corner is the nearer one already.
+        return np.minimum(low, high), np.maximum(low, high)
+
+    def bound_position(
+        self, wanted: np.ndarray, previous: np.ndarray, measured: np.ndarray
+    ) -> tuple[np.ndarray, list[str]]:
+        """The wanted target position (3,) drawn towards the measured one, then into the box; and the events' names.
+
+        The box has the last word: a measured position that droops out of it takes no target along.
+        """
+        events = []
+        position = wanted
+        distance = float(np.linalg.norm(position - measured))
+        if distance > self.config.max_drift + ROUNDING:
+            position = measured + (position - measured) * (self.config.max_drift / distance)
+            events.append(DRIFT_LIMITED)
+        low, high = self.box(previous)
+        inside = np.clip(position, low, high)
+        if np.max(np.abs(inside - position)) > ROUNDING:
+            events.append(WORKSPACE_CLIPPED)
+        return inside, events
+
+    def limit_joint_step(self, previous: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Joints (6,) on the straight line to `wanted`, as far as the joint speed allows; and whether it was cut."""
+        largest = float(np.max(np.abs(wanted - previous)))
+        if largest <= self.max_joint_step + EPSILON:
+            return wanted, False
+        joints = previous + (wanted - previous) * (self.max_joint_step / largest)
+        return np.clip(joints, JOINT_LOWER, JOINT_UPPER), True
