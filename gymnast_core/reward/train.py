@@ -1,7 +1,7 @@
 """`gymnast judge train`: the learned judge from logged episodes with outcomes.
 
-Frame labels: where an episode's steps carry the station's own truth ("success" in steps.jsonl), that is the label of the
-frame after the step. Otherwise the outcome of the whole episode is all there is: every frame of a failed episode is
+Frame labels: where an episode's steps carry the station's own truth ("success" in steps.jsonl), that is the label of
+the frame after the step. Otherwise the outcome of the whole episode is all there is: every frame of a failed episode is
 negative, the last two frames of a successful one are positive, its first quarter negative, and the frames between are
 left out. Frames that went through the world model's autoencoder (folders given as `decoded`, of the same layout) teach
 the judge what imagined frames look like.

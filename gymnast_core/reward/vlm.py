@@ -38,9 +38,9 @@ _SCORE = re.compile(
 )
 
 PROMPT = """\
-These frames, in order, show a robot arm controlled by a policy. They were drawn by a video model that predicts what the \
-robot's actions would do, so there may be visual artefacts; judge what happens, not picture quality. The last frame is \
-how the attempt ended.
+These frames, in order, show a robot arm controlled by a policy. They were drawn by a video model that predicts what \
+the robot's actions would do, so there may be visual artefacts; judge what happens, not picture quality. The last \
+frame is how the attempt ended.
 
 Instruction to the robot: {instruction}
 {question}

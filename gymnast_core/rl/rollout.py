@@ -89,8 +89,7 @@ class RolloutOptions:
 
     horizon: environment steps (single actions) at most. temperature: of sampling; None acts greedily.
     stop_at_success: a rollout ends where the environment's own truth says so (never in imagination).
-    keep_frames: keep what the policy saw (training needs it). keep_video: keep the frames the judge saw;
-    keep_all_frames: how many rollouts of each batch keep their whole video instead, for pictures.
+    keep_frames: keep what the policy saw (training needs it). keep_video: keep the frames the judge saw.
     """
 
     horizon: int
@@ -98,7 +97,6 @@ class RolloutOptions:
     stop_at_success: bool = True
     keep_frames: bool = True
     keep_video: bool = False
-    keep_all_frames: int = 0
 
 
 def group_starts(start: Start, size: int, seed: int, common_noise: bool = False) -> list[Start]:
@@ -141,11 +139,7 @@ def run_rollouts(
             videos = _videos(environment, judge, batch, options)
             judging.append(thread.submit(partial(_judge_batch, judge, batch, videos)))
             for index, rollout in enumerate(batch):
-                kept: np.ndarray | None = None
-                if index < options.keep_all_frames:
-                    kept = environment.video()[index][: _n_frames(rollout)]
-                elif options.keep_video:
-                    kept = videos[index]
+                kept = videos[index] if options.keep_video else None
                 rollouts.append(dataclasses.replace(rollout, video=kept))
         verdicts = [verdict for future in judging for verdict in future.result()]
     return [dataclasses.replace(rollout, verdict=verdict) for rollout, verdict in zip(rollouts, verdicts)]

@@ -80,6 +80,8 @@ class GRPOConfig:
     """Train all weights of the policy, or low-rank adapters on it."""
     lora_rank: Annotated[int, Field(ge=1, le=1024)] = 32
     lora_alpha: Positive = 16.0
+    lora_vision: bool = False
+    """Adapt the vision towers and the projector too, not the language model alone."""
     warn_after: Annotated[int, Field(ge=1)] = 5
     """Warn when so many batches in a row had no usable group."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
@@ -146,7 +148,6 @@ def accumulate_gradients(
     trajectories: Sequence[Trajectory],
     total: int,
     config: GRPOConfig,
-    tick: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Add the gradient of the loss of `trajectories` to the policy's parameters; returns the loss and statistics.
 
@@ -189,8 +190,6 @@ def accumulate_gradients(
         sums["clip_fraction"] += float(statistics.clip_fraction)
         sums["approx_kl"] += float(statistics.approx_kl)
         sums["entropy"] += float((entropies.detach() * part_weights).sum())
-        if tick is not None:
-            tick()
     return sums
 
 
@@ -204,7 +203,6 @@ class Generation:
     rewards: dict[str, list[float]] = field(default_factory=dict)
     abstentions: int = 0
     batches: int = 0
-    example: Rollout | None = None
 
 
 class GRPOTrainer:
@@ -241,6 +239,8 @@ class GRPOTrainer:
         self.update = 0
         self.batch = 0
         self.carried: list[Group] = []
+        self.example: Rollout | None = None
+        """One of the latest rollouts, a successful one where there is one, to look at."""
         self._fruitless = 0
         self._named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self._named:
@@ -287,6 +287,7 @@ class GRPOTrainer:
             seeds.extend(derive_seed(group_seed, "policy", member) for member in range(config.group_size))
         options = RolloutOptions(config.horizon, config.temperature)
         rollouts = run_rollouts(self.policy, self.environment, self.judge, starts, seeds, options, tick)
+        self.example = max(rollouts, key=lambda rollout: rollout.reward if math.isfinite(rollout.reward) else -1.0)
         usable = 0
         for number, (sampler, index) in enumerate(chosen):
             members = rollouts[number * config.group_size : (number + 1) * config.group_size]
@@ -336,7 +337,7 @@ class GRPOTrainer:
         self.carried = fresh
         return used, len(surplus) - len(fresh)
 
-    def update_policy(self, groups: Sequence[Group], tick: Callable[[], None] | None = None) -> UpdateStatistics:
+    def update_policy(self, groups: Sequence[Group]) -> UpdateStatistics:
         """Optimise on the trajectories of `groups`: `epochs` passes in minibatches of `minibatch` trajectories."""
         config = self.config
         trajectories = trajectories_of(groups, config)
@@ -354,7 +355,7 @@ class GRPOTrainer:
                 if size == 0:
                     continue
                 self.optimizer.zero_grad(set_to_none=True)
-                sums = accumulate_gradients(self.policy, minibatch, int(size), config, tick)
+                sums = accumulate_gradients(self.policy, minibatch, int(size), config)
                 self.processes.reduce_gradients(self._parameters)
                 grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm))
                 if not math.isfinite(grad_norm):
@@ -376,12 +377,15 @@ class GRPOTrainer:
         return statistics
 
     def step(self, tick: Callable[[], None] | None = None) -> dict[str, float]:
-        """One iteration: generate, update, log; returns the metrics. A stop loses nothing that is on disk."""
+        """One iteration: generate, update, log; returns the metrics.
+
+        tick: called after every chunk of the rollouts; it may stop the iteration by raising, before any weight changes.
+        """
         began = time.monotonic()
         generation = self.generate(tick)
         generated = time.monotonic()
         groups, stale = self.take_groups(generation)
-        statistics = self.update_policy(groups, tick)
+        statistics = self.update_policy(groups)
         self.update += 1
         metrics = self._metrics(generation, groups, stale, statistics)
         metrics["seconds_rollout"] = generated - began
@@ -475,7 +479,9 @@ class GRPOTrainer:
         self.sampler.load_state(state["sampler"])
         if self._rehearsal is not None and state["rehearsal"] is not None:
             self._rehearsal.load_state(state["rehearsal"])
-        console.print(f"resuming {self.run.path} after update {self.update}", markup=False, highlight=False)
+        console.print(
+            f"resuming {self.run.path} after update {self.update}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _group_state(group: Group) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Success rates with standard errors, and paired differences on the same seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error over n trials; NaN where there is nothing to estimate from."""
+
+    mean: float
+    standard_error: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.standard_error:.2f} (n = {self.n})"
+
+
+def success_rate(outcomes: Sequence[float] | np.ndarray) -> Estimate:
+    """Mean of outcomes in [0, 1] with its standard error; outcomes that are NaN (abstentions) are left out.
+
+    For binary outcomes the error is that of a proportion with one success and one failure added (Agresti and Coull), so
+    that 0 of 10 and 10 of 10 are not reported as certain.
+    """
+    values = np.asarray(outcomes, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    n = len(values)
+    if n == 0:
+        return Estimate(math.nan, math.nan, 0)
+    if np.isin(values, (0.0, 1.0)).all():
+        smoothed = (values.sum() + 1.0) / (n + 2.0)
+        return Estimate(float(values.mean()), math.sqrt(smoothed * (1.0 - smoothed) / n), n)
+    return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan, n)
+
+
+def paired_difference(before: Sequence[float] | np.ndarray, after: Sequence[float] | np.ndarray) -> Estimate:
+    """Mean of after - before over pairs (same start, same seed) with its standard error; pairs with a NaN are left out.
+
+    Raises: ValueError when the counts differ: then they are no pairs.
+    """
+    first = np.asarray(before, dtype=np.float64)
+    second = np.asarray(after, dtype=np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"found {len(first)} outcomes before and {len(second)} after; pairs were needed")
+    difference = (second - first)[np.isfinite(first) & np.isfinite(second)]
+    n = len(difference)
+    if n < 2:
+        return Estimate(float(difference.mean()) if n else math.nan, math.nan, n)
+    return Estimate(float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(n)), n)

@@ -1,0 +1,406 @@
+"""`gymnast adapt`: test-time training. One frame and an instruction go in; an adapter that passed the gate comes out.
+
+Phases, as in the progress lines: load, before (the base policy in imagination), train (GRPO on rollouts from the
+frame), after (the same seeds again with the adapter), gate. The base weights are never changed.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from gymnast_core.config import Positive
+from gymnast_core.data.episode import read_episode
+from gymnast_core.data.frames import check_frame, read_image, resize_frame, write_image
+from gymnast_core.data.worldgym import read_video
+from gymnast_core.errors import DataError, GymnastError
+from gymnast_core.progress import console, progress_bar
+from gymnast_core.protocols import Environment, Judge, Policy, Start
+from gymnast_core.rl.gate import GateResult, judge_adapter
+from gymnast_core.rl.rollout import Rollout, RolloutOptions, run_rollouts
+from gymnast_core.rl.starts import check_instruction, read_starts
+from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer, load_recipe
+from gymnast_core.run_folder import RunFolder, derive_seed
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
+SOLVED = 0.97
+SOLVED_FOR = 3
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """Test-time training from one frame and an instruction. Empty and unset fields are taken from the station file."""
+
+    frame: str
+    """Where the frame comes from: a PNG or JPEG file, a video, or the folder of a logged episode."""
+    instruction: str
+    """What the robot should do."""
+    index: int = 0
+    """Which frame of a video, or which step of an episode; negative counts from the end."""
+    config: str = "simulated_drawer"
+    """Station file: a path, or the name of a shipped one."""
+    run: str = ""
+    """Run folder; empty: a new one below runs/adapt. A run that was interrupted is resumed."""
+    policy: str = ""
+    """Policy checkpoint instead of the station's."""
+    world_model: str = ""
+    """World-model folder instead of the station's."""
+    judge: str = ""
+    """Folder of a learned judge instead of the station's judge."""
+    gate_judge: str = ""
+    """Folder of another learned judge for the measurements before and after: one that did not train the adapter."""
+    recipe: str = ""
+    """GRPO recipe: "mini", "paper" or a YAML file."""
+    iterations: Annotated[int, Field(ge=1)] | None = None
+    """At most this many updates."""
+    seconds: Positive | None = None
+    """At most this long for training."""
+    horizon: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Imagined steps a rollout."""
+    evaluation_rollouts: Annotated[int, Field(ge=8, le=10000)] | None = None
+    """Imagined rollouts of the measurements before and after, each."""
+    rehearsal: str = ""
+    """Folder of start frames of other tasks, mixed in so that they are not forgotten."""
+    adapters: str = ""
+    """Folder for accepted adapters."""
+    device: str = ""
+    """"cpu", "cuda" or "auto"."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class BudgetSpent(Exception):
+    """Training time is over."""
+
+
+def adapt(config: AdaptConfig) -> int:
+    """Run test-time training; 0 when an adapter was accepted, 1 when the base was kept, 130 when interrupted."""
+    instruction = check_instruction(config.instruction)
+    frame = read_frame(config.frame, config.index)
+    began = datetime.now()
+    name = config.run or f"runs/adapt/{began:%Y%m%d_%H%M%S}"
+    run = RunFolder(name, config)
+    try:
+        with interrupts():
+            return _adapt(config, run, frame, instruction)
+    except KeyboardInterrupt:
+        run.report_progress("interrupted", message="interrupted; start again with the same run folder to resume")
+        console.print(f"interrupted; resume with --run {run.path}", markup=False, highlight=False, soft_wrap=True)
+        return 130
+    except GymnastError as error:
+        run.report_progress("failed", message=" ".join(str(error).split()))
+        raise
+    finally:
+        run.close()
+
+
+def read_frame(source: str, index: int = 0) -> np.ndarray:
+    """A frame (H, W, 3) uint8 from an image file, a video and index, or a logged episode and step.
+
+    Raises: DataError naming the file and what is wrong with it, or the range of indices there is.
+    """
+    path = Path(source).expanduser()
+    if not source.strip() or not path.exists():
+        raise DataError(f"frame '{source}': no such image, video or episode folder")
+    if path.is_dir():
+        frames = read_episode(path).frames
+    elif path.suffix.lower() in VIDEO_SUFFIXES:
+        frames = read_video(path)
+    else:
+        return read_image(path)
+    if not -len(frames) <= index < len(frames):
+        raise DataError(
+            f"{path}: found {len(frames)} frames, there is no index {index}; allowed are 0 to {len(frames) - 1}"
+        )
+    return check_frame(np.ascontiguousarray(frames[index]), f"{path}: frame {index}")
+
+
+def measure(
+    policy: Policy,
+    environment: Environment,
+    judge: Judge,
+    start: Start,
+    count: int,
+    horizon: int,
+    temperature: float | None,
+    seed: int,
+    tick: Callable[[], None] | None = None,
+) -> list[Rollout]:
+    """`count` judged rollouts from one start; rollout i depends on (seed, i) and the policy alone."""
+    starts = [Start(start.instruction, start.frame, start.task, derive_seed(seed, "noise", i)) for i in range(count)]
+    seeds = [derive_seed(seed, "policy", i) for i in range(count)]
+    options = RolloutOptions(horizon, temperature, keep_video=True)
+    return run_rollouts(policy, environment, judge, starts, seeds, options, tick)
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """SIGTERM ends the block like SIGINT: by KeyboardInterrupt, at once; what is on disk is whole at any moment."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever owns it handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: str) -> int:
+    from gymnast_core.policy import adapters
+    from gymnast_core.reward import load_judge
+    from gymnast_core.reward.classifier import load_classifier
+    from gymnast_core.rl import parts
+
+    run.report_progress("load")
+    opened = parts.open_station(config.config, config.policy, config.world_model, config.judge, config.device)
+    station = opened.config
+    budget = station.adaptation
+    iterations = config.iterations or budget.iterations
+    seconds = config.seconds or budget.seconds
+    horizon = config.horizon or budget.horizon
+    count = config.evaluation_rollouts or budget.evaluation_rollouts
+    recipe = load_recipe(
+        config.recipe or budget.recipe, horizon=horizon, seed=config.seed, trainable="lora", checkpoint_every=1
+    )
+    with console.status("loading policy, world model and judge"):
+        policy = parts.open_policy(opened)
+        environment = parts.open_imagination(opened)
+        judge = load_judge(station, opened.path, run.path)
+        gate_judge = load_classifier(config.gate_judge, station.models.device) if config.gate_judge else judge
+    if instruction not in [task.instruction for task in station.tasks.values()]:
+        console.print(f"note: '{instruction}' is no task of station '{station.name}'", style="yellow", markup=False)
+    start = Start(instruction, resize_frame(frame, station.camera.observation_size))
+    write_image(run.media("start.png"), frame)
+    fidelity = parts.frame_fidelity(environment, start.frame if start.frame is not None else frame)
+    if fidelity < parts.FAR_DECIBELS:
+        console.print(
+            "warning: this frame is out of domain for the world model (its autoencoder gives it back at "
+            f"{fidelity:.1f} dB, below {parts.FAR_DECIBELS:.0f}): success in imagination says little about the station",
+            style="yellow",
+            markup=False,
+        )
+
+    evaluation_seed = derive_seed(config.seed, "gate")
+    temperature = recipe.temperature
+
+    def evaluate(phase: str) -> list[Rollout]:
+        run.report_progress(phase, 0, iterations)
+        with console.status(f"{count} imagined rollouts {phase} training"):
+            return measure(policy, environment, gate_judge, start, count, horizon, temperature, evaluation_seed)
+
+    before = evaluate("before")
+    rewards_before = np.array([rollout.reward for rollout in before])
+    if not np.isfinite(rewards_before).any():
+        reason = before[0].verdict.reason if before[0].verdict else ""
+        raise DataError(f"the judge abstained on every rollout before training: {reason}")
+    console.print(f"before: {np.nanmean(rewards_before):.2f} of {count} imagined rollouts succeed", highlight=False)
+
+    parts.prepare_training(policy, recipe)
+    rehearsal = read_starts(config.rehearsal, station.camera.observation_size) if config.rehearsal else ()
+    trainer = GRPOTrainer(policy, policy.model, environment, judge, [start], recipe, run, rehearsal)
+    stopped_by = train_within(trainer, iterations, seconds, run)
+
+    after = evaluate("after")
+    run.report_progress("gate", trainer.update, iterations)
+    gate = judge_adapter(before, after, station)
+    adapter_id = adapters.adapter_name(station.name, instruction) if gate.accepted else ""
+    if gate.accepted:
+        store = adapters.AdapterStore(config.adapters or station.models.adapters)
+        metrics = {"success_before": gate.success_before, "success_after": gate.success_after}
+        store.save(policy, parts.ADAPTER, adapter_id, station.name, instruction, metrics)
+    message = (
+        f"adapter {adapter_id} accepted: success in imagination {gate.success_before:.2f} -> {gate.success_after:.2f}"
+        if gate.accepted
+        else "base policy kept: " + "; ".join(gate.failed_conditions)
+    )
+    result = {
+        "adapter_id": adapter_id,
+        "accepted": gate.accepted,
+        "success_before": _number(gate.success_before),
+        "success_after": _number(gate.success_after),
+        "standard_error": _number(gate.standard_error),
+        "iterations": trainer.update,
+        "failed_conditions": list(gate.failed_conditions),
+        "message": message,
+        "run_folder": str(run.path),
+        "instruction": instruction,
+        "pairs": gate.pairs,
+        "safety_before": gate.safety_before,
+        "safety_after": gate.safety_after,
+        "frame_fidelity_db": _number(fidelity),
+        "out_of_domain": fidelity < parts.FAR_DECIBELS,
+        "stopped_by": stopped_by,
+    }
+    run.write_result(result)
+    _write_report(run, config, recipe, gate, before, after, result)
+    console.print(message, style="green" if gate.accepted else "yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    return 0 if gate.accepted else 1
+
+
+def train_within(trainer: GRPOTrainer, iterations: int, seconds: float, run: RunFolder) -> str:
+    """Update until the iterations or the time are used up, or nothing is left to learn; says which."""
+    began = time.monotonic()
+    deadline = began + seconds
+    solved = 0
+
+    def tick() -> None:
+        if time.monotonic() > deadline:
+            raise BudgetSpent
+
+    with progress_bar() as bar:
+        task = bar.add_task("practising in imagination", total=iterations, completed=trainer.update, note="")
+        first = trainer.update
+        while trainer.update < iterations:
+            try:
+                metrics = trainer.step(tick)
+            except BudgetSpent:
+                return "time"
+            each = (time.monotonic() - began) / (trainer.update - first)
+            left = min(deadline - time.monotonic(), each * (iterations - trainer.update))
+            preview = _preview(trainer, run)
+            run.report_progress(
+                "train",
+                trainer.update,
+                iterations,
+                mean_reward=_number(metrics["mean_reward"]),
+                usable_groups=metrics["usable_groups"],
+                seconds_left=max(0.0, left),
+                preview=preview,
+            )
+            bar.update(
+                task,
+                completed=trainer.update,
+                note=f"reward {metrics['mean_reward']:.2f}, usable groups {metrics['usable_groups']:.0%}",
+            )
+            solved = solved + 1 if metrics["mean_reward"] >= SOLVED else 0
+            if solved >= SOLVED_FOR:
+                return "solved"
+    return "iterations"
+
+
+def _preview(trainer: GRPOTrainer, run: RunFolder) -> str:
+    """Write a film strip of the latest imagined rollout; its path in the run folder, empty where there is none."""
+    from gymnast_core.evaluation.media import film_strip, write_picture
+
+    rollout = trainer.example
+    if rollout is None or not len(rollout.frames):
+        return ""
+    name = f"preview_{trainer.update:04d}.jpg"
+    write_picture(run.media(name), film_strip(rollout.frames, 8, 96, rollout.reward))
+    return f"media/{name}"
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _write_report(
+    run: RunFolder,
+    config: AdaptConfig,
+    recipe: GRPOConfig,
+    gate: GateResult,
+    before: Sequence[Rollout],
+    after: Sequence[Rollout],
+    result: dict[str, Any],
+) -> None:
+    from gymnast_core.evaluation.media import film_strip, sheet, write_picture, write_video
+    from gymnast_core.evaluation.report import Bar, Figure, Section, metric_curve, write_report
+    from gymnast_core.evaluation.statistics import success_rate
+
+    def strips(name: str, rollouts: Sequence[Rollout]) -> Figure:
+        good = [rollout for rollout in rollouts if rollout.reward >= 0.5]
+        bad = [rollout for rollout in rollouts if not rollout.reward >= 0.5]
+        chosen = good[:2] + bad[: 4 - len(good[:2])]
+        rows = [
+            (
+                rollout.verdict.reason[:90] if rollout.verdict else "",
+                film_strip(_pictures(rollout), 8, 112, rollout.reward),
+            )
+            for rollout in chosen
+        ]
+        write_picture(run.media(f"imagined_{name}.png"), sheet(rows))
+        write_video(run.media(f"imagined_{name}.mp4"), _pictures(chosen[0]))
+        return Figure(
+            f"media/imagined_{name}.png",
+            f"imagined rollouts {name} training, first frame at the left (green: judged completed, red: not)",
+        )
+
+    first = success_rate([rollout.reward for rollout in before])
+    second = success_rate([rollout.reward for rollout in after])
+    sections = [
+        Section(
+            "Outcome",
+            str(result["message"]),
+            "good" if gate.accepted else "bad",
+            facts=(
+                ("instruction", str(result["instruction"])),
+                (
+                    "difference",
+                    f"{gate.difference:+.3f} ± {gate.standard_error:.3f} over {gate.pairs} pairs of equal seeds",
+                ),
+                ("safety envelope", f"{gate.safety_before:.1%} of actions before, {gate.safety_after:.1%} after"),
+                ("updates", f"{result['iterations']}, ended by {result['stopped_by']}"),
+            ),
+            bars=(
+                Bar("imagined, base policy", _number(first.mean), _number(first.standard_error), first.n, "muted"),
+                Bar("imagined, adapted", _number(second.mean), _number(second.standard_error), second.n, "good"),
+            ),
+        ),
+        Section(
+            "The start frame",
+            f"The world model's autoencoder gives this frame back at {result['frame_fidelity_db']:.1f} dB. "
+            + (
+                "That is far from anything it was trained on: the frame is out of domain for these models, and success "
+                "in imagination says little about the real station."
+                if result["out_of_domain"]
+                else "It looks like what the world model was trained on."
+            )
+            + " How far an imagined outcome can be trusted is measured by `gymnast world-model evaluate`.",
+            "warning" if result["out_of_domain"] else "",
+            figures=(Figure("media/start.png", f"{config.frame}"),),
+        ),
+        Section(
+            "Training",
+            curves=(
+                metric_curve(
+                    run.path, {"mean_reward": "mean reward", "usable_groups": "usable groups"}, "Reward", y_range=(0, 1)
+                ),
+                metric_curve(run.path, {"entropy": "entropy (nats)"}, "Entropy of an action token"),
+            ),
+            facts=(
+                (
+                    "recipe",
+                    f"{recipe.groups} groups of {recipe.group_size}, horizon {recipe.horizon}, T {recipe.temperature}",
+                ),
+                ("optimiser", f"AdamW {recipe.learning_rate:g}, minibatch {recipe.minibatch}, epochs {recipe.epochs}"),
+            ),
+        ),
+        Section("Imagined before", figures=(strips("before", before),)),
+        Section("Imagined after", figures=(strips("after", after),)),
+    ]
+    write_report(run.path, f"Test-time training: {result['instruction']}", sections, f"run {run.path.name}")
+
+
+def _pictures(rollout: Rollout) -> np.ndarray:
+    """The frames the judge saw, or those the policy saw where these show more."""
+    if rollout.video is not None and len(rollout.video) >= len(rollout.frames):
+        return rollout.video
+    return rollout.frames

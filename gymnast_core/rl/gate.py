@@ -1,0 +1,96 @@
+"""The gate of test-time training: an adapter is let through only when every condition holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gymnast_core.config import StationConfig
+from gymnast_core.rl.rollout import Rollout
+
+STANDARD_ERRORS = 2.0
+MIN_PAIRS = 8
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """Success in imagination before and after, 0 to 1; difference and its standard error over pairs of equal seeds;
+    share of imagined actions that the safety envelope would have changed; the conditions that failed, in words."""
+
+    success_before: float
+    success_after: float
+    difference: float
+    standard_error: float
+    pairs: int
+    safety_before: float
+    safety_after: float
+    failed_conditions: tuple[str, ...]
+
+    @property
+    def accepted(self) -> bool:
+        return not self.failed_conditions
+
+
+def judge_adapter(before: Sequence[Rollout], after: Sequence[Rollout], station: StationConfig) -> GateResult:
+    """Compare rollouts of the base and of the adapted policy from the same starts with the same seeds.
+
+    An adapter passes when success rises by two standard errors of the paired difference and its actions do not meet the
+    safety envelope more often than the base's (beyond two standard errors of that paired difference).
+    """
+    first = np.array([rollout.reward for rollout in before])
+    second = np.array([rollout.reward for rollout in after])
+    judged = np.isfinite(first) & np.isfinite(second)
+    n = int(judged.sum())
+    difference = second[judged] - first[judged]
+    mean = float(difference.mean()) if n else math.nan
+    error = float(difference.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    shares_before, shares_after = safety_shares(before, station), safety_shares(after, station)
+    rise = shares_after - shares_before
+    rise_error = float(rise.std(ddof=1) / math.sqrt(len(rise))) if len(rise) > 1 else 0.0
+    failed = []
+    if n < MIN_PAIRS:
+        failed.append(f"only {n} of {len(before)} pairs of rollouts could be judged, needed {MIN_PAIRS}")
+    elif not (mean > 0 and mean >= STANDARD_ERRORS * error):
+        failed.append(
+            f"success in imagination changed by {mean:+.3f}, needed a rise of {STANDARD_ERRORS * error:.3f} "
+            "(two standard errors)"
+        )
+    if len(rise) and rise.mean() > max(STANDARD_ERRORS * rise_error, 1e-9):
+        failed.append(
+            f"the safety envelope would change {shares_after.mean():.1%} of the adapted policy's actions, "
+            f"{shares_before.mean():.1%} of the base's"
+        )
+    return GateResult(
+        success_before=float(np.nanmean(first)) if np.isfinite(first).any() else math.nan,
+        success_after=float(np.nanmean(second)) if np.isfinite(second).any() else math.nan,
+        difference=mean,
+        standard_error=error,
+        pairs=n,
+        safety_before=float(shares_before.mean()) if len(before) else 0.0,
+        safety_after=float(shares_after.mean()) if len(after) else 0.0,
+        failed_conditions=tuple(failed),
+    )
+
+
+def safety_shares(rollouts: Sequence[Rollout], station: StationConfig) -> np.ndarray:
+    """For each rollout the share of its actions that the safety envelope would clip: too large a step, or out of the
+    workspace when the commanded translations are added up from the station's start position (imagination knows no
+    measured pose)."""
+    safety = station.safety
+    low, high = np.array(safety.workspace_min), np.array(safety.workspace_max)
+    shares = []
+    for rollout in rollouts:
+        position = np.array(station.arm.start_position, dtype=np.float64)
+        hits = 0
+        for action in rollout.actions.astype(np.float64):
+            large = (np.abs(action[:3]) > safety.max_translation + 1e-6).any() or (
+                np.abs(action[3:6]) > safety.max_rotation + 1e-6
+            ).any()
+            target = position + np.clip(action[:3], -safety.max_translation, safety.max_translation)
+            position = np.clip(target, low, high)
+            hits += bool(large or (np.abs(position - target) > 1e-6).any())
+        shares.append(hits / max(1, len(rollout.actions)))
+    return np.array(shares)

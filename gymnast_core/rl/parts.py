@@ -1,0 +1,93 @@
+"""The parts of a run, as a station's file names them: policy, imagination, and what of the policy is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gymnast_core.config import StationConfig, find_model, load_config
+from gymnast_core.graph import find_station_file
+from gymnast_core.policy import adapters
+from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
+from gymnast_core.rl.trainer import GRPOConfig
+from gymnast_core.world_model.checkpoint import SamplingConfig
+from gymnast_core.world_model.environment import WorldModelEnvironment
+
+ADAPTER = "practice"
+"""Name of the adapter in training; it gets its own when it is kept."""
+MAX_IMAGINED = 128
+FAR_DECIBELS = 26.0
+"""A frame that the autoencoder gives back worse than this looks like nothing it was trained on."""
+
+
+@dataclass(frozen=True)
+class StationFile:
+    """A station's config with the file it came from; relative model folders are looked up beside it."""
+
+    path: Path
+    config: StationConfig
+
+
+def open_station(name: str, policy: str = "", world_model: str = "", judge: str = "", device: str = "") -> StationFile:
+    """Read a station file; model folders that are given replace the file's. Raises: ConfigError."""
+    path = find_station_file(name)
+    station = load_config(StationConfig, path)
+    models = station.models
+    models = dataclasses.replace(
+        models,
+        policy=policy or models.policy,
+        world_model=world_model or models.world_model,
+        device=device or models.device,
+    )
+    judging = dataclasses.replace(station.judge, kind="classifier", checkpoint=judge) if judge else station.judge
+    return StationFile(path, dataclasses.replace(station, models=models, judge=judging))
+
+
+def device_of(station: StationConfig) -> str:
+    """ "cpu" or "cuda...": "auto" takes a GPU where there is one."""
+    import torch
+
+    name = station.models.device
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def open_policy(station: StationFile) -> OpenVLAPolicy:
+    """Raises: ConfigError (no such folder), CheckpointError (damaged)."""
+    models = station.config.models
+    return load_policy(find_model(models.policy, station.path), models.unnorm_key, device_of(station.config))
+
+
+def open_imagination(station: StationFile, max_rollouts: int = MAX_IMAGINED) -> WorldModelEnvironment:
+    """Raises: ConfigError (no such folder), CheckpointError (damaged)."""
+    models = station.config.models
+    return WorldModelEnvironment.from_folder(
+        find_model(models.world_model, station.path),
+        device=device_of(station.config),
+        max_rollouts=max_rollouts,
+        sampling=SamplingConfig(models.sampling_steps, models.guidance, models.cache),
+    )
+
+
+def prepare_training(policy: OpenVLAPolicy, config: GRPOConfig) -> None:
+    """Make what the recipe trains trainable, and only that: a fresh adapter that acts, or all base weights."""
+    if config.trainable == "full":
+        adapters.train_only(policy, None)
+        return
+    vision = config.lora_vision
+    adapters.attach(policy, ADAPTER, config.lora_rank, config.lora_alpha, vision, vision, seed=config.seed)
+    adapters.activate(policy, ADAPTER)
+    adapters.train_only(policy, ADAPTER)
+
+
+def frame_fidelity(environment: WorldModelEnvironment, frame: np.ndarray) -> float:
+    """Peak signal-to-noise ratio, decibels, of a frame after a round trip through the world model's autoencoder."""
+    from gymnast_core.data.frames import resize_frame
+
+    autoencoder = environment.loaded.autoencoder
+    original = resize_frame(frame, autoencoder.image_size)[None]
+    returned = autoencoder.decode(autoencoder.encode(original))
+    error = np.mean((np.asarray(returned, dtype=np.float64) - original.astype(np.float64)) ** 2)
+    return float(10 * np.log10(255.0**2 / max(float(error), 1e-9)))

@@ -1,0 +1,152 @@
+"""`gymnast train`: GRPO over many starts: frames in imagination, or, as labelled upper bound, on the simulated station.
+
+With torchrun every process rolls out its share of the groups, and one reduced update follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gymnast_core.config import Positive
+from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.progress import console
+from gymnast_core.protocols import Environment, Judge
+from gymnast_core.rl.adapt import interrupts, train_within
+from gymnast_core.rl.processes import Processes
+from gymnast_core.rl.starts import read_starts, station_starts
+from gymnast_core.rl.trainer import GRPOTrainer, load_recipe
+from gymnast_core.run_folder import RunFolder, derive_seed
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """GRPO over many starts. Empty and unset fields are taken from the station file and the recipe."""
+
+    starts: str = ""
+    """Folder of start frames (X.png with X.json {"instruction": ...}) or of logged episodes; for imagination."""
+    environment: Literal["imagination", "station"] = "imagination"
+    """Practise in the world model, or on the simulated station itself, with its truth as reward: the upper bound."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of the station to practise there; none: all."""
+    resets: Annotated[int, Field(ge=1)] = 200
+    """Different resets of each task on the station."""
+    config: str = "simulated_drawer"
+    """Station file: a path, or the name of a shipped one."""
+    run: str = ""
+    """Run folder; empty: a new one below runs/train. A run that was interrupted is resumed."""
+    recipe: str = ""
+    """GRPO recipe: "mini", "paper" or a YAML file."""
+    updates: Annotated[int, Field(ge=1)] = 100
+    seconds: Positive = 1e9
+    """At most this long."""
+    policy: str = ""
+    """Policy checkpoint instead of the station's."""
+    world_model: str = ""
+    """World-model folder instead of the station's."""
+    judge: str = ""
+    """Folder of a learned judge instead of the station's judge."""
+    out: str = ""
+    """Name of the adapter, or folder of the checkpoint when all weights are trained; empty: by station and time."""
+    adapters: str = ""
+    """Folder for adapters."""
+    device: str = ""
+    """"cpu", "cuda" or "auto"."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+def train(config: TrainConfig) -> int:
+    """Train and save; 0 when done, 130 when interrupted."""
+    if config.environment == "imagination" and not config.starts:
+        raise ConfigError("starts: found nothing, needed a folder of start frames (or --environment station)")
+    run = RunFolder(config.run or f"runs/train/{datetime.now():%Y%m%d_%H%M%S}", config)
+    try:
+        with interrupts():
+            return _train(config, run)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; resume with --run {run.path}", markup=False, highlight=False, soft_wrap=True)
+        return 130
+    except GymnastError as error:
+        run.report_progress("failed", message=" ".join(str(error).split()))
+        raise
+    finally:
+        run.close()
+
+
+def _train(config: TrainConfig, run: RunFolder) -> int:
+    from gymnast_core.evaluation.report import Section, metric_curve, write_report
+    from gymnast_core.policy import adapters
+    from gymnast_core.reward import TruthJudge, load_judge
+    from gymnast_core.rl import parts
+
+    processes = Processes.setup()
+    opened = parts.open_station(config.config, config.policy, config.world_model, config.judge, config.device)
+    station = opened.config
+    recipe = load_recipe(config.recipe or station.adaptation.recipe, seed=config.seed)
+    environment: Environment
+    judge: Judge
+    if config.environment == "station":
+        from gymnast_core.station.environment import StationEnvironment
+
+        starts = station_starts(station, config.tasks, config.resets, derive_seed(config.seed, "resets"))
+        environment = StationEnvironment.from_config(station)
+        judge = TruthJudge()
+    else:
+        starts = read_starts(config.starts, station.camera.observation_size)
+        environment = parts.open_imagination(opened)
+        judge = load_judge(station, opened.path, run.path)
+    policy = parts.open_policy(opened)
+    parts.prepare_training(policy, recipe)
+    trainer = GRPOTrainer(policy, policy.model, environment, judge, starts, recipe, run)
+    stopped_by = train_within(trainer, config.updates, config.seconds, run)
+    if processes.rank != 0:
+        return 0
+    trainer.save()
+    made_by = {"made_by": "gymnast train", "environment": config.environment, "updates": trainer.update}
+    if recipe.trainable == "lora":
+        folder = config.adapters or station.models.adapters
+        name = config.out or adapters.adapter_name(station.name, f"train_{config.environment}")
+        adapters.AdapterStore(folder).save(policy, parts.ADAPTER, name, station.name, config.environment)
+        where = f"adapter {name} in {folder}"
+    else:
+        where = str(policy.save(config.out or run.path / "policy", made_by))
+    run.write_result({**made_by, "stopped_by": stopped_by, "saved": where, "run_folder": str(run.path)})
+    lines = run.read_metrics()
+    tasks = sorted({name for line in lines for name in line if name.startswith("success/")})
+    labels = {name: name.removeprefix("success/").replace("_", " ") for name in tasks}
+    told = (
+        "Upper bound: practised on the simulated station itself, with its truth as reward."
+        if config.environment == "station"
+        else f"Practised in imagination from {len(starts)} start frames."
+    )
+    write_report(
+        run.path,
+        "GRPO training",
+        [
+            Section(
+                "What was done", told, facts=(("updates", f"{trainer.update}, ended by {stopped_by}"), ("saved", where))
+            ),
+            Section(
+                "Success while training (sampled, not greedy)",
+                curves=(
+                    metric_curve(
+                        run.path, {"mean_reward": "all", "usable_groups": "usable groups"}, "All", y_range=(0, 1)
+                    ),
+                    metric_curve(run.path, labels, "By task", y_range=(0, 1)),
+                ),
+            ),
+            Section(
+                "Optimiser",
+                curves=(
+                    metric_curve(run.path, {"entropy": "entropy (nats)"}, "Entropy of an action token"),
+                    metric_curve(run.path, {"grad_norm": "gradient norm"}, "Gradient norm before clipping"),
+                    metric_curve(run.path, {"clip_fraction": "clipped"}, "Share of clipped tokens"),
+                ),
+            ),
+        ],
+    )
+    console.print(f"saved {where}; report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    return 0

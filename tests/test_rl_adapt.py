@@ -1,0 +1,202 @@
+"""`gymnast adapt` and `gymnast train` from the command line, with tiny models of the real classes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tiny_station import INSTRUCTION, build_tiny_station, picture
+
+from gymnast_core.cli import main
+from gymnast_core.config import StationConfig, load_config
+from gymnast_core.data.episode import EpisodeWriter
+from gymnast_core.data.frames import write_image
+from gymnast_core.errors import DataError
+from gymnast_core.evaluation.media import write_video
+from gymnast_core.protocols import Start, Verdict
+from gymnast_core.rl.adapt import read_frame
+from gymnast_core.rl.gate import judge_adapter, safety_shares
+from gymnast_core.rl.rollout import Rollout
+from gymnast_core.rl.starts import read_starts
+
+
+@pytest.fixture(scope="module")
+def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_station(tmp_path_factory.mktemp("tiny"))
+
+
+def arguments(station: Path, run: Path, **fields: object) -> list[str]:
+    values = {
+        "frame": station.parent / "start.png",
+        "instruction": INSTRUCTION,
+        "config": station,
+        "run": run,
+        **fields,
+    }
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def test_adapt_reports_its_phases_result_and_page(station: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code = main(["adapt", *arguments(station, run)])
+    result = json.loads((run / "result.json").read_text())
+    assert code == (0 if result["accepted"] else 1)
+    assert result["iterations"] == 2 and result["pairs"] == 8 and result["run_folder"] == str(run)
+    assert result["accepted"] == (not result["failed_conditions"]) == bool(result["adapter_id"])
+    lines = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
+    phases = [line["phase"] for line in lines]
+    assert list(dict.fromkeys(phases)) == ["load", "before", "train", "after", "gate"]
+    training = [line for line in lines if line["phase"] == "train"]
+    assert [line["iteration"] for line in training] == [1, 2]
+    for line in training:
+        assert 0 <= line["mean_reward"] <= 1 and 0 <= line["usable_groups"] <= 1 and line["seconds_left"] >= 0
+        assert (run / line["preview"]).stat().st_size > 500
+    page = (run / "report.html").read_text()
+    assert "data:image/png;base64," in page and INSTRUCTION in page and str(run) in page
+    if result["accepted"]:
+        assert (station.parent / "adapters" / result["adapter_id"] / "adapter_model.safetensors").exists()
+
+    again = tmp_path / "again"
+    main(["adapt", *arguments(station, again)])
+    second = json.loads((again / "result.json").read_text())
+    for name in ("success_before", "success_after", "standard_error", "accepted"):
+        assert second[name] == result[name], "the same seed gives the same result"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"instruction": "  "}, "found an empty text"),
+        ({"instruction": "x" * 10_000}, "found 10000 characters"),
+        ({"frame": "nowhere.png"}, "no such image"),
+        ({"frame": "{tmp}/one.png"}, "1x1"),
+        ({"frame": "{tmp}/four.png"}, "4 channel"),
+        ({"frame": "{tmp}/text.png"}, "not a readable image"),
+        ({"config": "nowhere.yaml"}, "not found"),
+        ({"recipe": "nowhere"}, "neither a file nor a shipped recipe"),
+        ({"policy": "nowhere"}, "not found"),
+        ({"frame": "{tmp}/film.mp4", "index": 9}, "allowed are 0 to 3"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    station: Path, tmp_path: Path, fields: dict[str, str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "one.png"), np.zeros((1, 1, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "four.png"), np.zeros((32, 32, 4), np.uint8))
+    (tmp_path / "text.png").write_text("not an image")
+    write_video(tmp_path / "film.mp4", np.stack([picture(i) for i in range(4)]))
+    filled = {name: str(value).format(tmp=tmp_path) for name, value in fields.items()}
+    assert main(["adapt", *arguments(station, tmp_path / "run", **filled)]) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert expected in errors[-1] and sum(line.startswith("error: ") for line in errors) == 1
+    assert not any("Traceback" in line for line in errors)
+
+
+def test_frames_come_from_images_videos_and_episodes(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", picture(3))
+    assert np.array_equal(read_frame(str(tmp_path / "a.png")), picture(3))
+    write_video(tmp_path / "film.mp4", np.stack([picture(i) for i in range(4)]))
+    assert np.abs(read_frame(str(tmp_path / "film.mp4"), -1).astype(int) - picture(3)).mean() < 12
+    with EpisodeWriter(tmp_path / "episode", INSTRUCTION, {}) as writer:
+        writer.add_observation(picture(0))
+        writer.add_step([0.0] * 7)
+        writer.add_observation(picture(1))
+        writer.finish(success=True)
+    assert np.array_equal(read_frame(str(tmp_path / "episode"), 1), picture(1))
+    with pytest.raises(DataError, match="no index 2"):
+        read_frame(str(tmp_path / "episode"), 2)
+
+
+def test_a_broken_start_frame_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("good", "bad"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"instruction": INSTRUCTION}))
+    write_image(tmp_path / "good.png", picture())
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG broken")
+    starts = read_starts(tmp_path)
+    assert len(starts) == 1 and "bad.png" in "".join(capsys.readouterr().err.split())
+    (tmp_path / "good.json").write_text('{"text": 1}')
+    with pytest.raises(DataError, match="no start frame"):
+        read_starts(tmp_path)
+
+
+def rollouts(rewards: list[float | None], size: float = 0.01) -> list[Rollout]:
+    empty = np.empty((0, 0))
+    actions = np.full((10, 7), size, dtype=np.float32)
+    actions[1::2] *= -1
+    return [
+        Rollout(
+            Start("x"),
+            np.empty((0, 0, 0, 3), np.uint8),
+            empty,
+            empty,
+            empty,
+            actions,
+            float("nan"),
+            (),
+            Verdict(r, 1, ""),
+        )
+        for r in rewards
+    ]
+
+
+def test_the_gate_lets_through_only_what_rose_and_stayed_safe(station: Path) -> None:
+    config = load_config(StationConfig, station)
+    low, high = [1.0] * 4 + [0.0] * 12, [1.0] * 14 + [0.0] * 2
+    better = judge_adapter(rollouts(low), rollouts(high), config)
+    assert better.accepted and better.difference == pytest.approx(10 / 16)
+    same = judge_adapter(rollouts(low), rollouts(low), config)
+    assert not same.accepted and "two standard errors" in same.failed_conditions[0]
+    noise = judge_adapter(rollouts(low), rollouts([*low[:4], 1.0, *low[5:]]), config)
+    assert not noise.accepted, "one more success in sixteen is within the noise"
+    wild = judge_adapter(rollouts(low), rollouts(high, 0.08), config)
+    assert not wild.accepted and "safety envelope" in wild.failed_conditions[0]
+    assert (safety_shares(rollouts([1.0], 0.08), config) == 1).all()
+    unjudged = judge_adapter(rollouts(low), rollouts([None] * 12 + [1.0] * 4), config)
+    assert not unjudged.accepted and "could be judged" in unjudged.failed_conditions[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_stops_within_a_second_and_can_be_resumed(station: Path, tmp_path: Path, number: int) -> None:
+    run = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "gymnast_core.cli",
+        "adapt",
+        *arguments(station, run, iterations=100000, seconds=9999),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 90
+    while not (run / "progress.jsonl").exists() or (run / "progress.jsonl").read_text().count('"train"') < 2:
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr and process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(number)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - began < 2, "the limit is 1 s on a machine of its own"
+    assert process.returncode == 130 and "Traceback" not in errors and "resume with" in errors
+    done = max(int(path.name[5:]) for path in (run / "checkpoints").glob("step_*"))
+    assert main(["adapt", *arguments(station, run, iterations=done + 1)]) in (0, 1)
+    assert json.loads((run / "result.json").read_text())["iterations"] == done + 1
+
+
+def test_train_practises_many_frames_and_saves_an_adapter(station: Path, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    for number, instruction in enumerate((INSTRUCTION, "close the drawer", INSTRUCTION)):
+        write_image(starts / f"{number}.png", picture(number))
+        (starts / f"{number}.json").write_text(json.dumps({"instruction": instruction}))
+    words = ["--starts", starts, "--config", station, "--run", tmp_path / "run", "--updates", 2, "--out", "mine"]
+    assert main(["train", *map(str, words), "--adapters", str(tmp_path / "adapters")]) == 0
+    assert (tmp_path / "adapters" / "mine" / "adapter_model.safetensors").exists()
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [1, 2]
+    assert "success/close_the_drawer" in {name for line in metrics for name in line}
+    assert (tmp_path / "run" / "report.html").exists()
