@@ -67,7 +67,8 @@ class BridgeController:
         Raises: ConfigError when the start pose is outside the workspace box or out of reach.
         """
         if isinstance(arm, StationConfig):
-            arm, safety = arm.arm, safety or arm.safety
+            safety = safety or arm.safety
+            arm = arm.arm
         self.arm = arm
         self.envelope = SafetyEnvelope(safety or SafetyConfig(), arm.control_hz)
         low, high = self.envelope.workspace_min, self.envelope.workspace_max
