@@ -6,16 +6,17 @@ node is told here which nodes it manages and in which order. Nothing of it is sa
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
 
 from gymnast_core.config import PACKAGE_ROOT, StationConfig, load_config
 from gymnast_core.errors import ConfigError
 
-ParameterValue = Union[str, bool, int, float, tuple[str, ...]]
+ParameterValue = str | bool | int | float | tuple[str, ...]
 NODE_PACKAGE = "gymnast_nodes"
 
 
@@ -47,9 +48,9 @@ MANAGED = ("camera", "arm", "recorder", "adapter", "executor", "evaluator")
 OPTIONAL = ("watchdog", *MANAGED, "supervisor")
 
 
-def station_graph(config_path: str | os.PathLike[str], namespace: str = "", without: Sequence[str] = ()) -> tuple[
-    NodeDescription, ...
-]:
+def station_graph(
+    config_path: str | os.PathLike[str], namespace: str = "", without: Sequence[str] = ()
+) -> tuple[NodeDescription, ...]:
     """The nodes of the station file at `config_path`, in start order.
 
     namespace: put before the names of gymnast's own nodes (the driver keeps `arm.namespace` of the file).
@@ -67,15 +68,11 @@ def station_graph(config_path: str | os.PathLike[str], namespace: str = "", with
     config = ("config", str(path))
     nodes = []
     if station.simulation is not None:
-        nodes.append(
-            NodeDescription(NODE_PACKAGE, "station", "xs_sdk", station.arm.namespace, (config,))
-        )
+        nodes.append(NodeDescription(NODE_PACKAGE, "station", "xs_sdk", station.arm.namespace, (config,)))
     if "watchdog" not in without:
         nodes.append(NodeDescription(NODE_PACKAGE, "watchdog", "watchdog", namespace, (config,)))
     managed = tuple(name for name in MANAGED if name not in without)
-    nodes += [
-        NodeDescription(NODE_PACKAGE, name, name, namespace, (config,), lifecycle=True) for name in managed
-    ]
+    nodes += [NodeDescription(NODE_PACKAGE, name, name, namespace, (config,), lifecycle=True) for name in managed]
     if "supervisor" not in without:
         parameters = (config, ("managed_nodes", managed))
         nodes.append(
@@ -112,19 +109,25 @@ def ament_prefixes(package: str) -> list[Path]:
     return [prefix for prefix in prefixes if (prefix / marker).is_file()]
 
 
-def find_executable(node: NodeDescription) -> Path:
-    """The node's executable, `<prefix>/lib/<package>/<executable>`, as launch_ros finds it.
+def find_executable(node: NodeDescription) -> list[str]:
+    """How to start the node: `<prefix>/lib/<package>/<executable>`, as launch_ros finds it; where gymnast's own nodes
+    are installed by pip only (which knows no such folder), this interpreter with the node's module.
 
     Raises: ConfigError when the package is not built or sourced, or has no such executable.
     """
     prefixes = ament_prefixes(node.package)
-    if not prefixes:
-        raise ConfigError(
-            f"ROS package '{node.package}' is not in AMENT_PREFIX_PATH; build it (cd ros2_ws && colcon build) and "
-            "source ros2_ws/install/setup.bash"
-        )
     for prefix in prefixes:
         executable = prefix / "lib" / node.package / node.executable
         if os.access(executable, os.X_OK):
-            return executable
-    raise ConfigError(f"package '{node.package}' in {prefixes[0]} has no executable '{node.executable}'; build it anew")
+            return [str(executable)]
+    module = f"{NODE_PACKAGE}.{node.executable}_node"
+    if node.package == NODE_PACKAGE and importlib.util.find_spec(NODE_PACKAGE) and importlib.util.find_spec(module):
+        return [sys.executable, "-m", module]
+    if prefixes:
+        raise ConfigError(
+            f"package '{node.package}' in {prefixes[0]} has no executable '{node.executable}'; build it anew"
+        )
+    raise ConfigError(
+        f"ROS package '{node.package}' is neither in AMENT_PREFIX_PATH nor importable; run `make setup` and "
+        "`source tools/env.sh`, or build it (cd ros2_ws && colcon build) and source ros2_ws/install/setup.bash"
+    )

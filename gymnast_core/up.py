@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import tyro
 import yaml
 
 from gymnast_core.errors import ConfigError
@@ -35,7 +36,7 @@ REFUSED = 2
 class UpConfig:
     """Start the ROS graph of one station and keep it up until Ctrl-C."""
 
-    config: str = "simulated_drawer"
+    config: tyro.conf.Positional[str] = "simulated_drawer"
     """Station file: a path, or the name of a shipped one (robot_configs/*.yaml)."""
     namespace: str = ""
     """Namespace of gymnast's own nodes, topics and services; the driver keeps its own."""
@@ -47,7 +48,7 @@ class UpConfig:
 
 def command_line(node: NodeDescription, log_level: str = "info") -> list[str]:
     """The node's command line with its ROS arguments."""
-    line = [str(find_executable(node)), "--ros-args", "-r", f"__node:={node.name}"]
+    line = [*find_executable(node), "--ros-args", "-r", f"__node:={node.name}"]
     if node.namespace:
         line += ["-r", f"__ns:={node.namespace}"]
     for source, target in node.remappings:
@@ -204,5 +205,5 @@ def _say(text: str) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux for SIGINT when the parent dies, so that a killed `gymnast up` leaves no driver-less arm node behind."""
+    """Ask Linux for SIGINT when the parent dies: a killed `gymnast up` leaves no nodes behind."""
     ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGINT, 0, 0, 0)

@@ -3,13 +3,14 @@
 The graph itself is described in gymnast_core/graph.py, which `gymnast up` reads too; this file only translates it.
 """
 
-from gymnast_core.graph import station_graph
-from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+
+from gymnast_core.graph import station_graph
+from launch import LaunchContext, LaunchDescription
 
 
 def launch_graph(context: LaunchContext) -> list:

@@ -20,6 +20,7 @@ from gymnast_msgs.msg import ArmState, BridgeAction, ExecutedAction
 from gymnast_msgs.srv import EmergencyStop, Rearm, ResetArm
 from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
 from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 
 from gymnast_core.errors import StationError
 from gymnast_core.robot.controller import BridgeController
@@ -43,6 +44,8 @@ from gymnast_nodes.driver import GROUP, Driver, DriverInfo
 
 JOINTS_FRESH_S = 0.25
 """Joint states older than this say nothing about where the arm is."""
+FIRST_JOINTS_S = 3.0
+"""How long activation waits for a joint state that is no failed read."""
 TRACKING_ERROR = 0.35
 """Radians between commanded and measured joint that, for TRACKING_SECONDS, mean that the arm does not follow."""
 TRACKING_SECONDS = 0.6
@@ -82,6 +85,7 @@ class ArmNode(ManagedNode):
         self._joint_rate = RateMeter()
         self._failed_reads = 0
         self._joint_target: np.ndarray | None = None
+        self._sent_at = -math.inf
         self._last_action_at = -math.inf
         self._last_step: tuple[str, int, float] | None = None
         self._over_effort_since: float | None = None
@@ -91,13 +95,12 @@ class ArmNode(ManagedNode):
         self._refused: collections.Counter[str] = collections.Counter()
 
         self._group = self.create_publisher(JointGroupCommand, self._driver.name("commands/joint_group"), DRIVER_QOS)
-        self._single = self.create_publisher(
-            JointSingleCommand, self._driver.name("commands/joint_single"), DRIVER_QOS
-        )
+        self._single = self.create_publisher(JointSingleCommand, self._driver.name("commands/joint_single"), DRIVER_QOS)
         self._state = self.create_publisher(ArmState, "arm/state", COMMAND_QOS)
         self._executed = self.create_publisher(ExecutedAction, "arm/executed", COMMAND_QOS)
         self.create_subscription(JointState, self._driver.name("joint_states"), self._on_joints, DRIVER_QOS)
         self.create_subscription(BridgeAction, "arm/action", self._on_action, COMMAND_QOS)
+        self.create_subscription(String, "watchdog/fault", self._on_watchdog, COMMAND_QOS)
         self.create_service(ResetArm, "arm/reset", self._on_reset)
         self.create_service(EmergencyStop, "arm/emergency_stop", self._on_stop)
         self.create_service(Rearm, "arm/rearm", self._on_rearm)
@@ -119,17 +122,16 @@ class ArmNode(ManagedNode):
 
     def activate(self) -> None:
         """Torque on with the measured pose as target. Raises: StationError when joint states or motors are not well."""
-        first = self._driver.joint_state(JOINTS_FRESH_S * 8)
+        if self._check_motors:
+            self._driver.check_motors()
+        first = self._driver.joint_state(FIRST_JOINTS_S)
         if first is None:
             raise StationError(
-                f"no valid joint states on {self._driver.name('joint_states')} for {JOINTS_FRESH_S * 8:g} s; "
+                f"no valid joint states on {self._driver.name('joint_states')} for {FIRST_JOINTS_S:g} s; "
                 "check the driver, its USB cable and the motors' power"
             )
         self._on_joints(first)
-        if self._check_motors:
-            self._driver.check_motors()
-        self._retarget()
-        self._send(self._controller_target())
+        self._hold_measured()
         self._driver.torque_on()
         if self._mode != ArmState.MODE_STOPPED:
             self._set_mode(ArmState.MODE_READY, "")
@@ -143,6 +145,9 @@ class ArmNode(ManagedNode):
         """The process ends: leave the arm holding where it is, with the gripper's motor at rest or at its grasp."""
         if self._mode in (ArmState.MODE_READY, ArmState.MODE_MOVING):
             self._hold("the arm node ends", fault=False)
+        if self._mode != ArmState.MODE_STOPPED:
+            self._set_mode(ArmState.MODE_UNCONFIGURED, "the arm node ends")
+        self._publish_state()  # the watchdog need not take the silence that follows for a fault
         self._driver.close()
 
     # What comes in.
@@ -214,6 +219,12 @@ class ArmNode(ManagedNode):
             if (same and message.step <= step) or to_seconds(message.header.stamp) <= stamp:
                 return "out_of_order"
         return ""
+
+    def _on_watchdog(self, message: String) -> None:
+        """The watchdog has commanded the measured pose behind our back: our target must not jump back later."""
+        if self._mode in (ArmState.MODE_READY, ArmState.MODE_MOVING):
+            self._hold(f"watchdog: {message.data}", fault=False)
+        self._hold_measured()
 
     async def _on_reset(self, request: ResetArm.Request, response: ResetArm.Response) -> ResetArm.Response:
         """arm/reset: open the gripper, lift, go to the start pose and settle there."""
@@ -326,6 +337,7 @@ class ArmNode(ManagedNode):
         self._over_effort_since = (self._over_effort_since or now) if loaded.any() else None
         if self._joint_target is not None and self._joints is not None:
             far = float(np.max(np.abs(self._joint_target - self._joints))) > TRACKING_ERROR
+            far = far and now - self._sent_at < TRACKING_SECONDS  # what moves it while nobody commands is no fault
             self._off_track_since = (self._off_track_since or now) if far else None
         if self._joint_rate.age > JOINTS_FRESH_S:
             reads = f", {self._failed_reads} failed reads" if self._failed_reads else ""
@@ -337,9 +349,10 @@ class ArmNode(ManagedNode):
         elif self._off_track_since is not None and now - self._off_track_since > TRACKING_SECONDS:
             self._off_track_since = None
             self._hold("the arm does not follow its commands: blocked, untorqued, or a deaf driver", fault=True)
-        elif self._mode == ArmState.MODE_READY and now - self._last_action_at > self.station.safety.command_timeout_s:
-            if self._last_action_at > -math.inf:
-                self._hold("no action for " + f"{self.station.safety.command_timeout_s:g} s", fault=False)
+        elif self._mode == ArmState.MODE_READY and self._last_action_at > -math.inf:
+            timeout = self.station.safety.command_timeout_s
+            if now - self._last_action_at > timeout:
+                self._hold(f"no action for {timeout:g} s", fault=False)
 
     def _hold(self, why: str, fault: bool) -> None:
         """Stay here. Where the arm stands at its target already, the target is kept: re-targeting to the measured
@@ -377,13 +390,10 @@ class ArmNode(ManagedNode):
         if self._controller is not None and self._joints is not None:
             self._controller.reset_target(self._joints)
 
-    def _controller_target(self) -> np.ndarray:
-        assert self._joints is not None
-        return self._joints
-
     def _send(self, joints: np.ndarray) -> None:
         """The one place where arm joints are commanded."""
         self._joint_target = np.asarray(joints, dtype=np.float64).copy()
+        self._sent_at = time.monotonic()
         self._group.publish(JointGroupCommand(name=GROUP, cmd=[float(q) for q in self._joint_target]))
 
     def _set_gripper(self, opening: float) -> None:

@@ -46,7 +46,7 @@ class CameraNode(ManagedNode):
         super().__init__("camera")
         self._camera = self.station.camera
         self._first_frame_timeout = parameter(
-            self, "first_frame_timeout_s", 10.0, "how long to wait for the first frame on activation", 0.5, 120.0
+            self, "first_frame_timeout_s", 5.0, "how long to wait for the first frame on activation", 0.5, 120.0
         )
         self._calls = ServiceCaller(self)
         self._rate = RateMeter()
@@ -73,7 +73,8 @@ class CameraNode(ManagedNode):
         first = self._calls.receive(Image, topic, SENSOR_QOS, timeout)
         if first is None:
             publishers = self.count_publishers(topic)
-            hint = "nobody publishes it; is the camera driver running?" if publishers == 0 else "its publisher is silent"
+            silent = "its publisher is silent"
+            hint = silent if publishers else "nobody publishes it; is the camera driver running?"
             if self._device is not None:
                 self._device.stop()
             raise StationError(f"camera: no frame on {topic} within {timeout:g} s: {hint}")
@@ -136,8 +137,8 @@ class CameraNode(ManagedNode):
                     raise StationError(f"{path}: captured frames are written as .png")
                 write_image(path, frame)
                 response.path = str(path)
-            response.image = image if image.encoding == "rgb8" else frame_to_image(
-                frame, image.header.stamp, image.header.frame_id
+            response.image = (
+                image if image.encoding == "rgb8" else frame_to_image(frame, image.header.stamp, image.header.frame_id)
             )
             response.success = True
             response.message = f"{image.width}x{image.height}, {self._age(image) * 1000:.0f} ms old"

@@ -25,6 +25,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from gymnast_msgs.msg import NodeStatus
 from lifecycle_msgs.msg import State
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.callback_groups import CallbackGroup, ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
@@ -35,9 +36,7 @@ from gymnast_core.config import StationConfig, load_config
 from gymnast_core.errors import ConfigError, DataError, GymnastError, StationError
 
 # Camera frames: a late frame is worth nothing, so none is sent twice.
-SENSOR_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT
-)
+SENSOR_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Commands and their outcome: every one arrives.
 COMMAND_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
 # The vendor's driver publishes and subscribes everything like this.
@@ -127,9 +126,7 @@ def image_to_frame(message: Image, name: str = "image") -> np.ndarray:
         raise DataError(f"{name}: encoding '{message.encoding}', allowed are rgb8 and bgr8")
     height, width, step = message.height, message.width, message.step
     if height == 0 or width == 0 or step < 3 * width or len(message.data) != height * step:
-        raise DataError(
-            f"{name}: {width}x{height} with step {step} and {len(message.data)} bytes do not fit together"
-        )
+        raise DataError(f"{name}: {width}x{height} with step {step} and {len(message.data)} bytes do not fit together")
     rows = np.frombuffer(message.data, dtype=np.uint8).reshape(height, step)
     frame = rows[:, : 3 * width].reshape(height, width, 3)
     if message.encoding == "bgr8":
@@ -315,7 +312,23 @@ async def call_async(node: Node, client: Any, request: Any, timeout_s: float) ->
     return answer.result()
 
 
-class ManagedNode(LifecycleNode):
+class InterleavingNode(Node):
+    """A node whose callbacks may run while another one awaits.
+
+    rclpy's default group lets no callback run until the one before it has ended, awaits included, so the timer that is
+    to wake a sleeping callback never would. The executor has one thread: callbacks change places only where they await.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._interleaving_group = ReentrantCallbackGroup()
+        super().__init__(*args, **kwargs)
+
+    @property
+    def default_callback_group(self) -> CallbackGroup:
+        return self._interleaving_group
+
+
+class ManagedNode(InterleavingNode, LifecycleNode):
     """A lifecycle node of one station: reads the station file, beats its heart, says errors in one line.
 
     Override `configure`, `activate`, `deactivate`, `cleanup`; raise a GymnastError to refuse a transition. `stop` is
@@ -398,7 +411,7 @@ class ManagedNode(LifecycleNode):
         while not self._ended.wait(HEARTBEAT_PERIOD_S):
             message.state = self._state_machine.current_state[1]
             stuck = time.monotonic() - self._last_spin
-            message.detail = f"busy for {stuck:.0f} s" if stuck > 3.0 else self.last_error
+            message.detail = self.last_error or (f"busy for {stuck:.0f} s" if stuck > 3.0 else "")
             try:
                 self._heartbeat.publish(message)
             except Exception:  # the context went down between the wait and here

@@ -7,15 +7,17 @@ not answer. So every answer is checked for length and content here. Everything i
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 from interbotix_xs_msgs.srv import OperatingModes, RegisterValues, RobotInfo, TorqueEnable
 from rclpy.node import Node
+from sensor_msgs.msg import JointState
 
 from gymnast_core.config import ArmConfig
 from gymnast_core.errors import StationError
 from gymnast_core.robot.gripper import FINGER_CLOSED, FINGER_OPEN
-from gymnast_nodes.common import JOINT_NAMES, ServiceCaller
+from gymnast_nodes.common import DRIVER_QOS, JOINT_NAMES, ServiceCaller, measured_joints
 
 GROUP = "arm"
 MOTORS = (*JOINT_NAMES, "gripper")
@@ -58,8 +60,8 @@ class Driver:
         missing = self._calls.wait_for(needed, self._config.driver_timeout_s)
         if missing:
             raise StationError(
-                f"arm driver not found: no service {missing[0]} within {self._config.driver_timeout_s:g} s; start "
-                f"xs_sdk with robot_name {self._config.namespace.strip('/')} or correct arm.namespace in the station file"
+                f"arm driver not found: no service {missing[0]} within {self._config.driver_timeout_s:g} s; start xs_sdk "
+                f"with robot_name {self._config.namespace.strip('/')}, or correct arm.namespace in the station file"
             )
 
     def check_arm(self) -> DriverInfo:
@@ -78,6 +80,15 @@ class Driver:
         if len(gripper.joint_lower_limits) == 1 and len(gripper.joint_upper_limits) == 1:
             closed, fully_open = gripper.joint_lower_limits[0], gripper.joint_upper_limits[0]
         return DriverInfo(lower, upper, closed, fully_open)
+
+    def joint_state(self, timeout_s: float) -> JointState | None:
+        """The next joint state that is no failed read; None when none comes in time."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            message = self._calls.receive(JointState, self.name("joint_states"), DRIVER_QOS, end - time.monotonic())
+            if message is not None and measured_joints(message) is not None:
+                return message
+        return None
 
     def check_motors(self) -> None:
         """Hardware errors of all nine motors. Raises: StationError naming the motors and the remedy."""

@@ -16,7 +16,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from gymnast_msgs.msg import GraphStatus, NodeStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from gymnast_core.errors import StationError
@@ -26,7 +25,7 @@ from gymnast_nodes.common import (
     LATCHED_QOS,
     DiagnosticReport,
     Diagnostics,
-    call_async,
+    InterleavingNode,
     parameter,
     run_node,
     sleep,
@@ -53,7 +52,7 @@ class Managed:
     busy: bool = False  # a transition of ours is under way
 
 
-class SupervisorNode(Node):
+class SupervisorNode(InterleavingNode):
     """Ordered start, liveness and recovery of the managed nodes."""
 
     def __init__(self) -> None:
@@ -67,7 +66,12 @@ class SupervisorNode(Node):
             self, "start_timeout_s", 90.0, "how long a process may take until its first heartbeat", 1.0, 3600.0
         )
         self._transition_timeout = parameter(
-            self, "transition_timeout_s", 300.0, "how long one transition may take (loading a large policy)", 1.0, 7200.0
+            self,
+            "transition_timeout_s",
+            300.0,
+            "how long one transition may take (loading a large policy)",
+            1.0,
+            7200.0,
         )
         self.exit_code: int | None = None
         self._nodes = {

@@ -128,10 +128,12 @@ class WatchdogNode(Node):
         command_age = now - self._commanded_at
         joint_age = now - self._joints_at
         driven = self._state_at - self._commanded_at < RECENT_S  # when the arm node last spoke
+        # An arm node that says it is not active leaves the arm to others (it says so when it ends, too).
+        in_charge = self._mode in (ArmState.MODE_READY, ArmState.MODE_MOVING, ArmState.MODE_HOLDING)
         commanded = command_age < RECENT_S + self._command_timeout
         self._set_fault(
             "arm node silent",
-            state_age > self._heartbeat_timeout and (driven or self._speed > MOVING_SPEED),
+            in_charge and state_age > self._heartbeat_timeout and (driven or self._speed > MOVING_SPEED),
             state_age < self._heartbeat_timeout,
         )
         self._set_fault(

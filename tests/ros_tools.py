@@ -1,0 +1,191 @@
+"""Helpers for tests over real ROS processes: a graph in a domain of its own, and a client that looks at it from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
+pytest.importorskip("gymnast_msgs", reason="the ROS interfaces are not built; run `make setup`")
+
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.qos import QoSProfile  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+SIMULATED = ROOT / "robot_configs" / "simulated_drawer.yaml"
+
+
+def free_domain() -> int:
+    """A ROS domain nobody on this host uses: its discovery port is free."""
+    for domain in random.SystemRandom().sample(range(1, 100), 99):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", 7400 + 250 * domain))
+            except OSError:
+                continue
+            return domain
+    raise RuntimeError("no free ROS domain on this host")
+
+
+def isolate(domain: int) -> dict[str, str]:
+    """The environment of processes in that domain that speak with this host only."""
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"}
+    if environment.get("ROS_DISTRO") == "humble":
+        environment["ROS_LOCALHOST_ONLY"] = "1"
+    else:
+        environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    return environment
+
+
+def wait_until(condition: Callable[[], Any], timeout: float, what: str = "condition") -> Any:
+    """Poll until `condition` is true and return its value; fails the test after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    pytest.fail(f"{what}: not within {timeout:g} s")
+
+
+class Process:
+    """A command with its output lines collected."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def interrupt(self, timeout: float = 20.0) -> int:
+        """Ctrl-C, then wait for the end; returns the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.wait(timeout)
+
+    def wait(self, timeout: float) -> int:
+        code = self.process.wait(timeout)
+        self._reader.join(2.0)
+        return code
+
+    def end(self) -> None:
+        """Stop it whatever it does."""
+        if self.process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.interrupt()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(5.0)
+
+
+def start_graph(domain: int, config: Path = SIMULATED, without: Sequence[str] = ()) -> Process:
+    """`gymnast up` on a station file, in a domain of its own."""
+    command = [sys.executable, "-m", "gymnast_core.cli", "up", str(config)]
+    if without:
+        command += ["--without", *without]
+    return Process(command, isolate(domain))
+
+
+class Client:
+    """A plain rclpy node in the graph's domain, spun in a thread, that remembers what it hears."""
+
+    def __init__(self, domain: int, name: str = "test_client") -> None:
+        os.environ.update({k: v for k, v in isolate(domain).items() if k.startswith("ROS_AUTO") or k.endswith("_ONLY")})
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.node = rclpy.create_node(name, context=self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+        self.heard: dict[str, list[tuple[float, Any]]] = {}
+        self._clients: dict[str, Any] = {}
+        self._publishers: dict[str, Any] = {}
+
+    def _spin(self) -> None:
+        with contextlib.suppress(Exception):  # the context is shut down under it at the end
+            self._executor.spin()
+
+    def listen(self, kind: Any, topic: str, qos: QoSProfile | int = 10) -> list[tuple[float, Any]]:
+        """The growing list of (monotonic time, message) of a topic."""
+        if topic not in self.heard:
+            messages: list[tuple[float, Any]] = []
+            self.heard[topic] = messages
+            self.node.create_subscription(kind, topic, lambda m: messages.append((time.monotonic(), m)), qos)
+        return self.heard[topic]
+
+    def latest(self, topic: str) -> Any:
+        """The newest message of a topic listened to, None before the first."""
+        messages = self.heard[topic]
+        return messages[-1][1] if messages else None
+
+    def publish(self, kind: Any, topic: str, message: Any) -> None:
+        if topic not in self._publishers:
+            publisher = self.node.create_publisher(kind, topic, 10)
+            self._publishers[topic] = publisher
+            wait_until(lambda: publisher.get_subscription_count() > 0, 5.0, f"a subscriber of {topic}")
+        self._publishers[topic].publish(message)
+
+    def call(self, kind: Any, name: str, request: Any, timeout: float = 10.0) -> Any:
+        """A service's response; fails the test when there is none in time."""
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, name)
+        client = self._clients[name]
+        wait_until(client.service_is_ready, timeout, f"service {name}")
+        future = client.call_async(request)
+        wait_until(future.done, timeout, f"answer of {name}")
+        return future.result()
+
+    def close(self) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+        self._thread.join(2.0)
+
+
+@contextlib.contextmanager
+def running_graph(config: Path = SIMULATED, without: Sequence[str] = ()) -> Iterator[tuple[Process, Client]]:
+    """A graph and a client in a domain of their own, both ended afterwards."""
+    domain = free_domain()
+    graph = start_graph(domain, config, without)
+    client = Client(domain)
+    try:
+        yield graph, client
+    finally:
+        client.close()
+        graph.end()
+
+
+def process_of(node: str, graph: Process) -> int:
+    """Process id of a node of a running graph, by its command line."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if f"__node:={node}" in words and parent == graph.process.pid:
+                return int(entry.name)
+    pytest.fail(f"node {node} has no process")
