@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from gymnast_msgs.action import Adapt, Practise, RunEpisode, RunTrials
 from gymnast_msgs.srv import CaptureFrame, ResetArm, ResetScene, SceneState
@@ -32,6 +33,7 @@ from gymnast_core.data.outcome import set_outcome
 from gymnast_core.errors import DataError, StationError
 from gymnast_core.evaluation.statistics import success_rate
 from gymnast_core.policy.prompt import normalise_instruction
+from gymnast_core.station.scene import load_scene
 from gymnast_nodes.common import Diagnostics, ManagedNode, parameter, run_node
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service, run_goal
@@ -76,8 +78,11 @@ class EvaluatorNode(ManagedNode):
         self._root = Path(self.station.recorder.folder).expanduser().resolve().parent
         self._liveness = Liveness(self)
         self._reset_arm = self.create_client(ResetArm, "arm/reset")
-        self._reset_scene = self.create_client(ResetScene, "station/reset_scene")
-        self._scene_state = self.create_client(SceneState, "station/scene_state")
+        driver = self.station.arm.namespace.rstrip("/")
+        self._reset_scene = self.create_client(ResetScene, f"{driver}/station/reset_scene")
+        self._scene_state = self.create_client(SceneState, f"{driver}/station/scene_state")
+        simulation = self.station.simulation
+        self._scene = load_scene(simulation.scene)[0] if simulation is not None else None
         self._capture = self.create_client(CaptureFrame, "camera/capture_frame")
         self._run_episode = ActionClient(self, RunEpisode, "executor/run_episode")
         self._adapt = ActionClient(self, Adapt, "adapter/adapt")
@@ -338,7 +343,10 @@ class EvaluatorNode(ManagedNode):
         """Arm to its start pose, scene to the task's start. Raises: StationError after a few attempts; Cancelled."""
         problem = ""
         for _ in range(RESET_ATTEMPTS):
-            answer = call_service(self._reset_arm, ResetArm.Request(), 60.0, lambda: goal.cancelled)
+            arm = ResetArm.Request()
+            if self._scene is not None:
+                arm.offset = self._scene.arm_start.draw(np.random.default_rng([seed, 1])).astype(np.float32)
+            answer = call_service(self._reset_arm, arm, 60.0, lambda: goal.cancelled)
             problem = "" if answer.success else f"arm reset: {answer.message}"
             if problem:
                 goal.sleep_until(time.monotonic() + 1.0)
