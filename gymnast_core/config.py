@@ -91,7 +91,7 @@ class SafetyConfig:
     """Upper corner."""
     max_joint_speed: Positive = 3.14
     """Radians a second; the WidowX 250s reaches pi."""
-    max_drift: Positive = 0.06
+    max_drift: Positive = 0.10
     """Largest distance between target and measured end effector, metres: beyond it the target stops running ahead."""
     command_timeout_s: Positive = 0.4
     """An action older than this is refused, and the arm holds when none came for this long."""

@@ -223,7 +223,7 @@ class SimulatedStation:
         return self._data.site(name).xpos.copy()
 
     def command_joints(self, joints: np.ndarray, duration_s: float, ramp_s: float) -> None:
-        """New goal (6,) rad, reached in `duration_s` with ramps of `ramp_s`; 0 is full speed. Ignored without torque."""
+        """New goal (6,) rad, reached in `duration_s` with `ramp_s` ramps; 0 is full speed. Ignored without torque."""
         if self._torque:
             self._profile.set_goal(np.asarray(joints, dtype=np.float64), duration_s, ramp_s)
 

@@ -133,8 +133,8 @@ class SimulatedDriver:
                 raise ValueError(f"fault {name} needs a motor (of {', '.join(self.motors)}), found '{motor}'")
         with self.bus:
             self.faults = dict(faults)
-            for motor in self.motors.values():
-                motor.registers["Hardware_Error_Status"] = 0
+            for each in self.motors.values():
+                each.registers["Hardware_Error_Status"] = 0
             if "motor_error" in faults:
                 self.motors[faults["motor_error"]].registers["Hardware_Error_Status"] = 1 << OVERLOAD_BIT
 

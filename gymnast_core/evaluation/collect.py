@@ -1,0 +1,206 @@
+"""Collect episodes from the simulated station with a scripted, random or learned policy: `gymnast data collect`.
+
+A collection is resumable: episode k of a folder always has seed `first_seed + k`, and finished ones are passed over.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import Field
+
+from gymnast_core.config import Fraction, NotNegative, StationConfig, load_config
+from gymnast_core.data.episode import EpisodeWriter, iterate_episodes, read_episode
+from gymnast_core.errors import ConfigError
+from gymnast_core.progress import console, interruptible, progress_bar
+from gymnast_core.protocols import Start
+from gymnast_core.run_folder import derive_seed
+from gymnast_core.station.environment import StationEnvironment
+from gymnast_core.station.expert import ExpertPolicy, MixedPolicy, RandomPolicy
+
+STEP_NS = 200_000_000
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Options of `gymnast data collect`."""
+
+    out: str
+    """Folder that the episode folders are written into."""
+    config: str = "robot_configs/simulated_drawer.yaml"
+    """Station file; it needs a simulation section."""
+    policy: str = "expert"
+    """"expert", "mixed" (expert and random in turn), "random", or a policy checkpoint's folder."""
+    episodes: Annotated[int, Field(gt=0)] = 100
+    tasks: tuple[str, ...] = ()
+    """Tasks in turn; none: all of the station's."""
+    first_seed: Annotated[int, Field(ge=0)] = 0
+    horizon: Annotated[int, Field(gt=0, le=1000)] = 30
+    """Steps of an episode at most."""
+    after_success: Annotated[int, Field(ge=0)] = 1000
+    """Steps that an episode goes on after the task is done."""
+    keep: Literal["all", "successes"] = "all"
+    """Keep every episode, or only those that succeed (others are replaced by further seeds)."""
+    noise: NotNegative = 0.0
+    """Expert: standard deviation added to translations, metres."""
+    slip: Fraction = 0.0
+    """Expert: chance per step of a three-step slip."""
+    miss: Fraction = 0.0
+    """Expert: chance per episode of aiming beside the handle."""
+    temperature: NotNegative = 1.0
+    """Learned policy: sampling temperature; 0 is greedy."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Processes."""
+
+
+class _Actor(Protocol):
+    """What collecting needs of a policy: begin an episode, then act step by step."""
+
+    def begin(self, seed: int) -> None: ...
+
+    def act(self, frames: np.ndarray, instructions: list[str]) -> np.ndarray: ...
+
+
+class _LearnedActor:
+    """A checkpoint, sampled or greedy, one chunk after another."""
+
+    def __init__(self, folder: str, unnorm_key: str, temperature: float) -> None:
+        import torch
+
+        from gymnast_core.policy.openvla import load_policy
+
+        torch.set_num_threads(1)
+        self._policy = load_policy(folder, unnorm_key=unnorm_key)
+        self._temperature = temperature
+        self._seed, self._call = 0, 0
+
+    def begin(self, seed: int) -> None:
+        self._seed, self._call = seed, 0
+
+    def act(self, frames: np.ndarray, instructions: list[str]) -> np.ndarray:
+        self._call += 1
+        if self._temperature == 0:
+            return self._policy.act(frames, instructions)
+        seeds = [derive_seed(self._seed, self._call, row) for row in range(len(frames))]
+        return self._policy.sample(frames, instructions, self._temperature, seeds).actions
+
+
+def collect(options: CollectConfig) -> int:
+    """Write the episodes; returns 0, or 130 when interrupted (finished episodes stay).
+
+    Raises: ConfigError for a wrong station or task.
+    """
+    station = load_config(StationConfig, options.config)
+    if station.simulation is None:
+        raise ConfigError(f"{options.config}: has no simulation section; only simulated stations collect by themselves")
+    for task in options.tasks:
+        station.task(task)
+    root = Path(options.out)
+    done = 0
+    for folder in list(iterate_episodes(root)):
+        if read_episode(folder, frames=False).complete:
+            done += 1
+        else:
+            shutil.rmtree(folder)
+    pending = _seeds(options, root)
+    context = multiprocessing.get_context("spawn")
+    with interruptible() as stop, progress_bar() as bar, ProcessPoolExecutor(options.workers, context) as pool:
+        row = bar.add_task(f"collecting {options.policy}", total=options.episodes, completed=done, note="")
+        running: set[Future[tuple[bool, bool]]] = set()
+        successes = tried = 0
+        while done < options.episodes and not stop:
+            while len(running) < 2 * options.workers and (
+                options.keep == "successes" or done + len(running) < options.episodes
+            ):
+                running.add(pool.submit(_collect_one, options, station, next(pending)))
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                kept, success = future.result()
+                tried += 1
+                successes += success
+                done += kept
+            bar.update(row, completed=min(done, options.episodes), note=f"success {successes / tried:.2f}")
+        for future in running:
+            future.cancel()
+    if stop:
+        return 130
+    console.print(f"{done} episodes in {root}", highlight=False)
+    return 0
+
+
+def _seeds(options: CollectConfig, root: Path) -> Iterator[int]:
+    """Seeds without an episode yet."""
+    index = 0
+    while True:
+        if not (root / f"episode_{options.first_seed + index:06d}").exists():
+            yield options.first_seed + index
+        index += 1
+
+
+_cache: dict[str, Any] = {}
+
+
+def _collect_one(options: CollectConfig, station: StationConfig, seed: int) -> tuple[bool, bool]:
+    """In a worker: one episode; returns whether it was kept and whether it succeeded."""
+    if "environment" not in _cache:
+        os.environ.setdefault("LP_NUM_THREADS", "1")
+        _cache["environment"] = StationEnvironment(station)
+        _cache["actor"] = _make_actor(options, station, _cache["environment"])
+    environment: StationEnvironment = _cache["environment"]
+    actor: _Actor = _cache["actor"]
+    tasks = options.tasks or tuple(sorted(station.tasks))
+    task = tasks[seed % len(tasks)]
+    instruction = station.task(task).instruction
+    frames = environment.reset([Start(instruction, task=task, seed=seed)])
+    actor.begin(seed)
+    steps: list[tuple[np.ndarray, np.ndarray, tuple[str, ...]]] = []
+    states, openings = [environment.states()[0]], [float(environment.drawer_openings()[0])]
+    left, success = options.after_success, False
+    while len(steps) < options.horizon and left >= 0:
+        for action in actor.act(frames, [instruction])[0]:
+            result = environment.step(action[None, None])
+            frames = result.frames
+            steps.append((action, result.executed[0, 0], result.safety_events[0]))
+            states.append(environment.states()[0])
+            openings.append(float(environment.drawer_openings()[0]))
+            success = bool(result.success[0])
+            left -= success
+            if len(steps) >= options.horizon or left < 0:
+                break
+    if options.keep == "successes" and not success:
+        return False, False
+    metadata = {
+        "task": task,
+        "station": station.name,
+        "source": "station",
+        "policy": options.policy,
+        "seed": seed,
+        "drawer_opening": [round(opening, 5) for opening in openings],
+    }
+    video = environment.video()[0]
+    with EpisodeWriter(Path(options.out) / f"episode_{seed:06d}", instruction, metadata) as writer:
+        writer.add_observation(video[0], states[0], 0)
+        for index, (action, executed, events) in enumerate(steps):
+            writer.add_step(action, executed, events)
+            writer.add_observation(video[index + 1], states[index + 1], (index + 1) * STEP_NS)
+        writer.finish(success=success, outcome_by="truth")
+    return True, success
+
+
+def _make_actor(options: CollectConfig, station: StationConfig, environment: StationEnvironment) -> _Actor:
+    expert = ExpertPolicy(environment, options.noise, options.slip, options.miss)
+    if options.policy == "expert":
+        return expert
+    if options.policy == "random":
+        return RandomPolicy()
+    if options.policy == "mixed":
+        return MixedPolicy(expert, RandomPolicy())
+    return _LearnedActor(options.policy, station.models.unnorm_key, options.temperature)
