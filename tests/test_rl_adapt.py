@@ -131,6 +131,7 @@ def rollouts(rewards: list[float | None], size: float = 0.01) -> list[Rollout]:
     empty = np.empty((0, 0))
     actions = np.full((10, 7), size, dtype=np.float32)
     actions[1::2] *= -1
+    actions[:, 6] = 1.0
     return [
         Rollout(
             Start("x"),

@@ -10,6 +10,7 @@ import numpy as np
 
 from gymnast_core.config import StationConfig
 from gymnast_core.rl.rollout import Rollout
+from gymnast_core.robot.safety import ROUNDING, WORKSPACE_CLIPPED, SafetyEnvelope
 
 STANDARD_ERRORS = 2.0
 MIN_PAIRS = 8
@@ -76,21 +77,21 @@ def judge_adapter(before: Sequence[Rollout], after: Sequence[Rollout], station: 
 
 
 def safety_shares(rollouts: Sequence[Rollout], station: StationConfig) -> np.ndarray:
-    """For each rollout the share of its actions that the safety envelope would clip: too large a step, or out of the
+    """For each rollout the share of its actions that the safety envelope would change: too large a step, or out of the
     workspace when the commanded translations are added up from the station's start position (imagination knows no
     measured pose)."""
-    safety = station.safety
-    low, high = np.array(safety.workspace_min), np.array(safety.workspace_max)
+    envelope = SafetyEnvelope(station.safety, station.arm.control_hz)
     shares = []
     for rollout in rollouts:
         position = np.array(station.arm.start_position, dtype=np.float64)
         hits = 0
-        for action in rollout.actions.astype(np.float64):
-            large = (np.abs(action[:3]) > safety.max_translation + 1e-6).any() or (
-                np.abs(action[3:6]) > safety.max_rotation + 1e-6
-            ).any()
-            target = position + np.clip(action[:3], -safety.max_translation, safety.max_translation)
-            position = np.clip(target, low, high)
-            hits += bool(large or (np.abs(position - target) > 1e-6).any())
+        for action in rollout.actions:
+            admitted, events = envelope.admit(action, 0.0)
+            if admitted is not None:
+                target = position + admitted[:3]
+                if not envelope.in_workspace(target, ROUNDING):
+                    events.append(WORKSPACE_CLIPPED)
+                position = np.clip(target, *envelope.box(position))
+            hits += bool(events)
         shares.append(hits / max(1, len(rollout.actions)))
     return np.array(shares)

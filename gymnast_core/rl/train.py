@@ -21,6 +21,9 @@ from gymnast_core.rl.starts import read_starts, station_starts
 from gymnast_core.rl.trainer import GRPOTrainer, load_recipe
 from gymnast_core.run_folder import RunFolder, derive_seed
 
+STATIONS = 32
+"""Simulated stations side by side: more of them make the policy's batches larger, and need memory."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -92,7 +95,7 @@ def _train(config: TrainConfig, run: RunFolder) -> int:
         from gymnast_core.station.environment import StationEnvironment
 
         starts = station_starts(station, config.tasks, config.resets, derive_seed(config.seed, "resets"))
-        environment = StationEnvironment.from_config(station)
+        environment = StationEnvironment(station, STATIONS)
         judge = TruthJudge()
     else:
         starts = read_starts(config.starts, station.camera.observation_size)

@@ -1,0 +1,193 @@
+"""`gymnast evaluate judge`: how far a judge can be trusted, measured on episodes whose outcome is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from gymnast_core.config import StationConfig, load_config
+from gymnast_core.data.episode import find_episodes, read_episode
+from gymnast_core.errors import DataError
+from gymnast_core.evaluation.media import film_strip, write_picture
+from gymnast_core.evaluation.report import Bar, Figure, Section, write_report
+from gymnast_core.evaluation.statistics import success_rate
+from gymnast_core.graph import find_station_file
+from gymnast_core.progress import console, progress_bar
+from gymnast_core.protocols import Judge, Verdict
+from gymnast_core.reward import load_judge
+from gymnast_core.run_folder import RunFolder
+
+CALIBRATION_BINS = 5
+SHOWN_MISTAKES = 6
+
+
+@dataclass(frozen=True)
+class EvaluateJudgeConfig:
+    """Measure a judge against labelled episodes."""
+
+    data: tuple[str, ...]
+    """Folders with logged episodes that have an outcome."""
+    config: str = "simulated_drawer"
+    """Station file whose judge is measured."""
+    checkpoint: str = ""
+    """Folder of a learned judge instead of the station's."""
+    run: str = ""
+    """Run folder; empty: a new one below runs/evaluate_judge."""
+    limit: Annotated[int, Field(ge=1)] = 100000
+    """At most so many episodes (a VLM costs money)."""
+    batch: Annotated[int, Field(ge=1)] = 16
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of `episodes` labelled episodes `judged` got a verdict; shares are over the judged ones, NaN where undefined.
+
+    agreement: verdict equals outcome. precision: of those called completed, truly completed. recall: of those truly
+    completed, called completed. calibration_error: mean distance between confidence and agreement over confidence bins,
+    weighted by their size. bins: (mean confidence, agreement, count) of each bin that is not empty.
+    """
+
+    episodes: int
+    judged: int
+    agreement: float
+    standard_error: float
+    precision: float
+    recall: float
+    false_positives: int
+    false_negatives: int
+    calibration_error: float
+    bins: tuple[tuple[float, float, int], ...]
+
+
+def measure_agreement(verdicts: Sequence[Verdict], outcomes: Sequence[bool]) -> Agreement:
+    """Compare verdicts with the outcomes; a score of at least 0.5 says completed, abstentions are counted apart."""
+    pairs = [(v.score >= 0.5, o, v.confidence) for v, o in zip(verdicts, outcomes, strict=True) if v.score is not None]
+    said = np.array([pair[0] for pair in pairs], dtype=bool)
+    true = np.array([pair[1] for pair in pairs], dtype=bool)
+    confidence = np.array([pair[2] for pair in pairs], dtype=np.float64)
+    right = said == true
+    estimate = success_rate(right.astype(float))
+    hits = int((said & true).sum())
+    bins = []
+    error = 0.0
+    places = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    for place in range(CALIBRATION_BINS):
+        chosen = places == place
+        if chosen.any():
+            mean, share = float(confidence[chosen].mean()), float(right[chosen].mean())
+            bins.append((mean, share, int(chosen.sum())))
+            error += abs(mean - share) * chosen.mean()
+    return Agreement(
+        episodes=len(outcomes),
+        judged=len(pairs),
+        agreement=estimate.mean,
+        standard_error=estimate.standard_error,
+        precision=hits / int(said.sum()) if said.any() else math.nan,
+        recall=hits / int(true.sum()) if true.any() else math.nan,
+        false_positives=int((said & ~true).sum()),
+        false_negatives=int((~said & true).sum()),
+        calibration_error=float(error) if pairs else math.nan,
+        bins=tuple(bins),
+    )
+
+
+def evaluate_judge(config: EvaluateJudgeConfig) -> int:
+    """Judge every labelled episode, print the agreement, write a report with the mistakes."""
+    path = find_station_file(config.config)
+    station = load_config(StationConfig, path)
+    if config.checkpoint:
+        judging = dataclasses.replace(station.judge, kind="classifier", checkpoint=config.checkpoint)
+        station = dataclasses.replace(station, judge=judging)
+    run = RunFolder(config.run or f"runs/evaluate_judge/{datetime.now():%Y%m%d_%H%M%S}", config, tensorboard=False)
+    judge = load_judge(station, path, run.path)
+    verdicts, outcomes, strips = _judge_all(judge, config, run)
+    found = measure_agreement(verdicts, outcomes)
+    run.write_result(
+        {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in dataclasses.asdict(found).items()
+        }
+    )
+    _write_page(run, judge, found, strips)
+    console.print(
+        f"judge '{judge.name}' on {found.judged} of {found.episodes} labelled episodes ({found.episodes - found.judged} "
+        f"abstentions): agreement {found.agreement:.3f} ± {found.standard_error:.3f}, precision {found.precision:.3f}, "
+        f"recall {found.recall:.3f}, {found.false_positives} false positives, {found.false_negatives} false negatives, "
+        f"calibration error {found.calibration_error:.3f}",
+        highlight=False,
+    )
+    console.print(f"report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _judge_all(
+    judge: Judge, config: EvaluateJudgeConfig, run: RunFolder
+) -> tuple[list[Verdict], list[bool], list[tuple[str, str]]]:
+    folders = [folder for name in config.data for folder in find_episodes(name)]
+    verdicts: list[Verdict] = []
+    outcomes: list[bool] = []
+    strips: list[tuple[str, str]] = []
+    with progress_bar() as bar:
+        task = bar.add_task("judging episodes", total=min(len(folders), config.limit), note="")
+        for begin in range(0, len(folders), config.batch):
+            if len(outcomes) >= config.limit:
+                break
+            episodes = [read_episode(folder) for folder in folders[begin : begin + config.batch]]
+            chosen = [episode for episode in episodes if episode.success is not None][: config.limit - len(outcomes)]
+            videos = [episode.frames[judge.frame_indices(len(episode.frames))] for episode in chosen]
+            said = judge.judge(videos, [episode.instruction for episode in chosen])
+            for episode, verdict in zip(chosen, said):
+                mistaken = verdict.score is not None and (verdict.score >= 0.5) != episode.success
+                if mistaken and len(strips) < SHOWN_MISTAKES:
+                    name = f"media/mistake_{len(strips)}.png"
+                    write_picture(run.path / name, film_strip(episode.frames, 8, 112, float(bool(episode.success))))
+                    truth = "completed" if episode.success else "not completed"
+                    strips.append((name, f"'{episode.instruction}', truly {truth}; the judge: {verdict.reason}"))
+            verdicts += said
+            outcomes += [bool(episode.success) for episode in chosen]
+            bar.update(task, advance=len(episodes))
+    if not outcomes:
+        raise DataError(
+            f"{', '.join(config.data)}: none of {len(folders)} episodes has an outcome; label them"
+        )
+    return verdicts, outcomes, strips
+
+
+def _write_page(run: RunFolder, judge: Judge, found: Agreement, strips: Sequence[tuple[str, str]]) -> None:
+    def bar(label: str, value: float, error: float | None = None) -> Bar:
+        return Bar(label, value if math.isfinite(value) else None, error, found.judged)
+
+    sections = [
+        Section(
+            "Agreement with what really happened",
+            f"{found.judged} of {found.episodes} labelled episodes got a verdict; the rest are abstentions.",
+            bars=(
+                bar("agreement", found.agreement, found.standard_error),
+                bar("precision", found.precision),
+                bar("recall", found.recall),
+            ),
+            facts=(
+                ("false positives", str(found.false_positives)),
+                ("false negatives", str(found.false_negatives)),
+                ("calibration error", f"{found.calibration_error:.3f}"),
+            ),
+        ),
+        Section(
+            "Calibration",
+            "How often the judge is right where it says it is this sure.",
+            rows=(
+                ("confidence", "right", "episodes"),
+                *((f"{mean:.2f}", f"{share:.2f}", str(count)) for mean, share, count in found.bins),
+            ),
+        ),
+    ]
+    if strips:
+        sections.append(Section("Mistakes", figures=tuple(Figure(name, words) for name, words in strips)))
+    write_report(run.path, f"Judge: {judge.name}", sections)

@@ -1,0 +1,118 @@
+"""The learned judge: learns from logged episodes, abstains on the unknown, comes back from disk the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gymnast_core.cli import main
+from gymnast_core.config import StationConfig, parse_config
+from gymnast_core.data.episode import EpisodeWriter
+from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.evaluation.judge import measure_agreement
+from gymnast_core.protocols import Judge, Verdict
+from gymnast_core.reward import TruthJudge, load_judge
+from gymnast_core.reward.classifier import load_classifier
+from gymnast_core.reward.train import label_frames
+
+OPEN, CLOSE = "open the box", "close the box"
+
+
+def frame(opening: float, generator: np.random.Generator) -> np.ndarray:
+    """A bar as long as the opening, on a noisy ground."""
+    picture = generator.integers(90, 130, (32, 32, 3), dtype=np.uint8)
+    picture[12:20, 4 : 4 + round(24 * opening)] = (210, 60, 40)
+    return picture
+
+
+def write_episodes(root: Path, count: int, seed: int, truth: bool = True) -> None:
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        instruction, success = (OPEN, CLOSE)[number % 2], number % 4 < 2
+        begin, end = (0.0, 1.0) if instruction == OPEN else (1.0, 0.0)
+        if not success:
+            end = begin + (end - begin) * 0.4
+        openings = np.linspace(begin, end, 9)
+        with EpisodeWriter(root / f"{number:03d}", instruction, {}) as writer:
+            writer.add_observation(frame(openings[0], generator))
+            for opening in openings[1:]:
+                done = opening > 0.8 if instruction == OPEN else opening < 0.2
+                writer.add_step([0.0] * 7, **({"success": bool(done)} if truth else {}))
+                writer.add_observation(frame(opening, generator))
+            writer.finish(success=success)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("judge")
+    write_episodes(root / "data", 48, 0)
+    write_episodes(root / "fresh", 24, 1)
+    words = ["--data", root / "data", "--out", root / "judge", "--run", root / "run", "--steps", 150, "--size", 32]
+    assert main(["judge", "train", *map(str, words), "--width", "8", "--learning-rate", "0.005"]) == 0
+    return root
+
+
+def test_it_agrees_with_what_happened_on_fresh_episodes(trained: Path) -> None:
+    station = trained / "station.yaml"
+    station.write_text(f"name: x\njudge: {{kind: classifier, checkpoint: {trained}/judge}}\nmodels: {{device: cpu}}\n")
+    words = ["--data", trained / "fresh", "--config", station, "--run", trained / "evaluation"]
+    assert main(["evaluate", "judge", *map(str, words)]) == 0
+    result = json.loads((trained / "evaluation" / "result.json").read_text())
+    assert result["judged"] == result["episodes"] == 24 and result["agreement"] >= 0.9
+    assert (trained / "evaluation" / "report.html").exists()
+
+
+def test_an_unknown_instruction_is_an_abstention_and_one_odd_frame_no_success(trained: Path) -> None:
+    judge = load_classifier(trained / "judge")
+    assert isinstance(judge, Judge) and judge.frame_indices(9)[-1] == 8
+    generator = np.random.default_rng(5)
+    video = np.stack([frame(0.0, generator)] * 8 + [frame(1.0, generator)])
+    both, one, unknown = judge.judge(
+        [np.concatenate([video, video[-1:]]), video, video], [f" {OPEN.upper()}. ", OPEN, "sing"]
+    )
+    assert both.score == 1.0, "two frames in a row"
+    assert one.score == 0.0, "a single frame over the threshold is not enough"
+    assert unknown.score is None and "sing" in unknown.reason
+
+
+def test_frame_labels_without_truth_leave_out_what_nobody_knows(tmp_path: Path) -> None:
+    write_episodes(tmp_path, 4, 0, truth=False)
+    good, bad = label_frames(tmp_path / "000", 32), label_frames(tmp_path / "002", 32)
+    assert good is not None and bad is not None
+    assert good.labels[-2:].tolist() == [1, 1] and good.labels[0] == 0 and np.isnan(good.labels[4])
+    assert (bad.labels == 0).all()
+
+
+def test_a_damaged_judge_is_named(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_classifier(tmp_path)
+    (tmp_path / "judge.json").write_text((trained / "judge" / "judge.json").read_text().replace('"size"', '"sise"'))
+    (tmp_path / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="sise"):
+        load_classifier(tmp_path)
+    (tmp_path / "judge.json").write_text((trained / "judge" / "judge.json").read_text())
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_classifier(tmp_path)
+
+
+def test_the_station_file_chooses_the_judge() -> None:
+    def station(**judge: object) -> StationConfig:
+        return parse_config(StationConfig, {"name": "x", "judge": judge}, "test")
+
+    truth = load_judge(station(kind="truth"))
+    assert isinstance(truth, TruthJudge) and isinstance(truth, Judge)
+    assert [v.score for v in truth.judge_outcomes(np.array([1.0, 0.0, np.nan]))] == [1.0, 0.0, None]
+    assert load_judge(station(kind="vlm", base_url="http://127.0.0.1:1/v1")).frame_indices(5) == [0, 3, 4]
+    with pytest.raises(ConfigError, match="not found"):
+        load_judge(station(kind="classifier", checkpoint="nowhere"))
+
+
+def test_agreement_counts_abstentions_apart() -> None:
+    said = [Verdict(s, 0.9, "") for s in (1.0, 1.0, 0.0, 0.0, None)]
+    found = measure_agreement(said, [True, False, False, True, True])
+    assert (found.judged, found.episodes, found.false_positives, found.false_negatives) == (4, 5, 1, 1)
+    assert found.agreement == found.precision == found.recall == 0.5
+    assert found.calibration_error == pytest.approx(0.4)
