@@ -1,0 +1,437 @@
+"""The policy: equal to the reference, checkpoints that survive a round trip, sampling that seeds decide, adapters."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parity.policy import compare
+from parity.policy import main as parity_main
+from safetensors.torch import load_file, save_file
+
+from gymnast_core.errors import CheckpointError, ConfigError, DataError
+from gymnast_core.policy import adapters
+from gymnast_core.policy.checkpoint import build_meta, read_checkpoint
+from gymnast_core.policy.config import read_policy_config
+from gymnast_core.policy.images import Augmentation, augment, prepare
+from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
+from gymnast_core.policy.prompt import normalise_instruction
+from gymnast_core.policy.recipe import ModelRecipe, TowerRecipe, new_checkpoint
+from gymnast_core.policy.scripted import load_script
+from gymnast_core.policy.statistics import compute_statistics, read_statistics
+from gymnast_core.policy.tokens import ActionTokens
+from gymnast_core.protocols import Policy, TrainablePolicy
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+FIXTURE = SHARED / "fixtures" / "openvla"
+needs_fixture = pytest.mark.skipif(not FIXTURE.exists(), reason=f"golden values not found at {FIXTURE}")
+
+TINY = ModelRecipe(
+    image_size=32,
+    patch_size=8,
+    dino=TowerRecipe(16, 3, 2),
+    siglip=TowerRecipe(24, 3, 2),
+    width=32,
+    depth=3,
+    heads=2,
+    mlp_hidden=64,
+    n_bins=16,
+    words=("open", "close", "drawer"),
+)
+RANDOM = np.random.default_rng(0)
+FRAMES = RANDOM.integers(0, 256, (6, 48, 64, 3), dtype=np.uint8)
+INSTRUCTIONS = ["open the drawer", "close the drawer", "put the zebra (left) into a box", "open", "close", "open it"]
+STATISTICS = compute_statistics([RANDOM.normal(0, 0.02, (40, 7))])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint on disk."""
+    target = tmp_path_factory.mktemp("policy") / "tiny"
+    checkpoint = new_checkpoint(TINY, ["zebra"], seed=3, folder=target)
+    checkpoint.content["norm_stats"]["station"] = STATISTICS  # type: ignore[index]
+    checkpoint.model.language_model.lm_head.weight.data.mul_(10.0)  # a head near uniform would hide differences
+    OpenVLAPolicy(checkpoint).save(target)
+    return target
+
+
+@pytest.fixture
+def policy(folder: Path) -> OpenVLAPolicy:
+    return load_policy(folder, device="cpu")
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **changes}))
+
+
+# --- the reference ------------------------------------------------------------------------------------------------
+
+
+@needs_fixture
+def test_every_golden_value_is_met() -> None:
+    comparison = compare(FIXTURE)
+    bad = [line for line in comparison.lines if not line[1] <= line[2]]
+    assert len(comparison.lines) > 80
+    assert not bad
+
+
+@needs_fixture
+@pytest.mark.parametrize("mistake", ["rms_norm_eps", "missing", "vision_eps"])
+def test_parity_check_notices_small_mistakes(mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "fixture"
+    shutil.copytree(FIXTURE, target)
+    target.chmod(0o755)
+    for path in target.iterdir():
+        path.chmod(0o644)
+    if mistake == "rms_norm_eps":  # the mistake that moves the goldens least
+        text = json.loads((target / "config.json").read_text())["text_config"]
+        edit_json(target / "config.json", text_config={**text, "rms_norm_eps": 1e-5})
+    elif mistake == "missing":
+        golden = load_file(str(target / "golden.safetensors"))
+        del golden["row0_projected"]
+        save_file(golden, str(target / "golden.safetensors"))
+    else:
+        monkeypatch.setattr("gymnast_core.policy.vision.LAYER_NORM_EPS", 1e-5)
+    assert parity_main([str(target)]) == 1
+
+
+@needs_fixture
+def test_full_size_network_has_exactly_the_checkpoint_keys() -> None:
+    wanted = json.loads((FIXTURE / "full_size_keys.json").read_text())
+    content = json.loads((FIXTURE / "config.json").read_text())
+    del content["tiny_vision_backbones"]
+    content["text_config"] = {"model_type": "llama", "pad_token_id": 32000, "vocab_size": 32064}
+    model = build_meta(read_policy_config(content, "config.json"))
+    found = {name: list(value.shape) for name, value in model.state_dict().items()}
+    assert found == wanted
+    assert sum(math.prod(shape) for shape in found.values()) == pytest.approx(7.54e9, rel=1e-3)
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_checkpoint_gives_the_same_logits(policy: OpenVLAPolicy, tmp_path: Path) -> None:
+    before = policy.sample(FRAMES, INSTRUCTIONS, 1.3, range(6))
+    again = load_policy(policy.save(tmp_path / "copy", {"command": "test"}), device="cpu")
+    after = again.sample(FRAMES, INSTRUCTIONS, 1.3, range(6))
+    assert np.array_equal(before.tokens, after.tokens)
+    assert np.array_equal(before.log_probs, after.log_probs)
+    assert again.checkpoint.fingerprint == policy.checkpoint.fingerprint
+    names = {path.name for path in (tmp_path / "copy").iterdir()}
+    assert {"config.json", "model.safetensors", "dataset_statistics.json", "tokenizer.json"} <= names
+    assert {"preprocessor_config.json", "gymnast.json"} <= names
+
+
+def test_shards_are_written_and_read(policy: OpenVLAPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gymnast_core.policy.checkpoint.SHARD_BYTES", 100_000)
+    target = policy.save(tmp_path / "sharded")
+    shards = sorted(target.glob("model-*.safetensors"))
+    assert len(shards) > 2 and not (target / "model.safetensors").exists()
+    assert np.array_equal(load_policy(target, device="cpu").act(FRAMES, INSTRUCTIONS), policy.act(FRAMES, INSTRUCTIONS))
+    shards[1].unlink()
+    with pytest.raises(CheckpointError, match=shards[1].name):
+        read_checkpoint(target)
+
+
+def break_vocabulary(folder: Path) -> None:
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edit_json(folder / "config.json", text_config={**text, "vocab_size": text["vocab_size"] + 1})
+
+
+def break_causal(folder: Path) -> None:
+    state = load_file(str(folder / "model.safetensors"))
+    for name, value in state.items():
+        if "self_attn.o_proj" in name:
+            value.zero_()
+    save_file(state, str(folder / "model.safetensors"))
+
+
+def break_tensor(folder: Path) -> None:
+    state = load_file(str(folder / "model.safetensors"))
+    del state["projector.fc2.bias"]
+    save_file(state, str(folder / "model.safetensors"))
+
+
+def break_statistics(folder: Path, dimension: int, low: float, high: float) -> None:
+    path = folder / "dataset_statistics.json"
+    content = json.loads(path.read_text())
+    content["station"]["action"]["q01"][dimension] = low
+    content["station"]["action"]["q99"][dimension] = high
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_vocabulary, "vocabulary"),
+        (break_causal, "causal"),
+        (break_tensor, "projector.fc2.bias"),
+        (lambda f: edit_json(f / "config.json", bidirectional_attention=False), "causal"),
+        (lambda f: break_statistics(f, 2, 0.1, 0.1), "dimension 2 has no range"),
+        (lambda f: break_statistics(f, 4, float("nan"), 1.0), "dimension 4 is not finite"),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer.json"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"no weights"), "model.safetensors"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json"),
+        (lambda f: edit_json(f / "config.json", n_action_bins="many"), "n_action_bins"),
+    ],
+)
+def test_a_broken_checkpoint_is_refused_in_one_line(folder: Path, tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    target = tmp_path / "broken"
+    shutil.copytree(folder, target)
+    damage(target)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_policy(target, device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_statistics_key_lists_those_present(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no statistics 'bridge_orig'; present: station"):
+        load_policy(folder, "bridge_orig", device="cpu")
+
+
+# --- acting and sampling ------------------------------------------------------------------------------------------
+
+
+def test_a_row_does_not_depend_on_its_batch(policy: OpenVLAPolicy) -> None:
+    assert isinstance(policy, TrainablePolicy)
+    seeds = [11, 12, 13, 14, 15, 16]
+    whole = policy.sample(FRAMES, INSTRUCTIONS, 1.6, seeds)
+    for row in (0, 2, 5):
+        alone = policy.sample(FRAMES[row : row + 1], [INSTRUCTIONS[row]], 1.6, [seeds[row]])
+        assert np.array_equal(alone.tokens[0], whole.tokens[row])
+        assert np.abs(alone.log_probs[0] - whole.log_probs[row]).max() < 1e-4
+    order = [3, 1, 4, 0, 5, 2]
+    mixed = policy.sample(FRAMES[order], [INSTRUCTIONS[i] for i in order], 1.6, [seeds[i] for i in order])
+    assert np.array_equal(mixed.tokens, whole.tokens[order])
+    other = policy.sample(FRAMES, INSTRUCTIONS, 1.6, [s + 100 for s in seeds])
+    assert not np.array_equal(other.tokens, whole.tokens)
+
+
+def test_a_group_from_one_frame_is_one_forward(policy: OpenVLAPolicy) -> None:
+    rows: list[int] = []
+    handle = policy.model.register_forward_pre_hook(lambda *_: None)
+    counted = policy.model.projector.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    same = np.repeat(FRAMES[:1], 8, axis=0)
+    group = policy.sample(same, [INSTRUCTIONS[0]] * 8, 1.6, range(8))
+    assert rows == [1]
+    counted.remove()
+    handle.remove()
+    alone = [policy.sample(FRAMES[:1], INSTRUCTIONS[:1], 1.6, [seed]).tokens[0] for seed in range(8)]
+    assert np.array_equal(group.tokens, np.stack(alone))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
+def test_log_probabilities_are_those_of_sampling(policy: OpenVLAPolicy, temperature: float) -> None:
+    sample = policy.sample(FRAMES, INSTRUCTIONS, temperature, range(6))
+    log_probs, entropy = policy.log_probs(FRAMES, INSTRUCTIONS, sample.tokens, temperature)
+    assert log_probs.shape == entropy.shape == (6, 35)
+    assert float((log_probs - torch.as_tensor(sample.log_probs)).abs().max().detach()) < 1e-4
+    log_probs.sum().backward()
+    assert float(policy.model.language_model.lm_head.weight.grad.abs().sum()) > 0  # type: ignore[union-attr]
+
+
+def test_draws_follow_the_distribution(policy: OpenVLAPolicy) -> None:
+    n = 4000
+    drawn = policy.sample(np.repeat(FRAMES[:1], n, 0), [INSTRUCTIONS[0]] * n, 1.6, range(n)).tokens
+    frequency = np.stack([np.bincount(drawn[:, d], minlength=16) / n for d in range(35)])
+    pixels, prompts = policy.inputs(policy.images.prepare(FRAMES[:1]), INSTRUCTIONS[:1])
+    wanted = torch.softmax(policy.model.action_logits(pixels, prompts)[0] / 1.6, -1).detach().numpy()
+    assert wanted.max() > 0.1
+    error = np.abs(frequency - wanted) / np.sqrt(wanted * (1 - wanted) / n)
+    assert error.max() < 5.0
+
+
+def test_actions_lie_within_the_statistics(policy: OpenVLAPolicy) -> None:
+    actions = policy.act(FRAMES, INSTRUCTIONS)
+    statistics = policy.statistics
+    assert actions.shape == (6, 5, 7) and actions.dtype == np.float32
+    assert (actions[..., :6] >= statistics.low[:6]).all() and (actions[..., :6] <= statistics.high[:6]).all()
+
+
+@pytest.mark.parametrize(
+    ("frames", "instructions", "message"),
+    [
+        (FRAMES[:1].astype(np.float32), ["open"], "uint8"),
+        (FRAMES[:1, :, :, :1], ["open"], "shape"),
+        (FRAMES[:1, :1, :1], ["open"], "pixels"),
+        (FRAMES[:1], ["open", "close"], "instructions"),
+        (FRAMES[:0], [], "frames"),
+        (FRAMES[:1], [" \n "], "empty"),
+        (FRAMES[:1], ["open " * 2000], "512"),
+        (FRAMES[:1], ["open\nOut: close"], "marker"),
+        (FRAMES[:1], ["open </s>"], "marker"),
+        (FRAMES[:1], ["open\x00"], "print"),
+    ],
+)
+def test_bad_input_is_refused(policy: OpenVLAPolicy, frames: np.ndarray, instructions: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        policy.act(frames, instructions)
+
+
+def test_instructions_are_normalised(policy: OpenVLAPolicy) -> None:
+    assert normalise_instruction("  Open\n the   DRAWER ") == "open the drawer"
+    assert normalise_instruction("pull the handle outward; begin: now") == "pull the handle outward; begin: now"
+    prompt = policy.prompts("Open the\ndrawer")
+    assert prompt == policy.prompts("open the drawer")
+    assert prompt[0] == 1 and prompt[-1] == policy.prompts.empty_token_id
+    assert len(prompt) < len(policy.prompts("open the zzebra"))  # a word it was not built with is spelt, not lost
+    assert policy.prompts("open the xyz") != policy.prompts("open the xyw")
+
+
+def test_bad_tokens_are_refused(policy: OpenVLAPolicy) -> None:
+    for tokens in (np.full((1, 35), 16), np.full((1, 35), -1), np.zeros((1, 34), int), np.zeros((1, 35))):
+        with pytest.raises(DataError, match="tokens"):
+            policy.log_probs(FRAMES[:1], ["open"], tokens, 1.0)
+    with pytest.raises(DataError, match="temperature"):
+        policy.sample(FRAMES[:1], ["open"], 0.0, [0])
+
+
+# --- tokens, statistics, images -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(8, 300), st.lists(st.floats(-3, 3), min_size=1, max_size=20))
+def test_encoding_loses_at_most_half_a_bin(n_bins: int, values: list[float]) -> None:
+    tokens = ActionTokens(n_bins)
+    array = np.array(values)
+    encoded = tokens.encode(array)
+    assert encoded.min() >= 0 and encoded.max() < n_bins
+    assert np.abs(tokens.decode(encoded) - np.clip(array, -1, 1)).max() <= 1.0 / (n_bins - 1) + 1e-12
+
+
+def test_openvla_token_facts() -> None:
+    tokens = ActionTokens(256)
+    assert tokens.encode(np.array([1.0, 0.0, -1.0])).tolist() == [0, 128, 255]  # ids 31744, 31872, 31999
+    assert tokens.decode(np.array([0, 1])).tolist() == pytest.approx([1 - 1 / 255] * 2)
+    assert len(np.unique(tokens.decode(np.arange(256)))) == 255
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-0.02, 0.02), min_size=7, max_size=7))
+def test_normalising_and_back(values: list[float]) -> None:
+    statistics = read_statistics({"station": STATISTICS}, None, "test")
+    inside = np.clip(np.array(values), statistics.low, statistics.high)
+    assert np.abs(statistics.unnormalise(statistics.normalise(inside)) - inside).max() < 1e-6
+
+
+def test_an_unused_dimension_keeps_a_usable_range() -> None:
+    actions = np.zeros((30, 7), dtype=np.float32)
+    actions[:, 0] = np.linspace(-0.03, 0.03, 30)
+    statistics = read_statistics({"s": compute_statistics([actions])}, "s", "test")
+    assert (statistics.high - statistics.low)[1:6] == pytest.approx([0.01, 0.01, 0.02, 0.02, 0.02])
+    assert statistics.mask.tolist() == [True] * 6 + [False]
+
+
+def test_image_variants_differ_and_augmentation_is_seeded() -> None:
+    frame = np.linspace(0, 255, 96 * 128 * 3).reshape(96, 128, 3).astype(np.uint8)
+    variants = [prepare(frame, name, 32) for name in ("resize", "center_crop", "jpeg_center_crop")]  # type: ignore[arg-type]
+    assert all(image.shape == (32, 32, 3) and image.dtype == np.uint8 for image in variants)
+    assert not np.array_equal(variants[0], variants[1]) and not np.array_equal(variants[1], variants[2])
+    nothing = augment(frame, "resize", 32, Augmentation(), np.random.default_rng(0))
+    assert np.array_equal(nothing, variants[0])
+    jitter = Augmentation(0.8, 0.1, 0.1, 0.1)
+    drawn = [augment(frame, "center_crop", 32, jitter, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+
+
+# --- adapters -----------------------------------------------------------------------------------------------------
+
+
+def scramble(policy: OpenVLAPolicy, name: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in adapters.train_only(policy, name):
+        parameter.data.normal_(0, 0.3, generator=generator)
+
+
+def test_adapters_come_and_go_and_leave_the_base_untouched(policy: OpenVLAPolicy, tmp_path: Path) -> None:
+    base = policy.act(FRAMES, INSTRUCTIONS)
+    weights = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    for number, name in enumerate(("open_drawer", "close_drawer")):
+        adapters.attach(policy, name, rank=4, alpha=8.0, vision=True, projector=True)
+        adapters.activate(policy, name)
+        assert np.array_equal(policy.act(FRAMES, INSTRUCTIONS), base)  # fresh: changes nothing
+        scramble(policy, name, number)
+    outcomes = {}
+    for names in (("open_drawer",), ("close_drawer",), ("open_drawer", "close_drawer")):
+        adapters.activate(policy, *names)
+        outcomes[names] = policy.act(FRAMES, INSTRUCTIONS)
+        assert not np.array_equal(outcomes[names], base)
+    assert not np.array_equal(outcomes["open_drawer",], outcomes["open_drawer", "close_drawer"])
+    store = adapters.AdapterStore(tmp_path)
+    store.save(policy, "open_drawer", "open_drawer", "lab", "open_drawer", {"success_after": 0.5})
+    adapters.deactivate(policy)
+    assert np.array_equal(policy.act(FRAMES, INSTRUCTIONS), base)
+    adapters.detach(policy, "open_drawer")
+    adapters.detach(policy, "close_drawer")
+    after = policy.model.state_dict()
+    assert after.keys() == weights.keys() and all(torch.equal(after[name], weights[name]) for name in weights)
+
+    running = load_policy(policy.checkpoint.folder, device="cpu")
+    began = time.monotonic()
+    record = store.load(running, "open_drawer")
+    adapters.activate(running, "open_drawer")
+    assert time.monotonic() - began < 1.0
+    assert (record.station, record.task, record.metrics) == ("lab", "open_drawer", {"success_after": 0.5})
+    assert np.array_equal(running.act(FRAMES, INSTRUCTIONS), outcomes["open_drawer",])
+    assert [r.name for r in store.list(running.checkpoint.fingerprint)] == ["open_drawer"]
+    store.remove("open_drawer")
+    assert store.list() == []
+    with pytest.raises(CheckpointError, match="present: none"):
+        store.load(running, "open_drawer")
+
+
+def test_an_adapter_of_another_base_is_refused(policy: OpenVLAPolicy, tmp_path: Path) -> None:
+    adapters.attach(policy, "mine", rank=2)
+    store = adapters.AdapterStore(tmp_path / "adapters")
+    store.save(policy, "mine", "mine")
+    policy.model.projector.fc1.weight.data.add_(0.1)
+    other = load_policy(policy.save(tmp_path / "other"), device="cpu")
+    with pytest.raises(CheckpointError, match="belongs to base"):
+        store.load(other, "mine")
+    with pytest.raises(ConfigError, match="not attached"):
+        adapters.activate(other, "mine")
+    for name in ("../x", "", "a b", "keys"):
+        with pytest.raises(ConfigError, match="adapter name"):
+            adapters.attach(policy, name)
+
+
+def test_a_merged_adapter_acts_as_it_did(policy: OpenVLAPolicy, tmp_path: Path) -> None:
+    adapters.attach(policy, "mine", rank=4, alpha=4.0, vision=True)
+    scramble(policy, "mine", 5)
+    adapters.activate(policy, "mine")
+    pixels, prompts = policy.inputs(policy.images.prepare(FRAMES), INSTRUCTIONS)
+    with torch.no_grad():
+        before = policy.model.action_logits(pixels, prompts)
+        adapters.merge(policy, "mine")
+        after = load_policy(policy.save(tmp_path / "merged"), device="cpu").model.action_logits(pixels, prompts)
+    assert float((before - after).abs().max()) < 1e-3
+
+
+# --- the other implementation of the protocol ---------------------------------------------------------------------
+
+
+def test_a_script_is_a_policy(tmp_path: Path) -> None:
+    actions = RANDOM.normal(0, 0.01, (7, 7)).astype(np.float32)
+    actions[:, 6] = 1.0
+    np.savez(tmp_path / "script.npz", actions=actions)
+    script = load_script(tmp_path / "script.npz")
+    assert isinstance(script, Policy) and not isinstance(script, TrainablePolicy)
+    first, second = script.act(FRAMES[:2], INSTRUCTIONS[:2]), script.act(FRAMES[:2], INSTRUCTIONS[:2])
+    assert np.array_equal(first[0], actions[:5]) and np.array_equal(second[1, :2], actions[5:])
+    assert script.finished and (second[:, 2:, :6] == 0).all() and (second[:, 2:, 6] == 1).all()
+    script.restart()
+    assert np.array_equal(script.act(FRAMES[:1], ["x"])[0], actions[:5])
+    np.savez(tmp_path / "wrong.npz", motion=actions)
+    with pytest.raises(DataError, match=r"wrong\.npz"):
+        load_script(tmp_path / "wrong.npz")
