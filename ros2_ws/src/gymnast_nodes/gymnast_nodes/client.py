@@ -16,6 +16,7 @@ their answer or raise a StationError with the node's own message. Nothing here n
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -102,10 +103,10 @@ class Task:
 class Station:
     """A client of the station in one ROS namespace, with a node and a spinning thread of its own.
 
-    namespace: of gymnast's nodes. arm_namespace: of the driver (arm.namespace of the station file).
+    namespace: of gymnast's nodes. domain: ROS domain id, None for the environment's.
     """
 
-    def __init__(self, namespace: str = "", arm_namespace: str = "/wx250s", domain: int | None = None) -> None:
+    def __init__(self, namespace: str = "", domain: int | None = None) -> None:
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain)
         name = f"gymnast_client_{os.getpid()}"
@@ -115,12 +116,12 @@ class Station:
         self._graph: GraphStatus | None = None
         self.node.create_subscription(GraphStatus, "supervisor/status", self._on_graph, LATCHED_QOS)
         self._liveness = Liveness(self.node)
-        self._driver = arm_namespace.rstrip("/")
         self._services: dict[str, Any] = {}
         self._actions: dict[str, ActionClient] = {}
         self._task: Task | None = None
         self._thread = threading.Thread(target=self._spin, name="station client", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a script that forgets to close it must still end cleanly
 
     # The graph
 
@@ -164,12 +165,11 @@ class Station:
 
     def reset_scene(self, task: str, seed: int = 0) -> None:
         """Bring a simulated scene to the start of a task; the seed decides its poses."""
-        name = f"{self._driver}/station/reset_scene"
-        self._call(ResetScene, name, ResetScene.Request(task=task, seed=seed), 30.0)
+        self._call(ResetScene, "station/reset_scene", ResetScene.Request(task=task, seed=seed), 30.0)
 
     def scene_state(self, task: str) -> tuple[bool | None, float]:
         """(the task's success now or None where there is no truth, drawer opening in metres or NaN)."""
-        answer = self._call(SceneState, f"{self._driver}/station/scene_state", SceneState.Request(task=task), 10.0)
+        answer = self._call(SceneState, "station/scene_state", SceneState.Request(task=task), 10.0)
         return (bool(answer.success) if answer.known else None), float(answer.drawer_opening)
 
     def emergency_stop(self, reason: str) -> None:
@@ -252,7 +252,10 @@ class Station:
     # Ends and means
 
     def close(self) -> None:
-        """Leave the graph; what runs goes on."""
+        """Leave the graph; what runs goes on. Closing twice changes nothing."""
+        atexit.unregister(self.close)
+        if not self._context.ok():
+            return
         self._executor.shutdown(timeout_sec=1.0)
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)

@@ -78,9 +78,8 @@ class EvaluatorNode(ManagedNode):
         self._root = Path(self.station.recorder.folder).expanduser().resolve().parent
         self._liveness = Liveness(self)
         self._reset_arm = self.create_client(ResetArm, "arm/reset")
-        driver = self.station.arm.namespace.rstrip("/")
-        self._reset_scene = self.create_client(ResetScene, f"{driver}/station/reset_scene")
-        self._scene_state = self.create_client(SceneState, f"{driver}/station/scene_state")
+        self._reset_scene = self.create_client(ResetScene, "station/reset_scene")
+        self._scene_state = self.create_client(SceneState, "station/scene_state")
         simulation = self.station.simulation
         self._scene = load_scene(simulation.scene)[0] if simulation is not None else None
         self._capture = self.create_client(CaptureFrame, "camera/capture_frame")

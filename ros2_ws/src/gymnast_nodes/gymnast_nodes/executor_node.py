@@ -53,7 +53,13 @@ RECORDER_SILENT_S = 0.15
 RECORDER_LOST_S = 1.0
 """After this long the episode is given up."""
 MAX_REFUSALS = 3
-"""The episode is given up when the arm refuses this many actions in a row."""
+"""The episode is given up when the arm refuses this many actions in a row for a reason of its own."""
+STATION_REFUSALS = frozenset(
+    ("not_active", "emergency_stop", "resetting", "joint_states_stale", "stale", "stamp_in_future", "out_of_order")
+)
+"""Those reasons. What the safety envelope refuses (out of reach) is the policy's doing: the episode goes on."""
+MIN_SPACING = 0.6
+"""Shortest time between two actions, in control periods: a slow inference is not made up for by a burst."""
 INFERENCE_LIMIT_S = 120.0
 
 Result = RunEpisode.Result
@@ -162,7 +168,8 @@ class ExecutorNode(ManagedNode):
         run = self._run
         if run is None or message.commanded.episode_id != run.episode_id:
             return
-        run.refusals = 0 if message.accepted else run.refusals + 1
+        refused = not message.accepted and bool(STATION_REFUSALS & set(message.safety_events))
+        run.refusals = run.refusals + 1 if refused else 0
         run.refusal = ", ".join(message.safety_events)
 
     # The episode
@@ -259,14 +266,10 @@ class ExecutorNode(ManagedNode):
             latency = 0.0
             if not chunk:
                 chunk, frame_stamp, latency = self._infer(goal, run)
-                if time.monotonic() - due > period:
-                    due = time.monotonic()  # slower than the rate: start the grid anew, never catch up in a burst
             self._await_recorder(goal, run)
             self._send(run, chunk.pop(0), frame_stamp, latency, goal)
             run.step += 1
-            due += period
-            if time.monotonic() - due > period:
-                due = time.monotonic()
+            due = max(due + period, time.monotonic() + MIN_SPACING * period)
         goal.sleep_until(due)  # the last motion ends
         if run.refusals:
             raise StationError(f"the arm refused the last action ({run.refusal})")
