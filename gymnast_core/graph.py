@@ -68,7 +68,9 @@ def station_graph(
     config = ("config", str(path))
     nodes = []
     if station.simulation is not None:
-        nodes.append(NodeDescription(NODE_PACKAGE, "station", "xs_sdk", station.arm.namespace, (config,)))
+        # The driver lives in its own namespace, the scene's services with gymnast's other names.
+        services = tuple((name, f"{namespace}/{name}") for name in ("station/reset_scene", "station/scene_state"))
+        nodes.append(NodeDescription(NODE_PACKAGE, "station", "xs_sdk", station.arm.namespace, (config,), services))
     if "watchdog" not in without:
         nodes.append(NodeDescription(NODE_PACKAGE, "watchdog", "watchdog", namespace, (config,)))
     managed = tuple(name for name in MANAGED if name not in without)

@@ -28,6 +28,8 @@ MAX_RESPAWNS = 5
 RESPAWN_WINDOW_S = 60.0
 GRACE_S = (5.0, 3.0)
 """Seconds between SIGINT and SIGTERM, and between SIGTERM and SIGKILL."""
+START_S = 3.0
+"""Seconds in which a process has not yet its own signal handlers."""
 REFUSED = 2
 """Exit code of a node that refuses its configuration; starting it again would change nothing."""
 
@@ -99,6 +101,8 @@ class NodeProcess:
         return self.process.returncode if self.process is not None and self.process.returncode is not None else 0
 
     def signal(self, number: int) -> None:
+        if number == signal.SIGINT and self.starts and time.monotonic() - self.starts[-1] < START_S:
+            number = signal.SIGTERM  # still importing: SIGINT would end it with a traceback
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
@@ -162,10 +166,10 @@ class GraphRunner:
 
     def stop(self) -> None:
         """Stop all: the arm node first, so that the arm is held, the driver last, so that the hold reaches it."""
-        arm = [p for p in self.processes if p.node.executable == "arm"]
+        first = [p for p in self.processes if p.node.executable in ("arm", "supervisor")]  # it would revive nodes
         driver = [p for p in self.processes if p.node.executable == "station"]
-        rest = [p for p in self.processes if p not in arm and p not in driver]
-        for group in (arm, rest, driver):
+        rest = [p for p in self.processes if p not in first and p not in driver]
+        for group in (first, rest, driver):
             self._stop_group(group)
 
     def _stop_group(self, group: Sequence[NodeProcess]) -> None:

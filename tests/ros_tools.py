@@ -1,4 +1,4 @@
-"""Helpers for tests over real ROS processes: a graph in a domain of its own, and a client that looks at it from outside."""
+"""Helpers for tests over real ROS processes: a graph in a domain of its own, and a client looking in from outside."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
 pytest.importorskip("gymnast_msgs", reason="the ROS interfaces are not built; run `make setup`")
 
+from gymnast_msgs.msg import GraphStatus  # noqa: E402
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.qos import QoSProfile  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+
+import gymnast_nodes  # noqa: E402, F401 - its shared memory settings, before the first participant
 
 ROOT = Path(__file__).resolve().parent.parent
 SIMULATED = ROOT / "robot_configs" / "simulated_drawer.yaml"
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def free_domain() -> int:
@@ -98,6 +104,9 @@ class Process:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(5.0)
+        self._reader.join(2.0)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 def start_graph(domain: int, config: Path = SIMULATED, without: Sequence[str] = ()) -> Process:
@@ -158,6 +167,13 @@ class Client:
         wait_until(future.done, timeout, f"answer of {name}")
         return future.result()
 
+    def start_call(self, kind: Any, name: str, request: Any) -> Any:
+        """Call a service without waiting for its answer; returns the future."""
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, name)
+        wait_until(self._clients[name].service_is_ready, 10.0, f"service {name}")
+        return self._clients[name].call_async(request)
+
     def close(self) -> None:
         self._executor.shutdown(timeout_sec=1.0)
         self.node.destroy_node()
@@ -176,6 +192,29 @@ def running_graph(config: Path = SIMULATED, without: Sequence[str] = ()) -> Iter
     finally:
         client.close()
         graph.end()
+
+
+def wait_active(client: Client, graph: Process, timeout: float = 60.0) -> None:
+    """Wait until the supervisor says that every managed node is active."""
+    statuses = client.listen(GraphStatus, "/supervisor/status", LATCHED)
+
+    def all_active() -> bool:
+        if graph.process.poll() is not None:
+            pytest.fail(f"the graph ended:\n{graph.output}")
+        return bool(statuses) and statuses[-1][1].all_active
+
+    try:
+        wait_until(all_active, timeout, "an active graph")
+    except pytest.fail.Exception:
+        pytest.fail(f"the graph did not come up:\n{graph.output}")
+
+
+def set_faults(client: Client, *faults: str) -> None:
+    """Inject faults into the simulated driver (none: mend it)."""
+    value = ParameterValue(type=ParameterType.PARAMETER_STRING_ARRAY, string_array_value=list(faults) or [""])
+    request = SetParameters.Request(parameters=[Parameter(name="faults", value=value)])
+    result = client.call(SetParameters, "/wx250s/xs_sdk/set_parameters", request).results[0]
+    assert result.successful, result.reason
 
 
 def process_of(node: str, graph: Process) -> int:

@@ -51,6 +51,7 @@ LATCHED_QOS = QoSProfile(
 
 HEARTBEAT_TOPIC = "supervisor/heartbeat"
 HEARTBEAT_PERIOD_S = 0.2
+FINALIZED = "finalized"
 JOINT_NAMES = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 
 NodeType = TypeVar("NodeType", bound=Node)
@@ -418,8 +419,10 @@ class ManagedNode(InterleavingNode, LifecycleNode):
                 return
 
     def end_heartbeat(self) -> None:
+        """The last beat says that the end is meant: a clean stop is no fault."""
         self._ended.set()
         self._beat_thread.join(timeout=1.0)
+        self._heartbeat.publish(NodeStatus(name=self.get_name(), state=FINALIZED, detail="ended"))
 
 
 def run_node(build: Callable[[], NodeType], args: Sequence[str] | None = None) -> int:

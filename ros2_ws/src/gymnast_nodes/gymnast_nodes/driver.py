@@ -60,8 +60,9 @@ class Driver:
         missing = self._calls.wait_for(needed, self._config.driver_timeout_s)
         if missing:
             raise StationError(
-                f"arm driver not found: no service {missing[0]} within {self._config.driver_timeout_s:g} s; start xs_sdk "
-                f"with robot_name {self._config.namespace.strip('/')}, or correct arm.namespace in the station file"
+                f"arm driver not found: no service {missing[0]} within {self._config.driver_timeout_s:g} s; start "
+                f"xs_sdk with robot_name {self._config.namespace.strip('/')}, or correct arm.namespace in the "
+                "station file"
             )
 
     def check_arm(self) -> DriverInfo:

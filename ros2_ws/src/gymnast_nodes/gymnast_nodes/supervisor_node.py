@@ -22,6 +22,7 @@ from gymnast_core.errors import StationError
 from gymnast_core.graph import MANAGED
 from gymnast_nodes.common import (
     COMMAND_QOS,
+    FINALIZED,
     LATCHED_QOS,
     DiagnosticReport,
     Diagnostics,
@@ -91,10 +92,12 @@ class SupervisorNode(InterleavingNode):
         node = self._nodes.get(message.name)
         if node is None:
             return
-        returned = node.seen and node.state == "down"
+        returned = node.seen and node.state in ("down", FINALIZED)
         node.beat_at = time.monotonic()
         restarted = node.wanted_before and not node.busy and message.state == "unconfigured"
-        if restarted and node.state != "unconfigured":
+        if message.state == FINALIZED:
+            self.get_logger().info(f"{node.name} was stopped")
+        elif restarted and node.state != "unconfigured":
             node.restarts += 1
             self.get_logger().warning(f"{node.name} was restarted")
         elif returned:
@@ -107,7 +110,7 @@ class SupervisorNode(InterleavingNode):
         """Mark silent nodes, recover returned ones, publish what changed."""
         now = time.monotonic()
         for node in self._nodes.values():
-            if node.seen and node.state != "down" and now - node.beat_at > self._beat_timeout:
+            if node.seen and node.state not in ("down", FINALIZED) and now - node.beat_at > self._beat_timeout:
                 node.state, node.detail = "down", "no heartbeat; waiting for it to be started again"
                 self.get_logger().error(f"{node.name} is down")
                 if node.name in ARM_DRIVERS and self._hold_client.service_is_ready():
@@ -171,7 +174,7 @@ class SupervisorNode(InterleavingNode):
         refused_at: float | None = None
         while node.state != goal:
             now = time.monotonic()
-            if node.state == "down":
+            if node.state in ("down", FINALIZED):
                 raise StationError(f"{node.name} went down while it was to {verb}")
             if answer.done() and not answer.result().success and refused_at is None:
                 refused_at = now

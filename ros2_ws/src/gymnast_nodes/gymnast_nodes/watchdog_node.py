@@ -71,6 +71,7 @@ class WatchdogNode(Node):
         self._state_at = 0.0
         self._commanded_at = 0.0
         self._holding: np.ndarray | None = None
+        self._held_at = 0.0
         self._hold_left = 0
         self._active_faults: set[str] = set()
         self._fault_times: collections.deque[float] = collections.deque()
@@ -114,6 +115,9 @@ class WatchdogNode(Node):
 
     def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """watchdog/hold: hold the arm now (the supervisor calls it when the executor or the arm node goes down)."""
+        if self._holding is not None and self._held_at > self._commanded_at and self._speed < MOVING_SPEED:
+            response.success, response.message = True, "held already"  # again would follow gravity's droop
+            return response
         response.success = self._hold()
         response.message = "held" if response.success else "no joint states yet; nothing to hold at"
         return response
@@ -177,6 +181,7 @@ class WatchdogNode(Node):
         if self._joints is None:
             return False
         self._holding = self._joints.copy()
+        self._held_at = time.monotonic()
         self._hold_left = HOLD_REPEATS
         self._send_hold()
         return True

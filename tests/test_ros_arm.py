@@ -1,0 +1,293 @@
+"""The arm node moves the arm as Bridge actions say, refuses what it must, holds on every fault, and stays stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from gymnast_msgs.msg import ArmState, BridgeAction, ExecutedAction
+from gymnast_msgs.srv import EmergencyStop, Rearm, ResetArm, ResetScene, SceneState
+from interbotix_xs_msgs.srv import OperatingModes, Reboot, RegisterValues, RobotInfo
+from ros_tools import Client, running_graph, set_faults, wait_active, wait_until
+from sensor_msgs.msg import JointState
+
+PERIOD = 0.2
+
+
+class Arm:
+    """What the executor would do: actions at 5 Hz, and what came of them."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.executed = client.listen(ExecutedAction, "/arm/executed", 100)
+        self.states = client.listen(ArmState, "/arm/state")
+        self.joints = client.listen(JointState, "/wx250s/joint_states", 100)
+
+    @property
+    def state(self) -> ArmState:
+        return wait_until(lambda: self.states and self.states[-1][1], 5.0, "arm/state")
+
+    @property
+    def pose(self) -> np.ndarray:
+        """Measured Bridge pose (6,)."""
+        return np.array(self.state.bridge_pose)
+
+    def reset(self, offset: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
+        if self.state.mode == ArmState.MODE_STOPPED:
+            assert self.client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True)).success
+        answer = self.client.call(ResetArm, "/arm/reset", ResetArm.Request(offset=list(offset)), 20.0)
+        assert answer.success, answer.message
+        self.wait_mode(ArmState.MODE_READY)
+
+    def wait_mode(self, mode: int, timeout: float = 3.0) -> None:
+        wait_until(lambda: self.states[-1][1].mode == mode, timeout, f"mode {mode}")
+
+    def send(
+        self, values: Sequence[float], step: int = 0, episode: str = "", age: float = 0.0, answered: bool = True
+    ) -> ExecutedAction | None:
+        """One action (7,); returns what the arm node says it did with it."""
+        message = BridgeAction(episode_id=episode, step=step)
+        message.translation = [float(v) for v in values[:3]]
+        message.rotation = [float(v) for v in values[3:6]]
+        message.gripper = float(values[6])
+        stamp = time.time() - age
+        message.header.stamp.sec, message.header.stamp.nanosec = int(stamp), int(stamp % 1 * 1e9)
+        before = len(self.executed)
+        self.client.publish(BridgeAction, "/arm/action", message)
+        if not answered:
+            return None
+        wait_until(lambda: len(self.executed) > before, 2.0, "arm/executed")
+        return self.executed[-1][1]
+
+    def run(self, values: Sequence[float], steps: int) -> list[ExecutedAction]:
+        """The same action at 5 Hz; returns what was executed once the arm has come to rest."""
+        results = []
+        due = time.monotonic()
+        for _ in range(steps):
+            results.append(self.send(values))
+            due += PERIOD
+            time.sleep(max(0.0, due - time.monotonic()))
+        time.sleep(0.4)
+        return [result for result in results if result is not None]
+
+
+@pytest.fixture(scope="module")
+def arm() -> Iterator[Arm]:
+    with running_graph(without=("camera", "recorder", "adapter", "executor", "evaluator")) as (process, client):
+        wait_active(client, process)
+        yield Arm(client)
+
+
+@pytest.fixture(autouse=True)
+def mended(arm: Arm) -> Iterator[None]:
+    yield
+    set_faults(arm.client)
+
+
+def test_actions_move_the_end_effector_as_they_say(arm: Arm) -> None:
+    arm.reset()
+    start = arm.pose
+    assert start[:3] == pytest.approx([0.258, 0.0, 0.19], abs=0.02) and np.max(np.abs(start[3:])) < 0.1
+    results = arm.run([0.01, 0.015, -0.01, 0, 0, 0, 1.0], 5)
+    assert all(result.accepted and not result.safety_events for result in results)
+    moved = arm.pose - start
+    assert moved[:3] == pytest.approx([0.05, 0.075, -0.05], abs=0.015)
+    assert np.max(np.abs(moved[3:])) < 0.06
+    before = arm.pose
+    arm.run([0, 0, 0, 0.0, 0.0, 0.1, 1.0], 4)
+    assert arm.pose[5] - before[5] == pytest.approx(0.4, abs=0.08)
+    target = np.array(results[-1].joint_target)
+    assert target.shape == (6,) and np.isfinite(target).all()
+
+
+def test_executed_says_what_the_envelope_left(arm: Arm) -> None:
+    arm.reset()
+    result = arm.send([0.2, 0, 0, 0, 0, 0, 1.0])
+    assert result is not None and result.accepted and "translation_clipped" in result.safety_events
+    assert 0.0 < result.translation[0] <= 0.05 + 1e-6
+    for _ in range(12):
+        last = arm.run([0, 0, -0.05, 0, 0, 0, 1.0], 1)[-1]
+    assert "workspace_clipped" in last.safety_events
+    assert arm.state.target_bridge_pose[2] >= 0.02 - 1e-4  # the file's workspace_min
+
+
+def test_gripper_closes_and_opens(arm: Arm) -> None:
+    arm.reset()
+    assert arm.state.gripper > 0.9
+    arm.send([0, 0, 0, 0, 0, 0, 0.0])
+    wait_until(lambda: arm.states[-1][1].gripper < 0.1, 3.0, "a closed gripper")
+    arm.send([0, 0, 0, 0, 0, 0, 1.0])
+    wait_until(lambda: arm.states[-1][1].gripper > 0.9, 3.0, "an open gripper")
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "event"),
+    [
+        ([math.nan, 0, 0, 0, 0, 0, 1], {}, "not_finite"),
+        ([0.02, 0, 0, 0, 0, 0, 1], {"age": 1.0}, "stale"),
+        ([0.02, 0, 0, 0, 0, 0, 1], {"age": -5.0}, "stamp_in_future"),
+        ([0.02, 0, 0, 0, 0, 0, 1], {"episode": "e", "step": 3}, "out_of_order"),
+    ],
+)
+def test_bad_actions_are_refused_by_name_and_move_nothing(
+    arm: Arm, values: list[float], options: dict[str, object], event: str
+) -> None:
+    arm.reset()
+    first = arm.send([0, 0, 0, 0, 0, 0, 1], episode="e", step=3)
+    assert first is not None and first.accepted
+    before = arm.pose
+    result = arm.send(values, **options)  # type: ignore[arg-type]
+    assert result is not None and not result.accepted and event in result.safety_events
+    time.sleep(0.4)
+    assert np.max(np.abs(arm.pose - before)) < 0.01
+
+
+def test_arm_holds_when_actions_stop_and_goes_on_with_fresh_ones(arm: Arm) -> None:
+    arm.reset()
+    arm.run([0.01, 0, 0, 0, 0, 0, 1], 2)
+    arm.wait_mode(ArmState.MODE_HOLDING)
+    assert "no action" in arm.state.detail
+    held = arm.pose
+    time.sleep(0.6)
+    assert np.max(np.abs(arm.pose - held)) < 0.01
+    result = arm.send([0.01, 0, 0, 0, 0, 0, 1])
+    assert result is not None and result.accepted
+    arm.wait_mode(ArmState.MODE_READY)
+
+
+def test_emergency_stop_latches_until_rearmed(arm: Arm) -> None:
+    arm.reset()
+    for _ in range(3):
+        arm.send([0.03, 0, 0, 0, 0, 0, 1])
+        time.sleep(0.1)
+    assert arm.client.call(EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="a test")).success
+    arm.wait_mode(ArmState.MODE_STOPPED)
+    time.sleep(0.5)
+    stopped = arm.pose
+    result = arm.send([0.03, 0, 0, 0, 0, 0, 1])
+    assert result is not None and not result.accepted and result.safety_events == ["emergency_stop"]
+    refused = arm.client.call(ResetArm, "/arm/reset", ResetArm.Request())
+    assert not refused.success and "a test" in refused.message
+    assert not arm.client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=False)).success
+    time.sleep(0.3)
+    assert arm.state.mode == ArmState.MODE_STOPPED and np.max(np.abs(arm.pose - stopped)) < 0.01
+    assert arm.client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True)).success
+    arm.wait_mode(ArmState.MODE_READY)
+    time.sleep(0.3)
+    assert np.max(np.abs(arm.pose - stopped)) < 0.02  # nothing jumps
+    result = arm.send([0, 0.01, 0, 0, 0, 0, 1])
+    assert result is not None and result.accepted
+
+
+def test_emergency_stop_ends_a_reset_under_way(arm: Arm) -> None:
+    arm.reset([0.05, 0.1, 0.0])
+    future = arm.client.start_call(ResetArm, "/arm/reset", ResetArm.Request(offset=[0.0, -0.1, 0.0]))
+    arm.wait_mode(ArmState.MODE_MOVING)
+    result = arm.send([0.01, 0, 0, 0, 0, 0, 1])
+    assert result is not None and result.safety_events == ["resetting"]
+    time.sleep(0.5)
+    arm.client.call(EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="enough"))
+    answer = wait_until(future.done, 1.0, "the end of the reset") and future.result()
+    assert not answer.success and "enough" in answer.message
+    time.sleep(0.5)
+    stopped = arm.pose
+    time.sleep(0.5)
+    assert np.max(np.abs(arm.pose - stopped)) < 0.01
+    outside = ResetArm.Request(offset=[2.0, 0.0, 0.0])
+    arm.client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True))
+    answer = arm.client.call(ResetArm, "/arm/reset", outside)
+    assert not answer.success and "workspace" in answer.message
+
+
+def test_failed_reads_are_no_positions(arm: Arm) -> None:
+    """The driver publishes a failed bus read as every joint at -pi; the arm must neither believe nor follow it."""
+    arm.reset()
+    before = arm.pose
+    set_faults(arm.client, "read_failure")
+    wait_until(lambda: arm.joints[-1][1].position[1] < -3.1, 3.0, "failed reads")
+    arm.wait_mode(ArmState.MODE_HOLDING)
+    assert "failed reads" in arm.state.detail
+    result = arm.send([0.02, 0, 0, 0, 0, 0, 1])
+    assert result is not None and result.safety_events == ["joint_states_stale"]
+    assert np.max(np.abs(arm.pose - before)) < 0.01
+    set_faults(arm.client)
+    wait_until(lambda: arm.joints[-1][1].position[1] > -3.0, 3.0, "good reads")
+    time.sleep(0.3)
+    assert np.max(np.abs(arm.pose - before)) < 0.01
+
+
+def test_deaf_driver_is_noticed(arm: Arm) -> None:
+    """A driver whose bus write failed once drops every later command without a word."""
+    arm.reset()
+    set_faults(arm.client, "commands_dropped")
+    arm.run([0.04, 0, -0.04, 0, 0, 0.2, 1], 9)
+    wait_until(
+        lambda: any("does not follow" in state.detail for _, state in arm.states[-100:]),
+        4.0,
+        "a hold because the arm does not follow",
+    )
+
+
+def test_repeated_overload_latches_the_stop(arm: Arm) -> None:
+    arm.reset()
+    set_faults(arm.client, "overload:elbow")
+    arm.wait_mode(ArmState.MODE_HOLDING)
+    assert "effort of elbow" in arm.state.detail
+    due = time.monotonic() + 12.0
+    while arm.state.mode != ArmState.MODE_STOPPED and time.monotonic() < due:
+        arm.send([0, 0, 0, 0, 0, 0, 1])
+        time.sleep(0.15)
+    assert arm.state.mode == ArmState.MODE_STOPPED and "faults within" in arm.state.detail
+
+
+def test_simulated_driver_answers_as_the_vendors(arm: Arm) -> None:
+    call = arm.client.call
+    info = call(RobotInfo, "/wx250s/get_robot_info", RobotInfo.Request(cmd_type="group", name="arm"))
+    assert (info.mode, info.profile_type, info.num_joints) == ("position", "time", 6)
+    assert list(info.joint_ids) == [1, 2, 4, 6, 7, 8] and list(info.joint_state_indices) == list(range(6))
+    assert list(info.joint_sleep_positions) == pytest.approx([0.0, -1.80, 1.55, 0.0, 0.8, 0.0])
+    gripper = call(RobotInfo, "/wx250s/get_robot_info", RobotInfo.Request(cmd_type="single", name="gripper"))
+    assert list(gripper.joint_names) == ["left_finger"]
+    assert gripper.joint_upper_limits[0] == pytest.approx(0.037)
+    nobody = call(RobotInfo, "/wx250s/get_robot_info", RobotInfo.Request(cmd_type="group", name="nobody"))
+    assert nobody.num_joints == 0  # no error, an empty answer
+
+    def read(kind: str, name: str, register: str) -> list[int]:
+        request = RegisterValues.Request(cmd_type=kind, name=name, reg=register)
+        return list(call(RegisterValues, "/wx250s/get_motor_registers", request).values)
+
+    # The arm node set its profile, and a group read has seven motors, without the shadows.
+    assert read("group", "arm", "Profile_Velocity") == [250] * 6
+    assert read("group", "arm", "Profile_Acceleration") == [100] * 6
+    assert read("group", "all", "Hardware_Error_Status") == [0] * 7
+    set_faults(arm.client, "motor_error:elbow")
+    assert read("group", "all", "Hardware_Error_Status") == [0, 0]  # cut short at the motor that does not answer
+    assert read("single", "elbow", "Hardware_Error_Status") == []
+    set_faults(arm.client)
+    call(Reboot, "/wx250s/reboot_motors", Reboot.Request(cmd_type="single", name="wrist_rotate", enable=True))
+    assert read("single", "wrist_rotate", "Profile_Velocity") == [0]  # forgotten: full speed
+    request = OperatingModes.Request(
+        cmd_type="group",
+        name="arm",
+        mode="position",
+        profile_type="time",
+        profile_velocity=250,
+        profile_acceleration=100,
+    )
+    call(OperatingModes, "/wx250s/set_operating_modes", request)
+    assert read("single", "wrist_rotate", "Profile_Velocity") == [250]
+
+
+def test_scene_reset_and_truth(arm: Arm) -> None:
+    call = arm.client.call
+    assert call(ResetScene, "/station/reset_scene", ResetScene.Request(task="close_drawer", seed=3)).success
+    state = call(SceneState, "/station/scene_state", SceneState.Request(task="close_drawer"))
+    assert state.known and not state.success and state.drawer_opening > 0.05
+    assert call(ResetScene, "/station/reset_scene", ResetScene.Request(task="open_drawer", seed=3)).success
+    state = call(SceneState, "/station/scene_state", SceneState.Request(task="close_drawer"))
+    assert state.success and state.drawer_opening < 0.02
+    unknown = call(ResetScene, "/station/reset_scene", ResetScene.Request(task="fly", seed=3))
+    assert not unknown.success and "open_drawer" in unknown.message
