@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from gymnast_msgs.action import Adapt, Practise, RunEpisode, RunTrials
-from gymnast_msgs.srv import CaptureFrame, ResetArm, ResetScene, SceneState
+from gymnast_msgs.srv import CaptureFrame, Rearm, ResetArm, ResetScene, SceneState
 from rclpy.action import ActionClient
 from std_srvs.srv import Trigger
 
@@ -43,6 +43,8 @@ RESET_ATTEMPTS = 3
 EPISODE_ATTEMPTS = 2
 MAX_ABORTED_IN_A_ROW = 3
 """After this many trials that a fault stopped, the rest is not tried."""
+FAULT_LATCH = "faults within"
+"""How the arm node says that repeated faults, not a person, have latched its stop."""
 SETTLE_S = 0.5
 """Between a reset and the first frame of what comes next: the camera must show the new scene."""
 
@@ -85,6 +87,7 @@ class EvaluatorNode(ManagedNode):
         self._capture = self.create_client(CaptureFrame, "camera/capture_frame")
         self._run_episode = ActionClient(self, RunEpisode, "executor/run_episode")
         self._adapt = ActionClient(self, Adapt, "adapter/adapt")
+        self._rearm = self.create_client(Rearm, "arm/rearm")
         self._scene_is_reset = threading.Event()
         self._waiting_for_human = False
         self._human_service = self.create_service(Trigger, "evaluator/scene_is_reset", self._on_scene_is_reset)
@@ -348,6 +351,7 @@ class EvaluatorNode(ManagedNode):
             answer = call_service(self._reset_arm, arm, 60.0, lambda: goal.cancelled)
             problem = "" if answer.success else f"arm reset: {answer.message}"
             if problem:
+                self._rearm_simulated(goal, answer.message)
                 goal.sleep_until(time.monotonic() + 1.0)
                 continue
             if self.station.simulation is not None or self._reset_scene.service_is_ready():
@@ -360,6 +364,14 @@ class EvaluatorNode(ManagedNode):
                 goal.sleep_until(time.monotonic() + SETTLE_S)
                 return
         raise StationError(f"{problem} (after {RESET_ATTEMPTS} attempts)")
+
+    def _rearm_simulated(self, goal: Goal[Any], why: str) -> None:
+        """A simulated arm that repeated faults have stopped is armed again; a real one, and an emergency stop, wait
+        for a person."""
+        if self.station.simulation is None or FAULT_LATCH not in why:
+            return
+        self.get_logger().warning(f"simulated arm re-armed: {why}")
+        call_service(self._rearm, Rearm.Request(confirm=True), 10.0, lambda: goal.cancelled)
 
     def _ask_human(self, goal: Goal[Any], task: str) -> None:
         """Wait until a person says that the scene is reset. Raises: StationError when nobody does; Cancelled."""
