@@ -175,7 +175,7 @@ def test_an_interruption_stops_within_a_second_and_can_be_resumed(station: Path,
         *arguments(station, run, iterations=100000, seconds=9999),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 150
     while not (run / "progress.jsonl").exists() or (run / "progress.jsonl").read_text().count('"train"') < 2:
         assert process.poll() is None and time.monotonic() < deadline, process.stderr and process.stderr.read()
         time.sleep(0.05)

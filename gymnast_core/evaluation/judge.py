@@ -117,9 +117,9 @@ def evaluate_judge(config: EvaluateJudgeConfig) -> int:
     )
     _write_page(run, judge, found, strips)
     console.print(
-        f"judge '{judge.name}' on {found.judged} of {found.episodes} labelled episodes ({found.episodes - found.judged} "
-        f"abstentions): agreement {found.agreement:.3f} ± {found.standard_error:.3f}, precision {found.precision:.3f}, "
-        f"recall {found.recall:.3f}, {found.false_positives} false positives, {found.false_negatives} false negatives, "
+        f"judge '{judge.name}' on {found.judged} of {found.episodes} labelled episodes "
+        f"({found.episodes - found.judged} abstentions): agreement {found.agreement:.3f} ± {found.standard_error:.3f}, "
+        f"precision {found.precision:.3f}, recall {found.recall:.3f}, {found.false_positives} false positives, {found.false_negatives} false negatives, "
         f"calibration error {found.calibration_error:.3f}",
         highlight=False,
     )

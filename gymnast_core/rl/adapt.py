@@ -256,43 +256,47 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
 
 
 def train_within(trainer: GRPOTrainer, iterations: int, seconds: float, run: RunFolder) -> str:
-    """Update until the iterations or the time are used up, or nothing is left to learn; says which."""
+    """Update until the iterations or the time are used up, or nothing is left to learn; says which.
+
+    A single process stops in the middle of generating rollouts when time is over; many stop together, after an update.
+    """
+    processes = trainer.processes
     began = time.monotonic()
     deadline = began + seconds
+    first = trainer.update
     solved = 0
 
     def tick() -> None:
-        if time.monotonic() > deadline:
+        if processes.size == 1 and time.monotonic() > deadline:
             raise BudgetSpent
 
     with progress_bar() as bar:
-        task = bar.add_task("practising in imagination", total=iterations, completed=trainer.update, note="")
-        first = trainer.update
+        task = bar.add_task("practising", total=iterations, completed=first, note="", visible=processes.rank == 0)
         while trainer.update < iterations:
             try:
                 metrics = trainer.step(tick)
             except BudgetSpent:
                 return "time"
-            each = (time.monotonic() - began) / (trainer.update - first)
-            left = min(deadline - time.monotonic(), each * (iterations - trainer.update))
-            preview = _preview(trainer, run)
-            run.report_progress(
-                "train",
-                trainer.update,
-                iterations,
-                mean_reward=_number(metrics["mean_reward"]),
-                usable_groups=metrics["usable_groups"],
-                seconds_left=max(0.0, left),
-                preview=preview,
-            )
-            bar.update(
-                task,
-                completed=trainer.update,
-                note=f"reward {metrics['mean_reward']:.2f}, usable groups {metrics['usable_groups']:.0%}",
-            )
+            if processes.rank == 0:
+                each = (time.monotonic() - began) / (trainer.update - first)
+                left = min(deadline - time.monotonic(), each * (iterations - trainer.update))
+                run.report_progress(
+                    "train",
+                    trainer.update,
+                    iterations,
+                    mean_reward=_number(metrics["mean_reward"]),
+                    usable_groups=metrics["usable_groups"],
+                    seconds_left=max(0.0, left),
+                    preview=_preview(trainer, run),
+                )
+            note = f"reward {metrics['mean_reward']:.2f}, usable groups {metrics['usable_groups']:.0%}"
+            bar.update(task, completed=trainer.update, note=note)
             solved = solved + 1 if metrics["mean_reward"] >= SOLVED else 0
             if solved >= SOLVED_FOR:
                 return "solved"
+            (late,) = processes.sum(float(time.monotonic() > deadline))
+            if late:
+                return "time"
     return "iterations"
 
 

@@ -105,9 +105,9 @@ def _train(config: TrainConfig, run: RunFolder) -> int:
     parts.prepare_training(policy, recipe)
     trainer = GRPOTrainer(policy, policy.model, environment, judge, starts, recipe, run)
     stopped_by = train_within(trainer, config.updates, config.seconds, run)
+    trainer.save()
     if processes.rank != 0:
         return 0
-    trainer.save()
     made_by = {"made_by": "gymnast train", "environment": config.environment, "updates": trainer.update}
     if recipe.trainable == "lora":
         folder = config.adapters or station.models.adapters

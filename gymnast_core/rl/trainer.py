@@ -392,8 +392,8 @@ class GRPOTrainer:
         metrics["seconds_update"] = time.monotonic() - generated
         if self.processes.rank == 0:
             self.run.log(self.update, metrics)
-            if self.update % self.config.checkpoint_every == 0:
-                self.save()
+        if self.update % self.config.checkpoint_every == 0:
+            self.save()
         return metrics
 
     def _metrics(
@@ -448,7 +448,16 @@ class GRPOTrainer:
             parameter.data.copy_(value)
 
     def save(self) -> None:
-        """Write a checkpoint from which the run goes on as if it had never stopped."""
+        """Write a checkpoint from which the run goes on as if it had never stopped; every rank calls this."""
+        ranks = self.processes.gather(
+            {
+                "carried": [_group_state(group) for group in self.carried],
+                "sampler": self.sampler.state(),
+                "rehearsal": self._rehearsal.state() if self._rehearsal is not None else None,
+            }
+        )
+        if self.processes.rank != 0:
+            return
         self.run.save_checkpoint(
             self.update,
             {
@@ -457,9 +466,7 @@ class GRPOTrainer:
                 "fruitless": self._fruitless,
                 "weights": self.weights(),
                 "optimizer": self.optimizer.state_dict(),
-                "carried": [_group_state(group) for group in self.carried],
-                "sampler": self.sampler.state(),
-                "rehearsal": self._rehearsal.state() if self._rehearsal is not None else None,
+                "ranks": ranks,
             },
             keep=self.config.keep_checkpoints,
         )
@@ -475,10 +482,16 @@ class GRPOTrainer:
             group["weight_decay"] = self.config.weight_decay
         self.update, self.batch = int(state["update"]), int(state["batch"])
         self._fruitless = int(state["fruitless"])
-        self.carried = [_group_from_state(group) for group in state["carried"]]
-        self.sampler.load_state(state["sampler"])
-        if self._rehearsal is not None and state["rehearsal"] is not None:
-            self._rehearsal.load_state(state["rehearsal"])
+        ranks, rank, size = state["ranks"], self.processes.rank, self.processes.size
+        if len(ranks) == size:
+            carried = ranks[rank]["carried"]
+        else:  # another number of processes: deal the carried groups out anew
+            carried = [group for entry in ranks for group in entry["carried"]][rank::size]
+        self.carried = [_group_from_state(group) for group in carried]
+        own = ranks[rank % len(ranks)]
+        self.sampler.load_state(own["sampler"])
+        if self._rehearsal is not None and own["rehearsal"] is not None:
+            self._rehearsal.load_state(own["rehearsal"])
         console.print(
             f"resuming {self.run.path} after update {self.update}", markup=False, highlight=False, soft_wrap=True
         )
