@@ -1,0 +1,48 @@
+"""`gymnast demo`: the whole job on the simulated station. Options here; the rest is a ROS client, `gymnast_nodes.demo`.
+
+This process becomes that client: the demo reaches the station through the ROS graph alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from gymnast_core.config import NotNegative
+from gymnast_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Bring the station up, try the base policy, practise from one frame, try the adapted policy, write a report."""
+
+    config: str = "simulated_drawer"
+    """Station file: a path, or the name of a shipped one."""
+    task: str = "close_drawer"
+    """Task of the station file."""
+    trials: Annotated[int, Field(ge=1, le=100)] = 10
+    """Trials of the base policy, and of the adapted one on the same seeds."""
+    iterations: Annotated[int, Field(ge=0)] = 0
+    """Updates of the adaptation; 0: as the station file says."""
+    seconds: NotNegative = 0.0
+    """Training time of the adaptation; 0: as the station file says."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the test frame and the practice; trials use the seeds after it."""
+    run: str = ""
+    """Run folder; empty: a new one below runs/demo."""
+
+
+def demo(config: DemoConfig) -> int:
+    """Replace this process by the ROS client. Raises: ConfigError when there is no ROS 2 to be a client of."""
+    for module in ("rclpy", "gymnast_msgs", "gymnast_nodes"):
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"no Python module '{module}'; run `make setup` and `source tools/env.sh` first")
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "gymnast_nodes.demo", json.dumps(dataclasses.asdict(config))])
