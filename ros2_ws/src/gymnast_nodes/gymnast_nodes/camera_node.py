@@ -46,7 +46,7 @@ class CameraNode(ManagedNode):
         super().__init__("camera")
         self._camera = self.station.camera
         self._first_frame_timeout = parameter(
-            self, "first_frame_timeout_s", 5.0, "how long to wait for the first frame on activation", 0.5, 120.0
+            self, "first_frame_timeout_s", 10.0, "how long to wait for the first frame on activation", 0.5, 120.0
         )
         self._calls = ServiceCaller(self)
         self._rate = RateMeter()

@@ -60,11 +60,14 @@ class SupervisorNode(InterleavingNode):
         super().__init__("supervisor")
         station_parameter(self)
         names = parameter(self, "managed_nodes", list(MANAGED), "names of the managed nodes, in start order")
+        self._driver_service = parameter(
+            self, "wait_for_service", "", "service of a driver started together with the graph, waited for first"
+        )
         self._beat_timeout = parameter(
-            self, "heartbeat_timeout_s", 1.0, "silence after which a node counts as down, seconds", 0.3, 30.0
+            self, "heartbeat_timeout_s", 2.0, "silence after which a node counts as down, seconds", 0.3, 30.0
         )
         self._start_timeout = parameter(
-            self, "start_timeout_s", 90.0, "how long a process may take until its first heartbeat", 1.0, 3600.0
+            self, "start_timeout_s", 180.0, "how long a process may take until its first heartbeat", 1.0, 3600.0
         )
         self._transition_timeout = parameter(
             self,
@@ -122,6 +125,12 @@ class SupervisorNode(InterleavingNode):
 
     async def _bring_up(self) -> None:
         self._start_timer.cancel()
+        try:
+            await self._wait_driver()
+        except StationError as error:
+            self.get_logger().error(f"cannot bring the graph up: {error}")
+            self.exit_code = 1
+            return
         for node in self._nodes.values():
             try:
                 await self._wait_first_beat(node)
@@ -136,6 +145,14 @@ class SupervisorNode(InterleavingNode):
                 node.busy = False
         self._started = True
         self.get_logger().info(f"all {len(self._nodes)} managed nodes are active")
+
+    async def _wait_driver(self) -> None:
+        """A driver of this graph starts beside its nodes; their own, shorter time-outs are for one that is absent."""
+        end = time.monotonic() + self._start_timeout
+        while self._driver_service and self._driver_service not in dict(self.get_service_names_and_types()):
+            if time.monotonic() > end:
+                raise StationError(f"no service {self._driver_service} within {self._start_timeout:g} s")
+            await sleep(self, 0.1)
 
     async def _wait_first_beat(self, node: Managed) -> None:
         end = time.monotonic() + self._start_timeout
