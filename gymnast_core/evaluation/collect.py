@@ -161,17 +161,17 @@ def _collect_one(options: CollectConfig, station: StationConfig, seed: int) -> t
     instruction = station.task(task).instruction
     frames = environment.reset([Start(instruction, task=task, seed=seed)])
     actor.begin(seed)
-    steps: list[tuple[np.ndarray, np.ndarray, tuple[str, ...]]] = []
+    steps: list[tuple[np.ndarray, np.ndarray, tuple[str, ...], bool]] = []
     states, openings = [environment.states()[0]], [float(environment.drawer_openings()[0])]
     left, success = options.after_success, False
     while len(steps) < options.horizon and left >= 0:
         for action in actor.act(frames, [instruction])[0]:
             result = environment.step(action[None, None])
             frames = result.frames
-            steps.append((action, result.executed[0, 0], result.safety_events[0]))
             states.append(environment.states()[0])
             openings.append(float(environment.drawer_openings()[0]))
             success = bool(result.success[0])
+            steps.append((action, result.executed[0, 0], result.safety_events[0], success))
             left -= success
             if len(steps) >= options.horizon or left < 0:
                 break
@@ -188,8 +188,8 @@ def _collect_one(options: CollectConfig, station: StationConfig, seed: int) -> t
     video = environment.video()[0]
     with EpisodeWriter(Path(options.out) / f"episode_{seed:06d}", instruction, metadata) as writer:
         writer.add_observation(video[0], states[0], 0)
-        for index, (action, executed, events) in enumerate(steps):
-            writer.add_step(action, executed, events)
+        for index, (action, executed, events, done) in enumerate(steps):
+            writer.add_step(action, executed, events, success=done)
             writer.add_observation(video[index + 1], states[index + 1], (index + 1) * STEP_NS)
         writer.finish(success=success, outcome_by="truth")
     return True, success
