@@ -24,12 +24,16 @@ fail() {
   printf '\033[31msetup failed:\033[0m %s; %s\n' "$1" "$2" >&2
   exit 1
 }
-# pip's own lines are the progress; those about what is there already are noise.
+# pip's own lines are the progress, shortened; those about what is there already, or needed by what is needed, are noise.
 pip_install() {
-  "$python" -m pip install --disable-pip-version-check "$@" 2>&1 | grep --line-buffered -v -E "^(Requirement already satisfied|Looking in (links|indexes)|Obtaining|  Preparing|  Checking if|  Building editable|  Created wheel|  Stored in|\[notice\]|WARNING: Location )"
+  "$python" -m pip install --disable-pip-version-check "$@" 2>&1 |
+    sed -u -E -e '/^(Requirement already|Looking in|Obtaining|  Preparing|  Checking if|  Building editable|  Created wheel|  Stored in|\[notice\]|WARNING: Location)/d' \
+      -e '/^(Collecting|Processing) .*->/d' -e '/^ *Using cached/d' -e 's/^(.{150}).+/\1.../'
   return "${PIPESTATUS[0]}"
 }
-have_library() { PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q "$1"; }
+# Read once: a pipe into `grep -q` would end with ldconfig's broken pipe, which pipefail takes for "not found".
+libraries="$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null)"
+have_library() { [[ "$libraries" == *"	$1 "* ]]; }
 
 # --- which ROS 2 ---------------------------------------------------------------------------------------------------
 ros="wheels"
@@ -59,11 +63,11 @@ missing=()
 command -v cmake >/dev/null || missing+=(cmake)
 command -v g++ >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
-have_library 'libGL\.so\.1 ' || missing+=(libgl1) # opencv-python
-have_library 'libglib-2\.0\.so\.0 ' || missing+=(libglib2.0-0)
-have_library 'libEGL\.so\.1 ' || missing+=(libegl1) # rendering without a screen
-have_library 'libEGL_mesa\.so\.0 ' || missing+=(libegl-mesa0)
-have_library 'libOSMesa\.so\.8 ' || missing+=(libosmesa6)
+have_library libGL.so.1 || missing+=(libgl1) # opencv-python
+have_library libglib-2.0.so.0 || missing+=(libglib2.0-0)
+have_library libEGL.so.1 || missing+=(libegl1) # rendering without a screen
+have_library libEGL_mesa.so.0 || missing+=(libegl-mesa0)
+have_library libOSMesa.so.8 || missing+=(libosmesa6)
 
 in_range='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
 host_python=""
