@@ -144,7 +144,7 @@ class Demo:
         if practice.accepted:
             after = self._try("adapted policy on the station", practice.adapter_id)
         else:
-            say(f"the gate kept the base policy ({_listed(practice.failed_conditions)}): nothing new to try")
+            say("the gate kept the base policy: there is no adapted policy to try on the station")
         report = self._report(frame, before, practice, after)
         self._conclude(before, practice, after, report)
 
@@ -212,6 +212,7 @@ class Demo:
                 self.task.instruction, config.task, True, True, config.iterations, config.seconds, config.seed, show
             )
             result = self._wait(self.current)
+            show.finish()
         if not result.success:
             raise StationError(f"practising failed: {result.message}")
         say(result.message)
@@ -275,7 +276,7 @@ class Demo:
             Section(
                 "The test frame",
                 "What the policy practised from: one frame of the camera.",
-                figures=(Figure(str(practice.frame_path), "captured before practising"), Figure(str(frame), "at start")),
+                figures=(Figure(practice.frame_path, "captured before practising"), Figure(str(frame), "at start")),
             ),
             Section(
                 "Practice in imagination",
@@ -361,6 +362,8 @@ class _PracticeBar:
         self._bar = bar
         self._row: TaskID = bar.add_task("practising", total=None, note="")
         self._preview = run_folder / "media" / "preview.jpg"
+        self._total: int | None = None
+        self._done = 0
 
     def __call__(self, feedback: Any) -> None:
         title = PHASES.get(feedback.phase, feedback.phase)
@@ -372,10 +375,15 @@ class _PracticeBar:
             )
         elif feedback.phase == "execute":
             note = f"step {feedback.step}"
-        total = feedback.iterations or None
-        self._bar.update(self._row, description=title, total=total, completed=feedback.iteration, note=note)
+        if feedback.iterations:
+            self._total, self._done = feedback.iterations, feedback.iteration
+        self._bar.update(self._row, description=title, total=self._total, completed=self._done, note=note)
         if len(feedback.preview.data):
             write_bytes(self._preview, bytes(feedback.preview.data))
+
+    def finish(self) -> None:
+        """The last title."""
+        self._bar.update(self._row, description="practised", note="")
 
 
 def free_domain() -> int:

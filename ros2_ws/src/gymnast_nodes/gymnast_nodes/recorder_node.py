@@ -4,6 +4,8 @@ Topics are taken as serialised bytes with deep queues and the reliability their 
 thread at once, and flushed at each step, so that nothing is lost while the disk is busy and a killed recorder leaves
 a log that ends with the last step. Episodes its predecessor left open are repaired when it is configured.
 
+When the executor dies in mid-episode, the recording is closed as aborted.
+
 While it records it says so on `recorder/status` every 50 ms; the executor sends no action that nobody would log.
 """
 
@@ -18,7 +20,7 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from gymnast_core.data.mcap_log import McapLog, Topic
 from gymnast_core.data.recover import LOG_FOLDER, recover_episode
 from gymnast_core.errors import ConfigError, DataError, GymnastError, StationError
 from gymnast_nodes.common import Diagnostics, ManagedNode, image_to_frame, run_node, sleep
+from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.message_text import message_definition
 
 STATUS_TOPIC = "recorder/status"
@@ -77,6 +80,7 @@ class _Recording:
     outcome: dict[str, Any] = field(default_factory=dict)
     done: threading.Event = field(default_factory=threading.Event)
     error: str = ""
+    alive: Callable[[], bool] = lambda: True
     last_joint_stamp: int = 0
     max_joint_gap_ns: int = 0
 
@@ -111,6 +115,7 @@ class RecorderNode(ManagedNode):
         self._stop_service = self.create_service(
             StopRecording, "recorder/stop", self._on_stop, callback_group=ReentrantCallbackGroup()
         )  # it awaits the last messages, which must go on coming meanwhile
+        self._liveness = Liveness(self)
         self._match_timer = self.create_timer(0.5, self._match_offers)
         self._diagnostics = Diagnostics(self, self.station.name)
         self._diagnostics.add("recording", self._report)
@@ -244,7 +249,8 @@ class RecorderNode(ManagedNode):
             writer.finish(complete=False)
             raise
         self._failure = ""
-        self._recording = _Recording(request.episode_id, folder, log, writer)
+        alive = self._liveness.watch("executor") if "executor" in self._liveness.states() else lambda: True
+        self._recording = _Recording(request.episode_id, folder, log, writer, alive=alive)
         return folder
 
     def _log_topic(self, key: str, type_name: str, topic: str) -> Topic:
@@ -328,6 +334,10 @@ class RecorderNode(ManagedNode):
                     last_flush = time.monotonic()
                 assembler.advance()
                 now = time.monotonic()
+                if recording.stop_at is None and not recording.alive():
+                    recording.outcome = {"outcome": "aborted", "reason": "the executor went down"}
+                    recording.stop_at = recording.final_frame_by = now
+                    self.get_logger().error(f"recording of '{recording.episode_id}' closed: the executor went down")
                 settled = recording.stop_at is not None and now >= recording.stop_at and self._items.empty()
                 if settled and assembler.finish(now >= recording.final_frame_by):
                     self._close(recording)
