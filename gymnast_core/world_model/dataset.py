@@ -113,6 +113,7 @@ class FlatEpisodes:
 
     values: (total frames, ...) mapped array: frames uint8 or latents float16. conditions: (total frames, 10) float32.
     starts, lengths: (episodes,) first frame and number of frames of each episode. weights: (episodes,), sum 1.
+    names: (episodes,) where each came from.
     """
 
     values: list[np.ndarray]
@@ -121,6 +122,7 @@ class FlatEpisodes:
     starts: np.ndarray
     lengths: np.ndarray
     weights: np.ndarray
+    names: list[str]
 
     @property
     def total_frames(self) -> int:
@@ -143,6 +145,7 @@ def flatten(
     """
     values, conditions, held = [], [], []
     part: list[np.ndarray] = []
+    names: list[str] = []
     starts: list[np.ndarray] = []
     lengths: list[np.ndarray] = []
     weights: list[np.ndarray] = []
@@ -160,6 +163,7 @@ def flatten(
         part.append(np.full(len(counts), index))
         starts.append(np.concatenate(([0], np.cumsum(counts)[:-1])))
         lengths.append(counts)
+        names += [str(file.path) for file in files]
         share = counts / counts.sum()
         weights.append(weight * counts.sum() * share)
     joined = np.concatenate(weights)
@@ -170,6 +174,7 @@ def flatten(
         np.concatenate(starts).astype(np.int64),
         np.concatenate(lengths).astype(np.int64),
         joined / joined.sum(),
+        names,
     )
     return flat, held
 
@@ -234,11 +239,15 @@ def _build(
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """values (B, T, ...), conditions (B, T, 10), valid (B, T) bool: False past the end of a short episode."""
+    """values (B, T, ...), conditions (B, T, 10), valid (B, T) bool: False past the end of a short episode.
+
+    names: where each clip came from.
+    """
 
     values: Tensor
     conditions: Tensor
     valid: Tensor
+    names: list[str]
 
 
 def draw_clips(flat: FlatEpisodes, count: int, frames: int, generator: np.random.Generator) -> ClipBatch:
@@ -257,6 +266,7 @@ def draw_clips(flat: FlatEpisodes, count: int, frames: int, generator: np.random
         torch.from_numpy(np.stack(values)),
         torch.from_numpy(np.stack(conditions)),
         torch.from_numpy(np.stack(valid)),
+        [flat.names[episode] for episode in episodes],
     )
 
 

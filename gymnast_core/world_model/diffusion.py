@@ -198,20 +198,25 @@ def teacher_forcing_loss(
     return _weighted_mean(error, weight, None if valid is None else valid[:, later])
 
 
+def draw_noise(schedule: Schedule, x: Tensor, config: LossConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Levels (B, n) and noise (B, n, H, W, C) for the n noisy frames that the objective has of a batch (B, T, H, W, C)."""
+    b, frames = x.shape[:2]
+    n = frames if config.objective == "diffusion_forcing" else config.noisy_copies * (frames - 1)
+    t = draw_levels(schedule, config, (b, n), generator).to(x.device)
+    return t, torch.randn((b, n, *x.shape[2:]), generator=generator, device=generator.device).to(x.device)
+
+
 def training_loss(
     model: nn.Module,
     schedule: Schedule,
     x: Tensor,
     action: Tensor,
     config: LossConfig,
-    generator: torch.Generator,
+    t: Tensor,
+    noise: Tensor,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """The loss of one batch with its noise and noise levels drawn from the generator; shapes as in the two losses."""
-    b, frames = x.shape[:2]
-    n = frames if config.objective == "diffusion_forcing" else config.noisy_copies * (frames - 1)
-    t = draw_levels(schedule, config, (b, n), generator).to(x.device)
-    noise = torch.randn((b, n, *x.shape[2:]), generator=generator, device=generator.device).to(x.device)
+    """The configured loss of a batch with its noise from `draw_noise`; shapes as in the two losses."""
     if config.objective == "diffusion_forcing":
         return diffusion_forcing_loss(model, schedule, x, action, t, noise, config.motion_weight, valid)
     return teacher_forcing_loss(model, schedule, x, action, t, noise, config.noisy_copies, config.motion_weight, valid)

@@ -7,6 +7,7 @@ so a resumed run goes on exactly as if it had not been cut.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gymnast_core.config import NotNegative, Positive
-from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.progress import console, interruptible, progress_bar
 from gymnast_core.run_folder import RunFolder, derive_seed
 from gymnast_core.world_model.actions import null_action
@@ -34,8 +35,8 @@ from gymnast_core.world_model.checkpoint import (
     load_worldgym_checkpoint,
     save_world_model,
 )
-from gymnast_core.world_model.dataset import draw_clips, flatten
-from gymnast_core.world_model.diffusion import LossConfig, Schedule, training_loss
+from gymnast_core.world_model.dataset import EpisodeFile, FlatEpisodes, draw_clips, flatten
+from gymnast_core.world_model.diffusion import LossConfig, Schedule, draw_noise, training_loss
 from gymnast_core.world_model.evaluate import evaluate_episodes, format_horizons, write_strips
 from gymnast_core.world_model.model import WorldModel, WorldModelConfig, parameter_count
 from gymnast_core.world_model.train_autoencoder import learning_rate
@@ -181,23 +182,84 @@ def update_average(average: Mapping[str, Tensor], model: torch.nn.Module, decay:
     )
 
 
+@dataclass(frozen=True)
+class Workers:
+    """The processes of one training run, as `torchrun` starts them; alone without it."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def join(cls, device_name: str) -> Workers:
+        """Join the other processes of this run if there are any."""
+        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+            return cls()
+        workers = cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
+        if workers.count > 1 and not torch.distributed.is_initialized():
+            on_gpu = pick_device(device_name).type == "cuda"
+            torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+        return workers
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """True on every process if it is true on one."""
+        if self.count == 1:
+            return flag
+        value = torch.tensor([float(flag)], device=device)
+        torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+        return bool(value.item() > 0)
+
+    def wait(self) -> None:
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def leave(self) -> None:
+        if self.count > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
 def train(config: TrainConfig) -> int:
     """Train, evaluate, write `model`; returns 0, or 130 when interrupted (start again to resume).
 
+    Under `torchrun` the batch is shared out over the processes; the result is that of one process but for rounding.
     Raises DataError, ConfigError, CheckpointError as their parts do; a non-finite loss stops the run and keeps the
     last good checkpoint.
     """
+    workers = Workers.join(config.device)
+    try:
+        return _train(config, workers)
+    finally:
+        workers.leave()
+
+
+def _train(config: TrainConfig, workers: Workers) -> int:
+    if config.batch % (config.accumulate * workers.count):
+        raise ConfigError(
+            f"batch {config.batch} must be divisible by accumulate {config.accumulate} x processes {workers.count}"
+        )
     device = pick_device(config.device)
+    if workers.count > 1 and device.type == "cuda":
+        device = torch.device("cuda", workers.local_rank)
+        torch.cuda.set_device(device)
+    first = workers.rank == 0
     model, autoencoder = prepare(config, device)
-    flat, held = flatten(
-        config.data,
-        size=autoencoder.image_size,
-        cache=config.cache,
-        held_out=config.held_out,
-        transform=lambda frames: autoencoder.encode(frames).cpu().numpy().astype(np.float16),
-        transform_id=encoder_id(autoencoder),
-    )
-    folder = RunFolder(config.run, config)
+
+    def read_data() -> tuple[FlatEpisodes, list[EpisodeFile]]:
+        return flatten(
+            config.data,
+            size=autoencoder.image_size,
+            cache=config.cache,
+            held_out=config.held_out,
+            transform=lambda frames: autoencoder.encode(frames).cpu().numpy().astype(np.float16),
+            transform_id=encoder_id(autoencoder),
+        )
+
+    if not first:
+        workers.wait()  # the first process fills the cache
+    flat, held = read_data()
+    folder = RunFolder(config.run, config if first else None)
+    if first:
+        workers.wait()
     schedule = Schedule(device=device)
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     decayed = [p for p in model.parameters() if p.ndim >= 2]
@@ -216,10 +278,11 @@ def train(config: TrainConfig) -> int:
         optimiser.load_state_dict(state["optimiser"])
         step, elapsed = int(state["step"]), float(state["elapsed"])
         console.print(f"resuming at step {step}")
-    console.print(
-        f"world model: {parameter_count(model) / 1e6:.2f} M parameters, {len(flat.lengths)} episodes, "
-        f"{flat.total_frames} frames, {len(held)} episodes held out, on {device}"
-    )
+    if first:
+        console.print(
+            f"world model: {parameter_count(model) / 1e6:.2f} M parameters, {len(flat.lengths)} episodes, "
+            f"{flat.total_frames} frames, {len(held)} episodes held out, on {device}"
+        )
 
     def snapshot() -> LoadedWorldModel:
         copy = WorldModel(model.config).to(device).eval().requires_grad_(False)
@@ -236,6 +299,8 @@ def train(config: TrainConfig) -> int:
         return LoadedWorldModel(copy, autoencoder, config.sampling, made_by)
 
     def save() -> None:
+        if not first:
+            return
         folder.save_checkpoint(
             step,
             {"model": model.state_dict(), "ema": average, "optimiser": optimiser.state_dict(), "elapsed": elapsed},
@@ -243,7 +308,7 @@ def train(config: TrainConfig) -> int:
         save_world_model(folder.path / "model", snapshot())
 
     def measure() -> dict[str, float]:
-        if not held:
+        if not held or not first:
             return {}
         result = evaluate_episodes(snapshot(), held[: config.evaluate_episodes], config.horizon, config.seed)
         write_strips(folder.media(f"strips_{step:08d}.png"), result.strips)
@@ -252,6 +317,9 @@ def train(config: TrainConfig) -> int:
         return dict(result.metrics)
 
     forward: Any = torch.compile(model) if config.compile else model
+    shared: Any = None
+    if workers.count > 1:
+        forward = shared = torch.nn.parallel.DistributedDataParallel(forward)
     null = null_action(model.config.action_dim).to(device)
     autocast: Any = torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext()
     model.train()
@@ -259,8 +327,10 @@ def train(config: TrainConfig) -> int:
     losses: list[float] = []
     latest: dict[str, float] = {}
     with interruptible() as interrupted, progress_bar() as bar:
-        task = bar.add_task("world model", total=config.steps, completed=step, note="")
-        while step < config.steps and not (config.seconds and elapsed >= config.seconds) and not interrupted:
+        task = bar.add_task("world model", total=config.steps, completed=step, note="", visible=first)
+        while step < config.steps:
+            if workers.any(bool(interrupted) or bool(config.seconds and elapsed >= config.seconds), device):
+                break
             began = time.monotonic()
             rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup))
             if config.decay:
@@ -280,26 +350,31 @@ def train(config: TrainConfig) -> int:
             dropped = torch.rand(config.batch, generator=generator, device=device) < config.action_dropout
             actions = torch.where(dropped[:, None, None], null, actions)
             valid = None if bool(clips.valid.all()) else clips.valid.to(device)
-            size = config.batch // config.accumulate
+            t, noise = draw_noise(schedule, values, config.loss, generator)
             total = 0.0
-            for i in range(0, config.batch, size):
-                part = slice(i, i + size)
-                with autocast:
-                    loss = training_loss(
-                        forward,
-                        schedule,
-                        values[part],
-                        actions[part],
-                        config.loss,
-                        generator,
-                        None if valid is None else valid[part],
-                    )
-                (loss / config.accumulate).backward()
+            size = config.batch // (config.accumulate * workers.count)
+            for i in range(config.accumulate):
+                begin = (i * workers.count + workers.rank) * size
+                part = slice(begin, begin + size)
+                last = i == config.accumulate - 1
+                with nullcontext() if shared is None or last else shared.no_sync():
+                    with autocast:
+                        loss = training_loss(
+                            forward,
+                            schedule,
+                            values[part],
+                            actions[part],
+                            config.loss,
+                            t[part],
+                            noise[part],
+                            None if valid is None else valid[part],
+                        )
+                    (loss / config.accumulate).backward()
                 total += float(loss.detach()) / config.accumulate
-            if not np.isfinite(total):
-                raise ConfigError(
-                    f"world model: loss is {total} at step {step} (its batch is drawn from seed {config.seed}); the "
-                    f"checkpoint in {folder.path} is kept; lower learning_rate or look at the data"
+            if workers.any(not np.isfinite(total), device):
+                raise DataError(
+                    f"world model: loss is {total} at step {step}; its clips came from {', '.join(clips.names[:4])} "
+                    f"...; the last good checkpoint in {folder.path} is kept; look at them or lower learning_rate"
                 )
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimiser.step()
@@ -308,7 +383,7 @@ def train(config: TrainConfig) -> int:
             step += 1
             losses.append(total)
             elapsed += time.monotonic() - began
-            if step % 50 == 0:
+            if step % 50 == 0 and first:
                 folder.log(step, {"loss": float(np.mean(losses)), "learning_rate": rate, "seconds": elapsed})
                 losses = losses[-50:]
             note = f"loss {np.mean(losses[-50:]):.4f}, {step / max(elapsed, 1e-9):.2f} steps/s"
@@ -320,11 +395,13 @@ def train(config: TrainConfig) -> int:
                 latest = measure()
                 last_measure = time.monotonic()
     save()
-    if interrupted:
+    if step < config.steps and not (config.seconds and elapsed >= config.seconds):
         folder.close()
         console.print(f"stopped at step {step}; start again with --run {config.run} to go on")
         return 130
     latest = measure()
+    if not first:
+        return 0
     folder.write_result({**asdict(config.loss), "step": step, "seconds": elapsed, **latest})
     folder.close()
     console.print(f"world model -> {folder.path / 'model'}")

@@ -1,0 +1,194 @@
+"""The world model computes what WorldGym computes, and its cache changes nothing but the time taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gymnast_core.data.worldgym import scale_actions
+from gymnast_core.errors import CheckpointError
+from gymnast_core.world_model.actions import null_action, to_bridge, to_worldgym
+from gymnast_core.world_model.checkpoint import load_worldgym_checkpoint
+from gymnast_core.world_model.diffusion import Schedule, teacher_forcing_loss, teacher_forcing_mask
+from gymnast_core.world_model.model import WorldModel, WorldModelConfig, parameter_count
+from gymnast_core.world_model.sampler import CacheMode, LatentRollout
+from tests.parity.world_model import TOLERANCE, errors, load, main, rollout
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "fixtures" / "worldgym"
+FIXTURES = sorted(SHARED.glob("*.safetensors"))
+needs_fixtures = pytest.mark.skipif(not FIXTURES, reason=f"golden values are not at {SHARED}")
+TINY = WorldModelConfig(in_channels=3, patch_size=2, dim=32, num_layers=2, num_heads=2, max_frames=4)
+
+
+def tiny(seed: int = 0, config: WorldModelConfig = TINY) -> WorldModel:
+    """Random weights everywhere, the zero-initialised gates and output included, so that every path matters."""
+    model = WorldModel(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
+    return model
+
+
+@needs_fixtures
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda p: p.stem)
+def test_every_golden_tensor_is_matched(path: Path) -> None:
+    found = errors(path)
+    assert set(found) == {"alphas_cumprod", "forward_v", "loss", "rollout_latents"}
+    assert max(found.values()) <= TOLERANCE, found
+
+
+@needs_fixtures
+def test_the_parity_command_fails_on_a_wrong_or_missing_tensor(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors, config = load(FIXTURES[0])
+    metadata = {"config": json.dumps(config)}
+    wrong = {**tensors, "forward_v": tensors["forward_v"] + 1e-3}
+    save_file(wrong, str(tmp_path / "wrong.safetensors"), metadata)
+    save_file({k: v for k, v in tensors.items() if k != "loss_noise"}, str(tmp_path / "less.safetensors"), metadata)
+    assert main([str(FIXTURES[0])]) == 0
+    assert main([str(tmp_path / "wrong.safetensors")]) == 1
+    assert main([str(tmp_path / "less.safetensors")]) == 1
+
+
+@needs_fixtures
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda p: p.stem)
+def test_cache_modes_agree_until_the_window_slides_and_exact_agrees_after(path: Path) -> None:
+    tensors, config = load(path)
+    window = config["max_frames"]
+    plain = rollout(tensors, config, "no_cache")
+    assert plain.shape[1] > window
+    for mode in ("frame_cache", "exact"):
+        torch.testing.assert_close(rollout(tensors, config, mode), plain, atol=1e-5, rtol=0)
+    streaming = rollout(tensors, config, "streaming")
+    torch.testing.assert_close(streaming[:, :window], plain[:, :window], atol=1e-5, rtol=0)
+    # Old keys remember frames that have left the window, so the two modes are different computations from here on.
+    assert (streaming[:, window:] - plain[:, window:]).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize(("mode", "at_full_window"), [("no_cache", 200), ("frame_cache", 29), ("streaming", 11)])
+def test_frames_pushed_through_the_network(mode: CacheMode, at_full_window: int) -> None:
+    """Per new frame at a full window of 20 with 10 steps: 10 x 20, 20 + 9 and 10 + 1."""
+    config = WorldModelConfig(in_channels=1, patch_size=2, dim=8, num_layers=1, num_heads=2, max_frames=20)
+    model = tiny(config=config)
+    play = LatentRollout(model, Schedule(), sampling_steps=10, mode=mode)
+    play.start(torch.zeros(1, 2, 2, 1))
+    for _ in range(19):
+        play.extend(torch.zeros(1, 10), torch.zeros(1, 2, 2, 1))
+    before = model.frame_forwards
+    play.extend(torch.zeros(1, 10), torch.zeros(1, 2, 2, 1))
+    assert model.frame_forwards - before == at_full_window
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31), changed=st.integers(1, 3), what=st.sampled_from(("latent", "action", "level")))
+def test_a_later_frame_never_changes_an_earlier_one(seed: int, changed: int, what: str) -> None:
+    g = torch.Generator().manual_seed(seed)
+    model = tiny(seed)
+    x, a = torch.randn(2, 4, 4, 4, 3, generator=g), torch.randn(2, 4, 10, generator=g)
+    t = torch.randint(0, 1000, (2, 4), generator=g)
+    with torch.no_grad():
+        before = model(x, t, a)
+        if what == "latent":
+            x[:, changed] += 1
+        elif what == "action":
+            a[:, changed] += 1
+        else:
+            t[:, changed] = (t[:, changed] + 400) % 1000
+        after = model(x, t, a)
+    assert torch.equal(before[:, :changed], after[:, :changed])
+    assert not torch.allclose(before[:, changed], after[:, changed], atol=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31), mode=st.sampled_from(("exact", "streaming")), guidance=st.sampled_from((1.0, 2.0)))
+def test_a_rollout_does_not_depend_on_its_batch_or_on_sharing_its_first_frame(
+    seed: int, mode: CacheMode, guidance: float
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    model, schedule = tiny(seed), Schedule()
+    first = torch.randn(2, 4, 4, 3, generator=g)
+    actions, noise = torch.randn(6, 3, 10, generator=g), torch.randn(6, 3, 4, 4, 3, generator=g)
+    rows = torch.tensor([1, 0, 1])
+
+    def play(start: torch.Tensor, picked: list[int], shared: torch.Tensor | None) -> torch.Tensor:
+        run = LatentRollout(model, schedule, sampling_steps=2, guidance=guidance, mode=mode)
+        run.start(start, shared)
+        return torch.stack([run.extend(actions[k, picked], noise[k, picked]) for k in range(6)], dim=1)
+
+    together = play(first, [0, 1, 2], rows)
+    for i in range(3):
+        alone = play(first[rows[i] : rows[i] + 1], [i], None)
+        torch.testing.assert_close(together[i : i + 1], alone, atol=2e-5, rtol=1e-4)
+
+
+def test_teacher_forcing_trains_exactly_what_the_sampler_asks_for() -> None:
+    """The noisy copy of frame k gets the velocity that a plain pass over the clean past and frame k gives."""
+    g = torch.Generator().manual_seed(3)
+    model, schedule = tiny(), Schedule()
+    x, a = torch.randn(2, 4, 4, 4, 3, generator=g), torch.randn(2, 4, 10, generator=g)
+    noise, t = torch.randn(2, 3, 4, 4, 3, generator=g), torch.randint(0, 1000, (2, 3), generator=g)
+    losses = []
+    with torch.no_grad():
+        for k in (1, 2, 3):
+            noisy = schedule.add_noise(x[:, k : k + 1], noise[:, k - 1 : k], t[:, k - 1 : k])
+            frames = torch.cat((schedule.present_context(x[:, :k]), noisy), dim=1)
+            levels = torch.cat((torch.full((2, k), 14), t[:, k - 1 : k]), dim=1)
+            v = model(frames, levels, a[:, : k + 1])[:, -1:]
+            target = schedule.velocity(x[:, k : k + 1], noise[:, k - 1 : k], t[:, k - 1 : k])
+            losses.append((v - target).square().mean())
+        together = teacher_forcing_loss(model, schedule, x, a, t, noise)
+    torch.testing.assert_close(together, torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
+    mask = teacher_forcing_mask(4, 2, torch.device("cpu"))
+    assert mask.shape == (10, 10) and not mask[4:, 4:].triu(1).any() and not mask[:4, 4:].any()
+
+
+def test_padding_of_a_short_episode_adds_nothing_to_the_loss() -> None:
+    g = torch.Generator().manual_seed(0)
+    model, schedule = tiny(), Schedule()
+    x, a = torch.randn(1, 4, 4, 4, 3, generator=g), torch.randn(1, 4, 10, generator=g)
+    noise, t = torch.randn(1, 3, 4, 4, 3, generator=g), torch.randint(0, 1000, (1, 3), generator=g)
+    valid = torch.tensor([[True, True, True, False]])
+    with torch.no_grad():
+        padded = teacher_forcing_loss(model, schedule, x, a, t, noise, valid=valid)
+        short = teacher_forcing_loss(model, schedule, x[:, :3], a[:, :3], t[:, :2], noise[:, :2])
+    torch.testing.assert_close(padded, short, atol=1e-6, rtol=1e-5)
+
+
+def test_actions_are_scaled_as_worldgym_scales_them() -> None:
+    action = np.array([[0.01, -0.1, 0.02, 0.1, -1.0, 0.0, 1.0], [0, 0, 0, 0, 0, 0, 0.8]], np.float32)
+    expected = [[0.35, -1.75, 0.7, 0.56, -1.4, 0, -1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0, 0, 0]]
+    np.testing.assert_allclose(to_worldgym(action), expected, atol=1e-6)
+    np.testing.assert_allclose(scale_actions(to_bridge(to_worldgym(action))), expected, atol=1e-6)
+    assert null_action().tolist() == [0] * 9 + [1]
+
+
+@pytest.mark.skipif(not (SHARED / "full_size_keys.json").exists(), reason=f"golden values are not at {SHARED}")
+def test_the_public_checkpoint_layout_fits_the_full_size_network(tmp_path: Path) -> None:
+    shapes = json.loads((SHARED / "full_size_keys.json").read_text())
+    weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    path = tmp_path / "worldgym.pt"
+    torch.save({"model": weights, "ema": weights, "optimizer": {}, "step": 580_000}, path)
+    model = load_worldgym_checkpoint(path, WorldModelConfig(), device="meta")
+    assert {n: list(t.shape) for n, t in model.state_dict().items()} == shapes
+    assert round(parameter_count(model) / 1e6) == 608
+
+    broken = dict(weights)
+    broken["x_proj.bias"] = torch.empty(7, device="meta")
+    del broken["action_embedder.bias"]
+    broken["extra"] = torch.empty(1, device="meta")
+    torch.save({"ema": broken}, path)
+    with pytest.raises(
+        CheckpointError, match=r"missing: action_embedder\.bias.*unexpected: extra.*x_proj\.bias \(7,\)"
+    ):
+        load_worldgym_checkpoint(path, WorldModelConfig(), device="meta")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        load_worldgym_checkpoint(path, WorldModelConfig(), device="meta")
