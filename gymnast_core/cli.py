@@ -68,6 +68,12 @@ VERBS: dict[str, tuple[str, str, str, str]] = {
         "rollout",
         "play actions from any frame into a video",
     ),
+    "world-model reconstruct": (
+        "gymnast_core.world_model.reconstruct",
+        "ReconstructConfig",
+        "reconstruct",
+        "episodes as the autoencoder shows them",
+    ),
     "data collect": (
         "gymnast_core.evaluation.collect",
         "CollectConfig",
