@@ -149,7 +149,7 @@ class SimulatedDriver:
             effort[:] = 0.0
         elif "overload" in self.faults:
             name = self.faults["overload"].replace("_shadow", "")
-            effort[JOINT_STATE_NAMES.index(name)] = -2600.0
+            effort[JOINT_STATE_NAMES.index(name)] = -5000.0
         return position, velocity, effort
 
     def robot_info(self, kind: str, name: str) -> RobotInfo | None:

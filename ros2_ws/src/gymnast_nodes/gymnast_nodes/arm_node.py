@@ -25,6 +25,7 @@ from std_msgs.msg import String
 from gymnast_core.errors import StationError
 from gymnast_core.robot.controller import BridgeController
 from gymnast_core.robot.gripper import GripperDrive, finger_from_opening, opening_from_finger
+from gymnast_core.robot.guard import ArmGuard
 from gymnast_nodes.common import (
     COMMAND_QOS,
     DRIVER_QOS,
@@ -42,16 +43,8 @@ from gymnast_nodes.common import (
 )
 from gymnast_nodes.driver import GROUP, Driver, DriverInfo
 
-JOINTS_FRESH_S = 0.25
-"""Joint states older than this say nothing about where the arm is."""
 FIRST_JOINTS_S = 3.0
 """How long activation waits for a joint state that is no failed read."""
-TRACKING_ERROR = 0.35
-"""Radians between commanded and measured joint that, for TRACKING_SECONDS, mean that the arm does not follow."""
-TRACKING_SECONDS = 0.6
-EFFORT_SECONDS = 0.3
-LOAD_LIMIT = 0.85 * 1000 * 2.69
-"""wrist_rotate's motor has no current sensor: the driver reports its load (0.1 %) times 2.69 as if milliamperes."""
 SETTLED = 0.05
 """Radians from the target within which a reset has arrived."""
 FUTURE_TOLERANCE_S = 0.5
@@ -66,7 +59,7 @@ class ArmNode(ManagedNode):
         arm = self.station.arm
         rate = parameter(self, "state_rate_hz", 25.0, "publishing rate of arm/state, hertz", 20.0, 100.0)
         self._max_faults = parameter(
-            self, "max_faults", 3, "this many holds by faults within fault_window_s latch the stop", 1, 1000
+            self, "max_faults", 5, "this many faults within fault_window_s latch the stop", 1, 1000
         )
         self._fault_window = parameter(self, "fault_window_s", 60.0, "window of max_faults, seconds", 1.0, 86400.0)
         self._check_motors = parameter(self, "check_motors", True, "read all motors' error registers on activation")
@@ -85,11 +78,9 @@ class ArmNode(ManagedNode):
         self._joint_rate = RateMeter()
         self._failed_reads = 0
         self._joint_target: np.ndarray | None = None
-        self._sent_at = -math.inf
         self._last_action_at = -math.inf
         self._last_step: tuple[str, int, float] | None = None
-        self._over_effort_since: float | None = None
-        self._off_track_since: float | None = None
+        self._guard = ArmGuard(arm.max_effort_ma)
         self._effort = np.zeros(6)
         self._fault_times: collections.deque[float] = collections.deque()
         self._refused: collections.Counter[str] = collections.Counter()
@@ -156,14 +147,18 @@ class ArmNode(ManagedNode):
         joints = measured_joints(message)
         if joints is None:
             self._failed_reads += 1
+            self._guard.read_failed()
             return
         self._joints = joints
         self._joints_stamp = message.header.stamp
         self._joint_rate.tick()
         if "left_finger" in message.name:
             self._finger = message.position[message.name.index("left_finger")]
+        effort = None
         if len(message.effort) == len(message.name):
-            self._effort = np.array([message.effort[message.name.index(name)] for name in JOINT_NAMES])
+            effort = np.array([message.effort[message.name.index(name)] for name in JOINT_NAMES])
+            self._effort = effort
+        self._guard.measured(joints, effort, time.monotonic())
 
     def _on_action(self, message: BridgeAction) -> None:
         now = now_seconds(self)
@@ -207,7 +202,7 @@ class ArmNode(ManagedNode):
             return "emergency_stop"
         if self._mode == ArmState.MODE_MOVING:
             return "resetting"
-        if self._joints is None or self._joint_rate.age > JOINTS_FRESH_S:
+        if self._joints is None or not self._guard.fresh(time.monotonic()):
             return "joint_states_stale"
         if age > self.station.safety.command_timeout_s:
             return "stale"
@@ -243,7 +238,7 @@ class ArmNode(ManagedNode):
             raise StationError(f"the arm is stopped ({self._detail}); call arm/rearm first")
         if self._mode == ArmState.MODE_MOVING:
             raise StationError("the arm is resetting already")
-        if self._joints is None or self._joint_rate.age > JOINTS_FRESH_S:
+        if self._joints is None or not self._guard.fresh(time.monotonic()):
             raise StationError("no fresh joint states; check the driver")
         if not np.isfinite(offset).all():
             raise StationError("offset is not finite; give metres")
@@ -308,7 +303,7 @@ class ArmNode(ManagedNode):
             response.message = "confirm must be true: look at the arm first"
         elif self._mode != ArmState.MODE_STOPPED:
             response.success, response.message = True, "the arm is not stopped"
-        elif self._joints is None or self._joint_rate.age > JOINTS_FRESH_S:
+        elif self._joints is None or not self._guard.fresh(time.monotonic()):
             response.message = "no fresh joint states; check the driver first"
         else:
             self._fault_times.clear()
@@ -324,36 +319,42 @@ class ArmNode(ManagedNode):
 
     def _tick(self) -> None:
         if self.is_active:
-            self._guard()
+            self._watch()
             self._drive_gripper()
         self._publish_state()
 
-    def _guard(self) -> None:
+    def _watch(self) -> None:
         """Hold when commands stop or a fault is seen."""
-        if self._mode not in (ArmState.MODE_READY, ArmState.MODE_MOVING):
+        if self._mode not in (ArmState.MODE_READY, ArmState.MODE_MOVING, ArmState.MODE_HOLDING):
             return
         now = time.monotonic()
-        limits = np.array([self.station.arm.max_effort_ma] * 5 + [LOAD_LIMIT])
-        loaded = np.abs(self._effort) > limits
-        self._over_effort_since = (self._over_effort_since or now) if loaded.any() else None
-        if self._joint_target is not None and self._joints is not None:
-            far = float(np.max(np.abs(self._joint_target - self._joints))) > TRACKING_ERROR
-            far = far and now - self._sent_at < TRACKING_SECONDS  # what moves it while nobody commands is no fault
-            self._off_track_since = (self._off_track_since or now) if far else None
-        if self._joint_rate.age > JOINTS_FRESH_S:
-            reads = f", {self._failed_reads} failed reads" if self._failed_reads else ""
-            self._hold(f"joint states stopped for {self._joint_rate.age:.2f} s{reads}", fault=True)
-        elif self._over_effort_since is not None and now - self._over_effort_since > EFFORT_SECONDS:
-            joint = int(np.argmax(np.abs(self._effort) / limits))
-            self._over_effort_since = None
-            self._hold(f"effort of {JOINT_NAMES[joint]} is {self._effort[joint]:.0f} mA", fault=True)
-        elif self._off_track_since is not None and now - self._off_track_since > TRACKING_SECONDS:
-            self._off_track_since = None
-            self._hold("the arm does not follow its commands: blocked, untorqued, or a deaf driver", fault=True)
+        fault = self._guard.check(now)
+        if fault is not None and fault.kind == "jammed":
+            self._latch(fault.text)
+        elif self._mode == ArmState.MODE_HOLDING:
+            return
+        elif fault is not None:
+            self._hold(fault.text, fault=True)
+            # Pushing too hard is what a policy does every day; the others mean that something is broken.
+            if fault.kind != "overload":
+                self._count_fault(fault.text)
         elif self._mode == ArmState.MODE_READY and self._last_action_at > -math.inf:
             timeout = self.station.safety.command_timeout_s
             if now - self._last_action_at > timeout:
                 self._hold(f"no action for {timeout:g} s", fault=False)
+
+    def _count_fault(self, why: str) -> None:
+        now = time.monotonic()
+        self._fault_times.append(now)
+        while self._fault_times[0] < now - self._fault_window:
+            self._fault_times.popleft()
+        if len(self._fault_times) >= self._max_faults:
+            self._latch(f"{len(self._fault_times)} faults within {self._fault_window:g} s, last: {why}")
+
+    def _latch(self, why: str) -> None:
+        self._hold_measured()
+        self._set_mode(ArmState.MODE_STOPPED, why)
+        self.get_logger().error(f"stopped: {why}; call arm/rearm when it is mended")
 
     def _hold(self, why: str, fault: bool) -> None:
         """Stay here. Where the arm stands at its target already, the target is kept: re-targeting to the measured
@@ -370,31 +371,21 @@ class ArmNode(ManagedNode):
             self._set_mode(ArmState.MODE_HOLDING, why)
         if fault:
             self.get_logger().error(f"holding: {why}")
-            now = time.monotonic()
-            self._fault_times.append(now)
-            while self._fault_times[0] < now - self._fault_window:
-                self._fault_times.popleft()
-            if len(self._fault_times) >= self._max_faults:
-                text = f"{len(self._fault_times)} faults within {self._fault_window:g} s, last: {why}"
-                self._set_mode(ArmState.MODE_STOPPED, text)
-                self.get_logger().error(f"stopped: {text}; call arm/rearm when it is mended")
 
     def _hold_measured(self) -> bool:
         """Command the measured pose; False when there is none."""
         if self._joints is None:
             return False
-        self._retarget()
-        self._send(self._joints)
-        return True
-
-    def _retarget(self) -> None:
-        if self._controller is not None and self._joints is not None:
+        if self._controller is not None:
             self._controller.reset_target(self._joints)
+        self._send(self._joints)
+        self._guard.relaxed(time.monotonic())
+        return True
 
     def _send(self, joints: np.ndarray) -> None:
         """The one place where arm joints are commanded."""
         self._joint_target = np.asarray(joints, dtype=np.float64).copy()
-        self._sent_at = time.monotonic()
+        self._guard.sent(self._joint_target, time.monotonic())
         self._group.publish(JointGroupCommand(name=GROUP, cmd=[float(q) for q in self._joint_target]))
 
     def _set_gripper(self, opening: float) -> None:
@@ -450,7 +441,7 @@ class ArmNode(ManagedNode):
             ArmState.MODE_STOPPED: "stopped",
         }
         level = DiagnosticStatus.OK
-        if self._mode == ArmState.MODE_STOPPED or (self.is_active and self._joint_rate.age > JOINTS_FRESH_S):
+        if self._mode == ArmState.MODE_STOPPED or (self.is_active and not self._guard.fresh(time.monotonic())):
             level = DiagnosticStatus.ERROR
         elif self._fault_times:
             level = DiagnosticStatus.WARN
@@ -468,7 +459,7 @@ class ArmNode(ManagedNode):
 
 
 def main() -> None:
-    sys.exit(run_node(ArmNode))
+    sys.exit(run_node(ArmNode, urgent=True))
 
 
 if __name__ == "__main__":

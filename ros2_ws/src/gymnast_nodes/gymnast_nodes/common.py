@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import array
 import collections
+import contextlib
 import math
+import os
 import signal
 import sys
 import threading
@@ -425,12 +427,16 @@ class ManagedNode(InterleavingNode, LifecycleNode):
         self._heartbeat.publish(NodeStatus(name=self.get_name(), state=FINALIZED, detail="ended"))
 
 
-def run_node(build: Callable[[], NodeType], args: Sequence[str] | None = None) -> int:
+def run_node(build: Callable[[], NodeType], args: Sequence[str] | None = None, urgent: bool = False) -> int:
     """Main of every node: build it, spin until SIGINT or SIGTERM, let it stop, and return the exit code.
 
     A GymnastError while building is one line on standard error and exit code 2. A node may end itself by setting
-    its attribute `exit_code` to a number.
+    its attribute `exit_code` to a number. urgent: ask for a higher priority, where the user may have it: the arm's
+    nodes must not wait for a training run on the same machine.
     """
+    if urgent:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, -10)
     rclpy.init(args=args, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
     ending = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

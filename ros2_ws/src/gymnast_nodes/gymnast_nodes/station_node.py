@@ -283,7 +283,7 @@ class _Locked:
 
 
 def main() -> None:
-    sys.exit(run_node(StationNode))
+    sys.exit(run_node(StationNode, urgent=True))
 
 
 if __name__ == "__main__":

@@ -54,10 +54,10 @@ class WatchdogNode(Node):
             self, "heartbeat_timeout_s", 0.2, "silence of arm/state after which the arm is held, seconds", 0.05, 0.5
         )
         self._joint_timeout = parameter(
-            self, "joint_state_timeout_s", 0.25, "silence of the driver's joint states counted as a fault", 0.05, 5.0
+            self, "joint_state_timeout_s", 0.75, "silence of the driver's joint states counted as a fault", 0.05, 5.0
         )
         self._max_faults = parameter(
-            self, "max_faults", 3, "this many faults within fault_window_s latch the emergency stop", 1, 1000
+            self, "max_faults", 5, "this many faults within fault_window_s latch the emergency stop", 1, 1000
         )
         self._fault_window = parameter(self, "fault_window_s", 60.0, "window of max_faults, seconds", 1.0, 86400.0)
         self._command_timeout = station.safety.command_timeout_s
@@ -212,7 +212,7 @@ class WatchdogNode(Node):
 
 
 def main() -> None:
-    sys.exit(run_node(WatchdogNode))
+    sys.exit(run_node(WatchdogNode, urgent=True))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""What goes wrong with an arm under command, told from its joint states: silence, overload, a driver gone deaf."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gymnast_core.robot.kinematics import JOINT_NAMES
+
+FRESH_S = 0.5
+"""Joint states older than this say nothing about where the arm is."""
+EFFORT_S = 0.3
+"""An effort must last this long: starting a motion takes more for a moment."""
+JAM_S = 1.0
+"""Effort that stays over the limit this long after the arm was held at its measured pose is no push of ours."""
+LOAD_LIMIT = 0.85 * 1000 * 2.69
+"""wrist_rotate's motor has no current sensor: the driver reports its load (0.1 %) times 2.69 as if milliamperes."""
+ARRIVED = 0.05
+"""Radians from its target within which a joint is there."""
+DEAF_DISTANCE = 0.1
+DEAF_S = 0.8
+DEAF_MOTION = 0.02
+DEAF_EFFORT_MA = 100.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """kind: "silent", "overload", "jammed" or "deaf"; text: one line for people."""
+
+    kind: str
+    text: str
+
+
+class ArmGuard:
+    """Fed with what was measured and what was sent; times are any one clock's seconds. Keeps no clock of its own."""
+
+    def __init__(self, max_effort_ma: float) -> None:
+        self._limits = np.array([max_effort_ma] * 5 + [max(max_effort_ma, LOAD_LIMIT)])
+        self._joints: np.ndarray | None = None
+        self._effort: np.ndarray | None = None
+        self._measured_at = -math.inf
+        self._failed_reads = 0
+        self._target: np.ndarray | None = None
+        self._sent_at = -math.inf
+        self._over_since: float | None = None
+        self._relaxed_at: float | None = None
+        self._rest: tuple[np.ndarray, np.ndarray] | None = None
+        self._far_since: float | None = None
+
+    def measured(self, joints: np.ndarray, effort: np.ndarray | None, now: float) -> None:
+        """A joint state: joints (6,) rad; effort (6,) mA, None where the driver reports none."""
+        self._joints, self._effort, self._measured_at = joints, effort, now
+        self._failed_reads = 0
+
+    def read_failed(self) -> None:
+        """A joint state that was a failed read."""
+        self._failed_reads += 1
+
+    def sent(self, target: np.ndarray, now: float) -> None:
+        """A joint command (6,) rad went out."""
+        self._target, self._sent_at = target, now
+        self._relaxed_at = None
+
+    def relaxed(self, now: float) -> None:
+        """The arm was told to stay at its measured pose: what effort is left is not from pushing on."""
+        self._relaxed_at = now
+        self._over_since = self._far_since = None
+
+    def fresh(self, now: float) -> bool:
+        """Whether the arm's pose is known."""
+        return now - self._measured_at <= FRESH_S
+
+    def overloaded(self) -> np.ndarray:
+        """(6,) bool: joints over their limit now."""
+        return np.zeros(6, dtype=bool) if self._effort is None else np.abs(self._effort) > self._limits
+
+    def check(self, now: float) -> Fault | None:
+        """The fault there is now, None when all is well."""
+        if not self.fresh(now):
+            reads = f" ({self._failed_reads} failed reads)" if self._failed_reads else ""
+            return Fault("silent", f"no joint states for {now - self._measured_at:.2f} s{reads}")
+        return self._check_effort(now) or self._check_following(now)
+
+    def _check_effort(self, now: float) -> Fault | None:
+        over = self.overloaded()
+        if not over.any():
+            self._over_since = self._relaxed_at = None
+            return None
+        assert self._effort is not None
+        joint = int(np.argmax(np.abs(self._effort) / self._limits))
+        text = f"effort of {JOINT_NAMES[joint]} is {self._effort[joint]:.0f} mA, allowed are {self._limits[joint]:.0f}"
+        if self._relaxed_at is not None and now - self._relaxed_at > JAM_S:
+            return Fault("jammed", f"{text}, also while holding still")
+        self._over_since = self._over_since or now
+        return Fault("overload", text) if now - self._over_since > EFFORT_S else None
+
+    def _check_following(self, now: float) -> Fault | None:
+        """Commands without motion and without effort: a driver whose bus write failed once drops all later ones.
+
+        A blocked arm is far from its target, too, but it pushes.
+        """
+        if self._target is None or self._joints is None or self._effort is None:
+            return None
+        distance = float(np.max(np.abs(self._target - self._joints)))
+        if distance < ARRIVED:
+            self._rest = (self._joints.copy(), self._effort.copy())
+        if distance < DEAF_DISTANCE or now - self._sent_at > DEAF_S or self._rest is None:
+            self._far_since = None
+            return None
+        joints, effort = self._rest
+        moved = float(np.max(np.abs(self._joints - joints))) > DEAF_MOTION
+        pushed = float(np.max(np.abs(self._effort - effort))) > DEAF_EFFORT_MA
+        if moved or pushed:
+            self._far_since = None
+            return None
+        self._far_since = self._far_since or now
+        if now - self._far_since > DEAF_S:
+            return Fault("deaf", "the arm does not follow its commands; restart the driver, check the motors' torque")
+        return None
