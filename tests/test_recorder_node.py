@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not sourced; `source tools/env.sh`")
-pytest.importorskip("gymnast_msgs.msg", reason="the interfaces are not built; `make setup`")
+rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
+pytest.importorskip("gymnast_msgs.msg", reason="the ROS interfaces are not built; run `make setup`")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from gymnast_msgs.msg import ArmState, BridgeAction, EpisodeStep, ExecutedAction

@@ -18,6 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+
+pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
+pytest.importorskip("gymnast_msgs.msg", reason="the ROS interfaces are not built; run `make setup`")
+
 from gymnast_msgs.action import RunEpisode
 from gymnast_msgs.msg import ArmState, BridgeAction, EpisodeStep
 from rosbags.highlevel import AnyReader
