@@ -199,7 +199,7 @@ def teacher_forcing_loss(
 
 
 def draw_noise(schedule: Schedule, x: Tensor, config: LossConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Levels (B, n) and noise (B, n, H, W, C) for the n noisy frames that the objective has of a batch (B, T, H, W, C)."""
+    """Levels (B, n) and noise (B, n, H, W, C) for the n noisy frames the objective makes of a batch (B, T, H, W, C)."""
     b, frames = x.shape[:2]
     n = frames if config.objective == "diffusion_forcing" else config.noisy_copies * (frames - 1)
     t = draw_levels(schedule, config, (b, n), generator).to(x.device)

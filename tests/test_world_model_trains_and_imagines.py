@@ -1,0 +1,307 @@
+"""From episodes on disk to imagined frames: training resumes after a kill, bad input is named, rollouts repeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gymnast_core.data.episode import Episode, write_episode
+from gymnast_core.errors import CheckpointError, ConfigError, DataError
+from gymnast_core.protocols import Environment, Start
+from gymnast_core.world_model.autoencoder import SmallAutoencoder, SmallAutoencoderConfig, StableDiffusion3Autoencoder
+from gymnast_core.world_model.checkpoint import (
+    LoadedWorldModel,
+    SamplingConfig,
+    load_world_model,
+    save_autoencoder,
+    save_world_model,
+)
+from gymnast_core.world_model.dataset import draw_clips, find_all, flatten, split
+from gymnast_core.world_model.diffusion import LossConfig
+from gymnast_core.world_model.environment import WorldModelEnvironment
+from gymnast_core.world_model.evaluate import EvaluateConfig, evaluate
+from gymnast_core.world_model.model import WorldModel, WorldModelConfig
+from gymnast_core.world_model.rollout import RolloutConfig, read_actions, rollout
+from gymnast_core.world_model.train import TrainConfig, train
+from gymnast_core.world_model.train_autoencoder import AutoencoderTrainConfig, train_autoencoder
+
+ROOT = Path(__file__).resolve().parents[1]
+BRIDGE = ROOT.parent / "shared" / "data" / "bridge_episodes"
+SIZE = 16
+MODEL = WorldModelConfig(in_channels=3, patch_size=2, dim=32, num_layers=1, num_heads=2, max_frames=6)
+
+
+def write_toy_episodes(folder: Path, count: int, length: int = 9) -> None:
+    """A bright square on a still background that moves by a pixel a step, to the side that the action says."""
+    for e in range(count):
+        rng = np.random.default_rng(e)
+        background = np.random.default_rng(99).integers(40, 120, (SIZE, SIZE, 3)).astype(np.uint8)
+        x, frames, actions = 6, [], []
+        for step in range(length + 1):
+            frame = background.copy()
+            frame[5:10, x : x + 4] = 250
+            frames.append(frame)
+            if step < length:
+                move = int(rng.integers(0, 2)) * 2 - 1
+                x = int(np.clip(x + move, 0, SIZE - 4))
+                actions.append([move * 0.02, 0, 0, 0, 0, 0, 1])
+        array = np.array(actions, np.float32)
+        states = np.full((length + 1, 7), np.nan, np.float32)
+        stamps = np.arange(length + 1, dtype=np.int64)
+        write_episode(folder / f"e{e}", Episode("push", np.stack(frames), array, array, states, stamps))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data`, an autoencoder and a world model trained for a few seconds."""
+    root = tmp_path_factory.mktemp("world")
+    write_toy_episodes(root / "data", 12)
+    small = SmallAutoencoderConfig(image_size=SIZE, latent_channels=3, width=16)
+    config = AutoencoderTrainConfig(
+        run=str(root / "autoencoder"), data=(str(root / "data"),), cache=str(root / "cache"), model=small, steps=250
+    )
+    assert train_autoencoder(config) == 0
+    assert train(training(root, steps=150)) == 0
+    return root
+
+
+def training(root: Path, **changes: object) -> TrainConfig:
+    config = TrainConfig(
+        run=str(root / "run"),
+        data=(str(root / "data"),),
+        autoencoder=str(root / "autoencoder" / "model"),
+        cache=str(root / "cache"),
+        model=MODEL,
+        loss=LossConfig(objective="teacher_forcing", noise_levels="sampler", sampler_steps=2),
+        sampling=SamplingConfig(steps=2, mode="streaming"),
+        clip_frames=6,
+        first_action_zero=True,
+        batch=8,
+        learning_rate=3e-3,
+        ema=0.9,
+        action_dropout=0.1,
+        horizon=8,
+        device="cpu",
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_world_model(run / "model").model.state_dict()
+
+
+def test_training_lowers_the_loss_and_evaluation_writes_pictures(world: Path) -> None:
+    losses = [line["loss"] for line in metrics(world / "run") if "loss" in line]
+    assert losses[-1] < 0.7 * losses[0]
+    assert list((world / "run" / "media").glob("strips_*.png"))
+    out = world / "evaluation"
+    assert evaluate(EvaluateConfig(str(world / "run" / "model"), (str(world / "data"),), str(out), horizon=8)) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["psnr_5"] > 10 and (out / "media" / "actions.png").exists()
+
+
+def test_latents_have_unit_spread_and_decode_near_the_frames(world: Path) -> None:
+    autoencoder = load_world_model(world / "run" / "model").autoencoder
+    frames = np.concatenate([file.read(SIZE)[0] for file in find_all(world / "data")])
+    latents = autoencoder.encode(frames)
+    assert 0.9 < float(latents.std()) < 1.1
+    assert np.abs(autoencoder.decode(latents).astype(int) - frames).mean() < 20
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(world: Path, tmp_path: Path) -> None:
+    plain = training(world, run=str(tmp_path / "plain"), steps=60, checkpoint_seconds=0.05)
+    assert train(plain) == 0
+    script = (
+        "import sys; from gymnast_core.config import load_config; from gymnast_core.world_model.train import *; "
+        "sys.exit(train(load_config(TrainConfig, sys.argv[1], {'run': sys.argv[2]})))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "plain" / "config.yaml"), str(tmp_path / "killed")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed" / "checkpoints").glob("step_*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert train(replace(plain, run=str(tmp_path / "killed"))) == 0
+    for (name, a), b in zip(weights(tmp_path / "plain").items(), weights(tmp_path / "killed").values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_two_processes_train_what_one_does(world: Path, tmp_path: Path) -> None:
+    one = training(world, run=str(tmp_path / "one"), steps=4, accumulate=2, horizon=2)
+    assert train(one) == 0
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import sys; from gymnast_core.config import load_config; from gymnast_core.world_model.train import *\n"
+        "sys.exit(train(load_config(TrainConfig, sys.argv[1], {'run': sys.argv[2], 'accumulate': 1})))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    arguments = [str(tmp_path / "one" / "config.yaml"), str(tmp_path / "two")]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, timeout=240)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    for (name, a), b in zip(weights(tmp_path / "one").items(), weights(tmp_path / "two").values(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_imagination_depends_on_the_start_and_its_seed_alone(world: Path) -> None:
+    frames = [file.read(SIZE)[0][0] for file in find_all(world / "data")[:3]]
+    starts = [Start("push", frames[i % 3], seed=i) for i in range(4)]
+    actions = np.random.default_rng(0).uniform(-0.02, 0.02, (4, 4, 7)).astype(np.float32)
+    folder = world / "run" / "model"
+    together = WorldModelEnvironment.from_folder(folder)
+    assert isinstance(together, Environment)
+    np.testing.assert_array_equal(together.reset(starts), np.stack([s.frame for s in starts if s.frame is not None]))
+    results = [together.step(actions), together.step(actions)]
+    video = together.video()
+    assert video.shape == (4, 9, SIZE, SIZE, 3)
+    np.testing.assert_array_equal(results[1].frames, together.video([-1])[:, 0])
+    assert np.isnan(results[0].success).all() and results[0].executed.shape == (4, 4, 7)
+    for i in (0, 3):
+        alone = WorldModelEnvironment.from_folder(folder)
+        alone.reset(starts[i : i + 1])
+        for _ in range(2):
+            alone.step(actions[i : i + 1])
+        assert np.abs(alone.video()[0].astype(int) - video[i]).max() <= 1
+    again = WorldModelEnvironment.from_folder(folder)
+    again.reset([replace(starts[0], seed=77)])
+    again.step(actions[:1])
+    assert np.abs(again.video([-1])[0].astype(int) - video[0, 4]).max() > 1
+    with pytest.raises(DataError, match="no frame"):
+        again.reset([Start("push")])
+    with pytest.raises(DataError, match="finite"):
+        again.step(np.full((1, 1, 7), np.nan, np.float32))
+
+
+def test_rollout_plays_an_episode_a_file_and_a_sweep(world: Path, tmp_path: Path) -> None:
+    from gymnast_core.data.worldgym import read_video
+
+    model, episode = str(world / "run" / "model"), str(find_all(world / "data")[0].path)
+    assert rollout(RolloutConfig(model, str(tmp_path / "a.mp4"), episode=episode)) == 0
+    assert read_video(tmp_path / "a.mp4").shape == (10, SIZE * 4, SIZE * 8, 3)  # the truth stands beside it
+    np.savez(tmp_path / "actions.npz", actions=np.zeros((3, 7), np.float32))
+    config = RolloutConfig(model, str(tmp_path / "b.mp4"), episode=episode, actions=str(tmp_path / "actions.npz"))
+    assert rollout(config) == 0
+    assert read_video(tmp_path / "b.mp4").shape == (4, SIZE * 4, SIZE * 4, 3)
+    assert rollout(RolloutConfig(model, str(tmp_path / "c.mp4"), episode=episode, sweep="+x", steps=2)) == 0
+    with pytest.raises(ConfigError, match="sweep"):
+        rollout(RolloutConfig(model, str(tmp_path / "d.mp4"), episode=episode, sweep="sideways"))
+    for name, array in (("shape", np.zeros((3, 6))), ("nan", np.full((3, 7), np.nan))):
+        np.savez(tmp_path / f"{name}.npz", actions=array)
+        with pytest.raises(DataError, match=f"{name}.npz"):
+            read_actions(tmp_path / f"{name}.npz")
+
+
+def test_bad_data_and_checkpoints_are_named(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        train(training(world, run=str(tmp_path / "r"), data=(str(tmp_path / "nowhere"),)))
+    with pytest.raises(CheckpointError, match="channels"):
+        train(training(world, run=str(tmp_path / "r"), model=replace(MODEL, in_channels=4)))
+    with pytest.raises(ConfigError, match="clip_frames"):
+        training(world, clip_frames=7)
+    loaded = load_world_model(world / "run" / "model")
+    save_world_model(tmp_path / "m", loaded)
+    file = tmp_path / "m" / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
+        load_world_model(tmp_path / "m")
+    other = LoadedWorldModel(WorldModel(replace(MODEL, dim=64)), loaded.autoencoder, loaded.sampling)
+    save_world_model(tmp_path / "m", other)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config["model"]["dim"] = 32
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        CheckpointError, match=r"wrong shape: x_proj\.weight \(64, 3, 2, 2\) instead of \(32, 3, 2, 2\)"
+    ):
+        load_world_model(tmp_path / "m")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_clips(world: Path, tmp_path: Path) -> None:
+    save_autoencoder(tmp_path / "bad", SmallAutoencoder(SmallAutoencoderConfig(SIZE, 3, 16)), {})
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "bad" / "weights.safetensors"
+    broken = load_file(str(path))
+    broken["latent_scale"] = torch.tensor(1e38)  # latents overflow to infinity
+    save_file(broken, str(path))
+    config = training(world, run=str(tmp_path / "r"), autoencoder=str(tmp_path / "bad"), steps=3)
+    with pytest.raises(DataError, match=r"loss is nan at step 0; its clips came from .*/e\d"):
+        train(config)
+
+
+def test_clips_mix_sources_by_weight_and_pad_short_episodes(tmp_path: Path) -> None:
+    write_toy_episodes(tmp_path / "long", 4, length=9)
+    write_toy_episodes(tmp_path / "short", 4, length=2)
+    sources = (str(tmp_path / "long"), f"{tmp_path / 'short'}@10")
+    flat, held = flatten(sources, size=SIZE, cache=tmp_path / "cache", held_out=0.0)
+    assert not held and flat.total_frames == 4 * 10 + 4 * 3
+    # 40 frames at weight 1 and 12 at weight 10
+    assert flat.weights[flat.part == 1].sum() == pytest.approx(120 / 160)
+    clips = draw_clips(flat, 64, 6, np.random.default_rng(0))
+    from_short = torch.tensor(["/short/" in name for name in clips.names])
+    assert clips.valid[~from_short].all() and (clips.valid[from_short].sum(1) == 3).all()
+    assert torch.equal(clips.values[from_short][:, 2], clips.values[from_short][:, 5])
+    files = find_all(tmp_path / "long")
+    train_files, held_files = split(files, 0.3)
+    assert held_files and not set(train_files) & set(held_files) and len(train_files) + len(held_files) == 4
+
+
+@pytest.mark.skipif(not BRIDGE.exists(), reason=f"real episodes are not at {BRIDGE}")
+def test_both_episode_layouts_give_the_same_clip(tmp_path: Path) -> None:
+    from gymnast_core.data.worldgym import read_worldgym_episode
+
+    file = find_all(BRIDGE)[0]
+    write_episode(tmp_path / "e", read_worldgym_episode(file.path))
+    frames, conditions = file.read(64)
+    same_frames, same_conditions = find_all(tmp_path)[0].read(64)
+    with np.load(file.path.with_suffix(".npz"), allow_pickle=False) as archive:
+        np.testing.assert_allclose(conditions[1:], archive["arr_0"][1:], atol=1e-5)
+    np.testing.assert_allclose(same_conditions, conditions, atol=1e-5)
+    assert np.abs(frames.astype(int) - same_frames).max() <= 1
+
+
+def test_stable_diffusion_latents_are_scaled_and_not_shifted(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=16,
+        norm_num_groups=4,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+    )
+    vae.save_pretrained(tmp_path / "vae")
+    frames = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3)).astype(np.uint8)
+    mean = StableDiffusion3Autoencoder(tmp_path, image_size=32, encode_as="mean", batch=2)
+    assert mean.latent_shape == (4, 4, 16)
+    images = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        expected = vae.encode(images).latent_dist.mean * 1.5305
+        decoded = vae.decode(expected / 1.5305).sample
+    latents = mean.encode(frames)
+    torch.testing.assert_close(latents, expected.permute(0, 2, 3, 1), atol=1e-5, rtol=1e-4)
+    pixels = ((decoded + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy()
+    assert np.abs(mean.decode(latents).astype(int) - pixels).max() <= 1
+    sample = StableDiffusion3Autoencoder(tmp_path, image_size=32).encode(frames)
+    assert not torch.allclose(sample, latents) and torch.equal(
+        sample, StableDiffusion3Autoencoder(tmp_path, image_size=32).encode(frames)
+    )
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        StableDiffusion3Autoencoder(tmp_path / "nowhere")
