@@ -53,6 +53,8 @@ class ModelRecipe:
     mlp_hidden: Count
     n_bins: Annotated[int, Field(ge=2)]
     """Action tokens a dimension can take."""
+    rope_theta: Annotated[float, Field(gt=1)] = 10000.0
+    """Base of the rotary position embedding: short sequences tell positions apart better with a small one."""
     chunk_length: Count = 5
     """Actions of one forward."""
     image_variant: ImageVariant = "resize"
@@ -94,7 +96,7 @@ def new_checkpoint(recipe: ModelRecipe, words: Sequence[str], seed: int, folder:
             "num_key_value_heads": recipe.heads,
             "num_hidden_layers": recipe.depth,
             "rms_norm_eps": 1e-6,
-            "rope_theta": 10000.0,
+            "rope_theta": recipe.rope_theta,
             "pad_token_id": size,
             "vocab_size": size + 64,
         },

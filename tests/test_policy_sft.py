@@ -1,0 +1,262 @@
+"""Supervised fine-tuning: labels, resuming bit for bit, Iter-SFT mixing, adapters, and that it learns."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gymnast_core.cli import main as gymnast
+from gymnast_core.config import load_config
+from gymnast_core.data.episode import Episode, write_episode
+from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.policy import adapters
+from gymnast_core.policy.dataset import Order, Samples, chunk_at, find_entries
+from gymnast_core.policy.openvla import load_policy
+from gymnast_core.policy.recipe import ModelRecipe, TowerRecipe
+from gymnast_core.policy.sft import RECIPES, SFTConfig, Trainer, sft
+
+ROOT = Path(__file__).resolve().parent.parent
+BRIDGE = ROOT.parent / "shared" / "data" / "bridge_episodes"
+TINY = ModelRecipe(
+    image_size=32,
+    patch_size=8,
+    dino=TowerRecipe(16, 2, 2),
+    siglip=TowerRecipe(16, 2, 2),
+    width=48,
+    depth=3,
+    heads=2,
+    mlp_hidden=96,
+    n_bins=8,
+    chunk_length=2,
+)
+
+
+def make_episode(seed: int, task: str, success: bool | None = True, steps: int = 6) -> Episode:
+    """A bright square the arm moves away from: towards +x when it is on the left; "open" with the gripper open."""
+    random = np.random.default_rng(seed)
+    frames = np.full((steps + 1, 32, 32, 3), 30, dtype=np.uint8)
+    actions = np.zeros((steps, 7), dtype=np.float32)
+    left = seed % 4 < 2
+    for step in range(steps):
+        row = int(random.integers(0, 20))
+        column = 4 if left else 20
+        frames[step, row : row + 12, column : column + 8] = 220
+        actions[step, 0] = 0.02 if left else -0.02
+        actions[step, 6] = float(task == "open")
+    nan = np.full((steps + 1, 7), np.nan, dtype=np.float32)
+    return Episode(f"{task} it", frames, actions, actions, nan, np.arange(steps + 1), success)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("episodes")
+    for seed in range(12):
+        write_episode(root / f"{seed:02d}", make_episode(seed, "open" if seed % 2 else "close", seed != 5))
+    return root
+
+
+def config(data: Path, tmp_path: Path, name: str = "a", **changes: object) -> SFTConfig:
+    plain = SFTConfig(
+        data=(str(data),),
+        model=TINY,
+        lora_rank=0,
+        out=str(tmp_path / f"out_{name}"),
+        run=str(tmp_path / f"run_{name}"),
+        steps=8,
+        batch_size=8,
+        learning_rate=3e-3,
+        crop_area=0.9,
+        evaluate_every=1000,
+        save_every=4,
+        threads=1,
+        device="cpu",
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def test_labels_past_the_end_stand_still_with_the_last_gripper() -> None:
+    actions = np.arange(21, dtype=np.float32).reshape(3, 7)
+    assert np.array_equal(chunk_at(actions, 0, 3), actions)
+    tail = chunk_at(actions, 2, 4)
+    assert np.array_equal(tail[0], actions[2])
+    assert (tail[1:, :6] == 0).all() and (tail[1:, 6] == actions[2, 6]).all()
+
+
+def test_samples_pair_the_frame_before_with_the_actions_after(data: Path) -> None:
+    entries = find_entries([str(data)])
+    assert len(entries) == 11  # the failure is left out
+    assert len(find_entries([str(data)], successes_only=False)) == 12
+    samples = Samples(entries, 2)
+    assert len(samples) == 11 * 6
+    wanted = make_episode(0, "close")
+    assert np.array_equal(samples.frame(3), wanted.frames[3])
+    assert np.array_equal(samples.label(3)[1], wanted.actions[3:5])
+
+
+@pytest.mark.parametrize(("ratio", "share"), [(1.0, 0.5), (0.25, 0.2), (3.0, 0.75)])
+def test_the_mixing_ratio_holds_everywhere_and_epochs_are_whole(ratio: float, share: float) -> None:
+    order = Order(10, 7, ratio / (1 + ratio), seed=1)
+    drawn = [order(k) for k in range(400)]
+    sources = np.array([source for source, _ in drawn])
+    for begin in range(0, 400, 20):
+        assert abs(sources[begin : begin + 20].mean() - share) <= 0.05
+    first = [index for source, index in drawn if source == 0]
+    for epoch in range(len(first) // 10):
+        assert sorted(first[epoch * 10 : epoch * 10 + 10]) == list(range(10))
+    again = Order(10, 7, ratio / (1 + ratio), seed=1)
+    assert [again(k) for k in range(300, 400)] == drawn[300:]
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    whole = Trainer(config(data, tmp_path, "whole"))
+    assert whole.train()
+    half = Trainer(config(data, tmp_path, "half", steps=4))
+    assert half.train()
+    rest = Trainer(config(data, tmp_path, "half"))
+    assert rest.progress.step == 4
+    assert rest.train()
+    wanted, found = whole.policy.model.state_dict(), rest.policy.model.state_dict()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+def test_it_learns_and_writes_a_policy_that_acts(data: Path, tmp_path: Path) -> None:
+    settings = config(data, tmp_path, "learn", steps=60, batch_size=16, schedule="cosine", warmup=5)
+    assert sft(settings) == 0
+    result = json.loads((tmp_path / "run_learn" / "result.json").read_text())
+    assert result["held_out_token_accuracy"] > 0.9
+    policy = load_policy(tmp_path / "out_learn", "station", device="cpu")
+    for seed, task in ((77, "open"), (78, "close"), (79, "open")):
+        episode = make_episode(seed, task)
+        actions = policy.act(episode.frames[:-1], [f"{task.upper()}  it"] * 6)
+        error = np.abs(actions[:, 0] - episode.actions)
+        assert error[:, 0].max() < 0.01  # follows the image
+        assert error[:, 6].max() < 0.3  # and the instruction
+    statistics = policy.checkpoint.norm_stats["station"]
+    assert statistics["num_trajectories"] == 10 and statistics["action"]["mask"] == [True] * 6 + [False]
+    assert (tmp_path / "run_learn" / "config.yaml").exists()
+    assert len((tmp_path / "run_learn" / "metrics.jsonl").read_text().splitlines()) > 3
+
+
+def test_spread_labels_are_centred_on_the_bin(data: Path, tmp_path: Path) -> None:
+    trainer = Trainer(config(data, tmp_path, "spread"))
+    frames, instructions, bins = trainer.batch(0)
+    with torch.no_grad():
+        sharp, narrow = (float(trainer.loss(frames, instructions, bins, sigma)[0]) for sigma in (0.0, 0.05))
+        assert sharp == pytest.approx(narrow, rel=1e-5)
+        logits = trainer.policy.model.action_logits(*trainer.policy.inputs(frames, instructions))
+        whole = trainer.policy.model.token_logits(*trainer.policy.inputs(frames, instructions))
+        first = trainer.policy.config.first_action_id
+        assert torch.allclose(logits, whole[:, :-1, first : first + 8], atol=1e-5)
+
+
+def test_adapter_training_leaves_the_base_and_its_statistics(data: Path, tmp_path: Path) -> None:
+    assert sft(config(data, tmp_path, "base")) == 0
+    base = tmp_path / "out_base"
+    other = tmp_path / "other"
+    for seed in range(4):
+        episode = make_episode(seed + 50, "open")
+        write_episode(other / str(seed), replace(episode, executed=episode.executed * 3, actions=episode.actions * 3))
+    tuned = config(
+        data,
+        tmp_path,
+        "tuned",
+        model=None,
+        base=str(base),
+        lora_rank=4,
+        merge=False,
+        adapters=str(tmp_path / "adapters"),
+        mix=(str(other),),
+        accumulation=2,
+    )
+    assert sft(tuned) == 0
+    (record,) = adapters.AdapterStore(tmp_path / "adapters").list()
+    policy = load_policy(base, device="cpu")
+    assert record.base == policy.checkpoint.fingerprint
+    frames = make_episode(3, "open").frames
+    before = policy.act(frames, ["open it"] * 7)
+    adapters.AdapterStore(tmp_path / "adapters").load(policy, record.name)
+    assert np.array_equal(policy.act(frames, ["open it"] * 7), before)  # loaded, not yet active
+    pixels, prompts = policy.inputs(policy.images.prepare(frames), ["open it"] * 7)
+    plain = policy.model.action_logits(pixels, prompts).detach()
+    adapters.activate(policy, record.name)
+    assert float((policy.model.action_logits(pixels, prompts).detach() - plain).abs().max()) > 1e-3
+
+    merged = replace(tuned, merge=True, run=str(tmp_path / "run_merged"), out=str(tmp_path / "out_merged"))
+    assert sft(merged) == 0
+    whole = load_policy(tmp_path / "out_merged", device="cpu")
+    assert whole.checkpoint.norm_stats == policy.checkpoint.norm_stats
+    assert not any("lora" in name for name in load_file(str(tmp_path / "out_merged" / "model.safetensors")))
+    difference = whole.model.action_logits(pixels, prompts) - policy.model.action_logits(pixels, prompts)
+    assert float(difference.detach().abs().max()) < 1e-3
+
+
+def test_an_interrupt_saves_and_the_same_command_goes_on(data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    tower = "{width: 16, depth: 2, heads: 2}"
+    recipe.write_text(
+        f"model: {{image_size: 32, patch_size: 8, dino: {tower}, siglip: {tower}, width: 48, depth: 3, heads: 2, "
+        "mlp_hidden: 96, n_bins: 8, chunk_length: 2}\nlora_rank: 0\nsteps: 100000\nbatch_size: 8\nlog_every: 1\n"
+        "save_every: 100000\nthreads: 1\ndevice: cpu\n"
+    )
+    paths = ["--data", str(data), "--out", str(tmp_path / "out"), "--run", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "gymnast_core.cli", "sft", "--from", str(recipe), *paths]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    try:
+        for _ in range(2000):
+            if metrics.exists() and len(metrics.read_text().splitlines()) >= 3:
+                break
+            try:
+                process.wait(timeout=0.1)
+            except subprocess.TimeoutExpired:
+                continue
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert not (tmp_path / "out").exists()
+    done = len(metrics.read_text().splitlines())
+    assert gymnast(["sft", "--from", str(recipe), *paths, "--steps", str(done + 2)]) == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == done + 2
+
+
+@pytest.mark.skipif(not BRIDGE.exists(), reason=f"real episodes not found at {BRIDGE}")
+def test_real_bridge_episodes_train(tmp_path: Path) -> None:
+    settings = config(BRIDGE, tmp_path, "bridge", steps=2, instruction="put the pot on the stove", batch_size=4)
+    with pytest.raises(DataError, match="no instruction"):
+        Trainer(replace(settings, instruction=""))
+    assert sft(settings) == 0
+    assert np.isfinite(json.loads((tmp_path / "run_bridge" / "result.json").read_text())["held_out_loss"])
+
+
+def test_shipped_recipes_are_valid() -> None:
+    mini, paper = (load_config(SFTConfig, RECIPES / f"{name}.yaml") for name in ("mini", "paper"))
+    assert mini.model is not None and mini.model.chunk_length == 5 and mini.lora_rank == 0
+    assert (paper.lora_rank, paper.learning_rate, paper.batch_size * paper.accumulation) == (32, 5e-4, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": ()}, ConfigError, "data"),
+        ({"data": ("/nowhere",)}, DataError, "/nowhere"),
+        ({"model": None}, ConfigError, "base or init"),
+        ({"model": None, "init": "tiny"}, ConfigError, "shipped recipe"),
+        ({"lora_rank": 4}, ConfigError, "lora_rank"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(
+    data: Path, tmp_path: Path, changes: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Trainer(replace(config(data, tmp_path, "bad"), **changes))  # type: ignore[arg-type]
