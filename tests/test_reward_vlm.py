@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +12,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import stamina
+from point_world import PointEnvironment, PointPolicy, locate, point_starts
 
 from gymnast_core.config import JudgeConfig
 from gymnast_core.errors import JudgeError
+from gymnast_core.protocols import Start
 from gymnast_core.reward.vlm import TaskQuestion, VLMJudge, parse_score
+from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
+from gymnast_core.run_folder import RunFolder
 
 Answer = tuple[int, str] | str | None  # (status, body), a chat answer, or None: never answer
 
@@ -219,6 +226,38 @@ def test_answers_are_cached_by_content_and_kept_raw(server: Server, tmp_path: Pa
     server.script = lambda n, request: "Final Score: 1"
     (verdict,) = judge(server, votes=1, cache=tmp_path / "cache").judge([videos()[0][::-1]], ["open it"])
     assert verdict.score == 1.0, "a failed vote is not cached"
+
+
+def test_training_through_a_faulty_server_is_the_training_through_a_sound_one(server: Server, tmp_path: Path) -> None:
+    def look(n: int, request: dict[str, Any]) -> Answer:
+        url = request["messages"][0]["content"][-1]["image_url"]["url"]
+        image = cv2.imdecode(np.frombuffer(base64.b64decode(url.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
+        right = locate(cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA))[0] > 0.6
+        return f"**Final Score:** {int(right)}"
+
+    def faulty(n: int, request: dict[str, Any]) -> Answer:
+        faults: list[Answer] = [(500, "boom"), (200, '{"half'), (429, "{}"), "I cannot say."]
+        return faults[n % 4] if random.Random(n).random() < 0.3 else look(n, request)
+
+    def train(name: str) -> list[dict[str, float]]:
+        policy = PointPolicy()
+        config = GRPOConfig(groups=3, min_groups=2, group_size=6, horizon=9, temperature=1.0, learning_rate=5e-3)
+        starts = [Start(f"go to the {side}", start.frame) for start, side in zip(point_starts(3), ("right",) * 3)]
+        run = RunFolder(tmp_path / name, config, False)
+        vlm = judge(server, votes=1, stride=9, raw=tmp_path / f"{name}.jsonl")
+        trainer = GRPOTrainer(policy, policy, PointEnvironment(), vlm, starts, config, run)
+        return [trainer.step() for _ in range(3)]
+
+    server.script = look
+    sound = train("sound")
+    assert 0.05 < sound[0]["mean_reward"] < 0.95
+    server.script = faulty
+    broken = train("broken")
+    answers = [json.loads(line) for line in (tmp_path / "broken.jsonl").read_text().splitlines()]
+    unreadable = sum(line["answer"] is None or "cannot" in line["answer"] for line in answers)
+    assert unreadable == sum(m["abstentions"] for m in broken) > 0, "every fault is an abstention, none a failure"
+    for clean, faulted in zip(sound, broken):
+        assert faulted["mean_reward"] == pytest.approx(clean["mean_reward"], abs=0.2)
 
 
 def test_no_key_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def picture(seed: int = 0, size: int = 48) -> np.ndarray:
     return np.kron(coarse, np.ones((size // 3, size // 3, 1), dtype=np.uint8))
 
 
-def build_tiny_station(folder: Path, seed: int = 0) -> Path:
+def build_tiny_station(folder: Path, seed: int = 0, simulated: bool = False) -> Path:
     """Write models and station.yaml into `folder`; returns the file. About half of the imagined rollouts "succeed"."""
     torch.manual_seed(seed)
     tower = TowerRecipe(16, 2, 2)
@@ -74,7 +75,7 @@ def build_tiny_station(folder: Path, seed: int = 0) -> Path:
     final.load_state_dict(state)
     ClassifierJudge(config, final).save(folder / "judge")
 
-    station = {
+    station: dict[str, Any] = {
         "name": "tiny",
         "camera": {"observation_size": 48},
         "safety": {"workspace_min": [0.0, -0.5, -0.1], "workspace_max": [0.6, 0.5, 0.5]},
@@ -95,6 +96,9 @@ def build_tiny_station(folder: Path, seed: int = 0) -> Path:
             "horizon": 10,
         },
     }
+    if simulated:
+        station["simulation"] = {"scene": "drawer"}
+        station["camera"] = {"observation_size": 48, "width": 160, "height": 120}
     recipe_text = {
         "groups": 2,
         "min_groups": 1,
