@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Makes the shipped mini models from nothing but the simulated station: data, policy, autoencoder, judge, world model.
+# About two hours on two cores. Every part resumes where it stood when this is started again; results go to runs/mini,
+# and with `tools/train_mini_models.sh ship` they replace gymnast_core/weights/mini at the end.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=/dev/null
+source tools/env.sh
+data=runs/data
+mini=runs/mini
+export LP_NUM_THREADS=1
+
+collect() { gymnast data collect --workers 2 "$@"; }
+
+# What the policy learns from: short successes of the scripted expert, with slips it recovers from.
+collect --out $data/demonstrations --policy expert --episodes 200 --keep successes --after-success 3 --noise 0.004 --slip 0.02
+# What the world model learns from besides: play, failures, random motion (and the policy itself, below).
+collect --out $data/play/mixed --policy mixed --episodes 120 --first-seed 10000 --noise 0.006
+collect --out $data/play/flawed --policy expert --episodes 120 --first-seed 20000 --noise 0.008 --slip 0.05 --miss 0.5
+collect --out $data/play/random --policy random --episodes 40 --first-seed 30000
+# Held out: other seeds.
+collect --out $data/heldout --policy mixed --episodes 16 --first-seed 90000 --noise 0.006
+collect --out $data/heldout --policy expert --episodes 56 --first-seed 91000 --noise 0.008 --slip 0.05 --miss 0.4
+
+[ -d $mini/policy ] || gymnast sft --from gymnast_core/policy/recipes/mini.yaml --data $data/demonstrations \
+  --out $mini/policy --run $mini/sft
+collect --out $data/play/policy --policy $mini/policy --episodes 130 --first-seed 40000 --temperature 1.0
+collect --out $data/heldout_policy --policy $mini/policy --episodes 40 --first-seed 95000 --temperature 1.0
+
+[ -d $mini/autoencoder/model ] || gymnast world-model train-autoencoder \
+  --from gymnast_core/world_model/recipes/mini_autoencoder.yaml \
+  --data $data/demonstrations $data/play/mixed --run $mini/autoencoder
+
+# The judge also sees what the autoencoder makes of the same frames, because that is what it will judge.
+gymnast world-model reconstruct --data $data/play $data/demonstrations --out $data/reconstructed \
+  --autoencoder $mini/autoencoder/model
+[ -d $mini/judge ] || gymnast judge train --data $data/play $data/demonstrations \
+  --decoded $data/reconstructed/play $data/reconstructed/demonstrations --out $mini/judge --run $mini/judge_run
+
+gymnast world-model train --from gymnast_core/world_model/recipes/mini.yaml \
+  --data $data/demonstrations@1 $data/play/mixed@1.5 $data/play/flawed@1.5 $data/play/random@0.5 $data/play/policy@2 \
+  --autoencoder $mini/autoencoder/model --run $mini/world_model
+gymnast world-model evaluate --model $mini/world_model/model --data $data/heldout --run $mini/world_model_evaluation
+gymnast evaluate policy --policy $mini/policy --trials 100 --run $mini/policy_evaluation
+
+if [ "${1:-}" = ship ]; then
+  weights=gymnast_core/weights/mini
+  rm -rf $weights
+  mkdir -p $weights
+  cp -r $mini/policy $weights/policy
+  cp -r $mini/autoencoder/model $weights/autoencoder
+  cp -r $mini/judge $weights/judge
+  cp -r $mini/world_model/model $weights/world_model
+  du -sh $weights/*
+fi
