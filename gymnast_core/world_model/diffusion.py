@@ -89,6 +89,9 @@ class LossConfig:
     """DDIM steps that noise_levels "sampler" concentrates on."""
     noisy_copies: int = 1
     """Teacher forcing: noisy copies that share one clean clip."""
+    context_noise: float = 0.0
+    """Teacher forcing: noise on the clean past after the first frame, each clip's amount drawn from 0 to this many
+    standard deviations, so that the network learns to forgive its own errors (as in GameNGen, arXiv 2408.14837)."""
     motion_weight: float = 0.0
     """Extra weight of latent cells that differ from the clip's first frame (0 = none)."""
 
@@ -101,6 +104,8 @@ class LossConfig:
             raise ConfigError(f"noisy_copies is {self.noisy_copies}, must be at least 1")
         if not 1 <= self.sampler_steps <= 1000:
             raise ConfigError(f"sampler_steps is {self.sampler_steps}, must be between 1 and 1000")
+        if not 0 <= self.context_noise <= 10:
+            raise ConfigError(f"context_noise is {self.context_noise}, must be between 0 and 10")
         if not self.motion_weight >= 0:
             raise ConfigError(f"motion_weight is {self.motion_weight}, must be 0 or more")
 
@@ -178,16 +183,18 @@ def teacher_forcing_loss(
     copies: int = 1,
     motion_weight: float = 0.0,
     valid: Tensor | None = None,
+    disturbance: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of v over the noisy frames, whose past is clean as the sampler shows it.
 
     x (B, T, H, W, C), action (B, T, A); t (B, copies * (T - 1)) and noise (B, copies * (T - 1), H, W, C) for the noisy
-    runs of frames 1 .. T - 1.
+    runs of frames 1 .. T - 1. disturbance: (B, T, H, W, C) added to the past that the noisy frames see, not to targets.
     """
     frames = x.shape[1]
+    past = x if disturbance is None else x + disturbance
     later = torch.arange(1, frames, device=x.device).repeat(copies)
     target = x[:, later]
-    sequence = torch.cat((schedule.present_context(x), schedule.add_noise(target, noise, t)), dim=1)
+    sequence = torch.cat((schedule.present_context(past), schedule.add_noise(target, noise, t)), dim=1)
     levels = torch.cat((torch.full_like(t[:, :1], CONTEXT_LEVEL).expand(-1, frames), t), dim=1)
     actions = torch.cat((action, action[:, later]), dim=1)
     positions = torch.cat((torch.arange(frames, device=x.device), later))
@@ -198,12 +205,36 @@ def teacher_forcing_loss(
     return _weighted_mean(error, weight, None if valid is None else valid[:, later])
 
 
-def draw_noise(schedule: Schedule, x: Tensor, config: LossConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Levels (B, n) and noise (B, n, H, W, C) for the n noisy frames the objective makes of a batch (B, T, H, W, C)."""
+@dataclass(frozen=True)
+class Noise:
+    """All that is random in the loss of a batch (B, T, H, W, C) with n noisy frames.
+
+    t: (B, n) noise levels. noise: (B, n, H, W, C). disturbance: (B, T, H, W, C) of the clean past, None without.
+    """
+
+    t: Tensor
+    noise: Tensor
+    disturbance: Tensor | None = None
+
+    def part(self, rows: slice) -> Noise:
+        """The noise of some clips of the batch."""
+        return Noise(self.t[rows], self.noise[rows], None if self.disturbance is None else self.disturbance[rows])
+
+
+def draw_noise(schedule: Schedule, x: Tensor, config: LossConfig, generator: torch.Generator) -> Noise:
+    """The noise of a batch x (B, T, H, W, C) for the configured objective."""
     b, frames = x.shape[:2]
-    n = frames if config.objective == "diffusion_forcing" else config.noisy_copies * (frames - 1)
+    forcing = config.objective == "diffusion_forcing"
+    n = frames if forcing else config.noisy_copies * (frames - 1)
     t = draw_levels(schedule, config, (b, n), generator).to(x.device)
-    return t, torch.randn((b, n, *x.shape[2:]), generator=generator, device=generator.device).to(x.device)
+    noise = torch.randn((b, n, *x.shape[2:]), generator=generator, device=generator.device).to(x.device)
+    disturbance = None
+    if config.context_noise > 0 and not forcing:
+        amount = torch.rand((b, 1, 1, 1, 1), generator=generator, device=generator.device) * config.context_noise
+        disturbance = torch.randn(x.shape, generator=generator, device=generator.device) * amount
+        disturbance[:, 0] = 0  # a rollout's first frame is a real one
+        disturbance = disturbance.to(x.device)
+    return Noise(t, noise, disturbance)
 
 
 def training_loss(
@@ -212,11 +243,21 @@ def training_loss(
     x: Tensor,
     action: Tensor,
     config: LossConfig,
-    t: Tensor,
-    noise: Tensor,
+    noise: Noise,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """The configured loss of a batch with its noise from `draw_noise`; shapes as in the two losses."""
+    """The configured loss of a batch x (B, T, H, W, C), action (B, T, A), valid (B, T), with its drawn noise."""
     if config.objective == "diffusion_forcing":
-        return diffusion_forcing_loss(model, schedule, x, action, t, noise, config.motion_weight, valid)
-    return teacher_forcing_loss(model, schedule, x, action, t, noise, config.noisy_copies, config.motion_weight, valid)
+        return diffusion_forcing_loss(model, schedule, x, action, noise.t, noise.noise, config.motion_weight, valid)
+    return teacher_forcing_loss(
+        model,
+        schedule,
+        x,
+        action,
+        noise.t,
+        noise.noise,
+        config.noisy_copies,
+        config.motion_weight,
+        valid,
+        noise.disturbance,
+    )

@@ -350,7 +350,7 @@ def _train(config: TrainConfig, workers: Workers) -> int:
             dropped = torch.rand(config.batch, generator=generator, device=device) < config.action_dropout
             actions = torch.where(dropped[:, None, None], null, actions)
             valid = None if bool(clips.valid.all()) else clips.valid.to(device)
-            t, noise = draw_noise(schedule, values, config.loss, generator)
+            noise = draw_noise(schedule, values, config.loss, generator)
             total = 0.0
             size = config.batch // (config.accumulate * workers.count)
             for i in range(config.accumulate):
@@ -365,8 +365,7 @@ def _train(config: TrainConfig, workers: Workers) -> int:
                             values[part],
                             actions[part],
                             config.loss,
-                            t[part],
-                            noise[part],
+                            noise.part(part),
                             None if valid is None else valid[part],
                         )
                     (loss / config.accumulate).backward()
