@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -111,8 +112,7 @@ def collect(options: CollectConfig) -> int:
         else:
             shutil.rmtree(folder)
     pending = _seeds(options, root)
-    context = multiprocessing.get_context("spawn")
-    with interruptible() as stop, progress_bar() as bar, ProcessPoolExecutor(options.workers, context) as pool:
+    with interruptible() as stop, progress_bar() as bar, _workers(options.workers) as pool:
         row = bar.add_task(f"collecting {options.policy}", total=options.episodes, completed=done, note="")
         running: set[Future[tuple[bool, bool]]] = set()
         successes = tried = 0
@@ -143,6 +143,12 @@ def _seeds(options: CollectConfig, root: Path) -> Iterator[int]:
         if not (root / f"episode_{options.first_seed + index:06d}").exists():
             yield options.first_seed + index
         index += 1
+
+
+def _workers(count: int) -> ProcessPoolExecutor:
+    """Processes that leave Ctrl-C to this one: a worker finishes its episode, and then the collection ends."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
 
 
 _cache: dict[str, Any] = {}

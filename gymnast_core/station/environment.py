@@ -32,6 +32,7 @@ class _Rollout:
         self.controller = BridgeController(config.arm, config.safety)
         self.drive = GripperDrive()
         self.snapshots: list[Snapshot] = []
+        self.frames: dict[int, np.ndarray] = {}
         self.task = ""
 
     def reset(self, start: Start) -> None:
@@ -45,6 +46,7 @@ class _Rollout:
         self._settle(0.3)
         self.controller.reset_target(self.joints)
         self.snapshots = [self.station.snapshot()]
+        self.frames = {}
 
     @property
     def joints(self) -> np.ndarray:
@@ -80,7 +82,7 @@ class StationEnvironment:
     """One to `max_rollouts` simulated stations, stepped one after another.
 
     Frames are rendered at the camera's resolution and squashed to the observation size, as the nodes do; only frames
-    that somebody asks for are rendered.
+    that somebody asks for are rendered, once.
 
     Raises: ConfigError for an unknown scene or task; StationError when stepped before a reset or rendering fails.
     """
@@ -109,6 +111,8 @@ class StationEnvironment:
 
     def step(self, actions: np.ndarray) -> StepResult:
         """Execute (N, K, 7) Bridge actions at the control rate."""
+        if actions.ndim != 3 or actions.shape[2] != 7:
+            raise StationError(f"found actions of shape {actions.shape}, needed (rollouts, steps, 7)")
         if len(actions) != len(self._active):
             raise StationError(f"found actions for {len(actions)} rollouts, {len(self._active)} are under way")
         executed = np.zeros_like(actions, dtype=np.float32)
@@ -124,8 +128,11 @@ class StationEnvironment:
 
     def video(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """Frames since the reset (N, n, S, S, 3) uint8."""
-        count = len(self._active[0].snapshots)
+        count = len(self._active[0].snapshots) if self._active else 0
         wanted = range(count) if indices is None else indices
+        outside = [index for index in wanted if not -count <= index < count]
+        if outside:
+            raise StationError(f"frame {outside[0]} was asked for; there are {count} since the reset")
         return np.stack([self._render(index) for index in wanted], axis=1)
 
     def states(self) -> np.ndarray:
@@ -156,5 +163,9 @@ class StationEnvironment:
         camera = self.config.camera
         if self._renderer is None:
             self._renderer = self._active[0].station.renderer(camera.width, camera.height)
-        frames = [self._renderer.render(rollout.snapshots[index]) for rollout in self._active]
-        return np.stack([resize_frame(frame, camera.observation_size) for frame in frames])
+        for rollout in self._active:
+            which = index % len(rollout.snapshots)
+            if which not in rollout.frames:
+                frame = self._renderer.render(rollout.snapshots[which])
+                rollout.frames[which] = resize_frame(frame, camera.observation_size)
+        return np.stack([rollout.frames[index % len(rollout.snapshots)] for rollout in self._active])

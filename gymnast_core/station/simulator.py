@@ -59,9 +59,10 @@ class MotionProfile:
         """Move to `goal` (6,) in `duration` s with ramps of `ramp` s; duration 0 is as fast as the motors turn."""
         position, speed = self.now()
         distance = goal - position
-        fastest = float(np.max(np.abs(distance))) / MAX_JOINT_SPEED
-        duration = max(duration, fastest, 1e-3)
         ramp = float(np.clip(ramp, 0.0, duration / 2))
+        # No joint cruises faster than its motor turns: where time is short, the motion takes longer.
+        fastest = float(np.max(np.abs(distance - speed * ramp / 2))) / MAX_JOINT_SPEED + ramp
+        duration = max(duration, fastest, 1e-3)
         self._start, self._goal, self._speed = position, np.array(goal, dtype=np.float64), speed
         self._duration, self._ramp, self._elapsed = duration, ramp, 0.0
         self._cruise = (distance - speed * ramp / 2) / max(duration - ramp, 1e-6)
@@ -139,7 +140,7 @@ class SimulatedStation:
         self._dof = np.array([self._model.joint(name).dofadr[0] for name in ARM_JOINTS])
         self._motors = np.array([self._model.actuator(name).id for name in ARM_JOINTS])
         self._fingers = [self._model.joint(name).qposadr[0] for name in ("left_finger", "right_finger")]
-        self._finger_dof = self._model.joint("left_finger").dofadr[0]
+        self._finger_dof = np.array([self._model.joint(name).dofadr[0] for name in ("left_finger", "right_finger")])
         self._gripper_motor = self._model.actuator("gripper").id
         self._gains = self._model.actuator_gainprm.copy(), self._model.actuator_biasprm.copy()
         self._profile = MotionProfile(np.zeros(6))
@@ -168,7 +169,7 @@ class SimulatedStation:
         for joint, limits in sorted(scene_task.joints.items()):
             self._data.qpos[self._model.joint(joint).qposadr[0]] = random.uniform(*limits)
             self._data.qvel[self._model.joint(joint).dofadr[0]] = 0.0
-        mujoco.mj_forward(self._model, self._data)
+        self._forward()
 
     def arm_start_offset(self, seed: int) -> np.ndarray:
         """Offset (3,) metres of the arm's start position for this seed."""
@@ -184,6 +185,11 @@ class SimulatedStation:
         self._gripper_goal = None
         self._profile.hold(joints)
         self._data.ctrl[self._motors] = joints
+        self._forward()
+
+    def _forward(self) -> None:
+        """Derive everything from the state anew: what the solver remembers would make equal starts differ."""
+        self._data.qacc_warmstart[:] = 0.0
         mujoco.mj_forward(self._model, self._data)
 
     def advance(self, seconds: float) -> None:
