@@ -194,7 +194,7 @@ def running_graph(config: Path = SIMULATED, without: Sequence[str] = ()) -> Iter
         graph.end()
 
 
-def wait_active(client: Client, graph: Process, timeout: float = 60.0) -> None:
+def wait_active(client: Client, graph: Process, timeout: float = 120.0) -> None:
     """Wait until the supervisor says that every managed node is active."""
     statuses = client.listen(GraphStatus, "/supervisor/status", LATCHED)
 

@@ -94,10 +94,10 @@ def test_actions_move_the_end_effector_as_they_say(arm: Arm) -> None:
     arm.reset()
     start = arm.pose
     assert start[:3] == pytest.approx([0.258, 0.0, 0.19], abs=0.02) and np.max(np.abs(start[3:])) < 0.1
-    results = arm.run([0.01, 0.015, -0.01, 0, 0, 0, 1.0], 5)
+    results = arm.run([-0.01, -0.015, 0.01, 0, 0, 0, 1.0], 5)  # away from the cabinet
     assert all(result.accepted and not result.safety_events for result in results)
     moved = arm.pose - start
-    assert moved[:3] == pytest.approx([0.05, 0.075, -0.05], abs=0.015)
+    assert moved[:3] == pytest.approx([-0.05, -0.075, 0.05], abs=0.015)
     assert np.max(np.abs(moved[3:])) < 0.06
     before = arm.pose
     arm.run([0, 0, 0, 0.0, 0.0, 0.1, 1.0], 4)
