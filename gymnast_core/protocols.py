@@ -122,11 +122,13 @@ class Verdict:
     score: 0 = not completed, 1 = completed, between for partial credit; None is an abstention, never a failure.
     confidence: 0 to 1.
     reason: why, in words or figures, for the report.
+    completed_at: which of the shown frames first shows the task completed; None where that is not known.
     """
 
     score: float | None
     confidence: float
     reason: str
+    completed_at: int | None = None
 
 
 @runtime_checkable

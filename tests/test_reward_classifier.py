@@ -73,7 +73,7 @@ def test_an_unknown_instruction_is_an_abstention_and_one_odd_frame_no_success(tr
     both, one, unknown = judge.judge(
         [np.concatenate([video, video[-1:]]), video, video], [f" {OPEN.upper()}. ", OPEN, "sing"]
     )
-    assert both.score == 1.0, "two frames in a row"
+    assert both.score == 1.0 and both.completed_at == 9, "two frames in a row"
     assert one.score == 0.0, "a single frame over the threshold is not enough"
     assert unknown.score is None and "sing" in unknown.reason
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy, point_starts, render
+from point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy, locate, point_starts, reached, render
 from safetensors.torch import load_file
 
 from gymnast_core.errors import ConfigError, DataError
@@ -20,7 +20,7 @@ from gymnast_core.protocols import Start, Verdict
 from gymnast_core.reward.truth import TruthJudge
 from gymnast_core.rl.advantages import chunk_advantages, group_advantages, group_is_usable
 from gymnast_core.rl.loss import clipped_policy_loss, trajectory_weights
-from gymnast_core.rl.rollout import Group, RolloutOptions, group_starts, run_rollouts
+from gymnast_core.rl.rollout import Group, Rollout, RolloutOptions, group_starts, run_rollouts
 from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer, accumulate_gradients, load_recipe, trajectories_of
 from gymnast_core.run_folder import RunFolder
 
@@ -285,6 +285,42 @@ def test_a_station_s_truth_ends_rollouts_and_masks_what_follows() -> None:
         steps = len(rollout.actions)
         assert rollout.mask.sum() == steps * 7 and rollout.mask.reshape(-1)[: steps * 7].all()
     assert all(len(r.actions) == 30 for r in rollouts if r.reward == 0)
+
+
+class WatchfulJudge(PointJudge):
+    """Looks at every second frame and says where it saw the dot arrive."""
+
+    def frame_indices(self, n_frames: int) -> list[int]:
+        return list(range((n_frames - 1) % 2, n_frames, 2))
+
+    def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
+        verdicts = []
+        for video, instruction in zip(videos, instructions):
+            there = reached(locate(video), instruction)
+            verdicts.append(Verdict(float(there.any()), 1.0, "", int(np.argmax(there)) if there.any() else None))
+        return verdicts
+
+
+def test_what_follows_an_imagined_completion_is_not_learned_from() -> None:
+    starts = group_starts(point_starts(1)[0], 40, 0)
+    seeds = list(range(40))
+
+    def run(stop: bool) -> list[Rollout]:
+        options = RolloutOptions(24, 1.0, stop_at_success=stop, keep_video=True)
+        return run_rollouts(PointPolicy(), PointEnvironment(noise=0.05), WatchfulJudge(), starts, seeds, options)
+
+    whole, cut = run(False), run(True)
+    assert 3 < sum(r.reward for r in cut) < 40 and all(len(r.actions) == 24 and r.mask.all() for r in whole)
+    for long, short in zip(whole, cut):
+        assert short.verdict == long.verdict and short.verdict is not None
+        if short.reward == 1:
+            assert short.verdict.completed_at is not None
+            step = WatchfulJudge().frame_indices(25)[short.verdict.completed_at]
+            chunks = -(-step // 3)
+            assert len(short.actions) == 3 * chunks >= step > len(short.actions) - 3
+            assert short.mask[:chunks].all() and not short.mask[chunks:].any()
+        else:
+            assert short.mask.all() and len(short.actions) == 24
 
 
 def test_a_last_chunk_longer_than_the_horizon_is_cut() -> None:

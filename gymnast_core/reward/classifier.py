@@ -115,8 +115,9 @@ class ClassifierJudge:
         best = float(weakest.max())
         done = best > self.config.threshold
         confidence = best if done else 1.0 - best
-        reason = f"best run of {run} frames has probability {best:.2f} (threshold {self.config.threshold})"
-        return Verdict(float(done), float(np.clip(confidence, 0.0, 1.0)), reason)
+        reason = f"best run of {run} frames has probability {best:.2f} (threshold {self.config.threshold:g})"
+        first = int(np.argmax(weakest > self.config.threshold)) + run - 1 if done else None
+        return Verdict(float(done), float(np.clip(confidence, 0.0, 1.0)), reason, first)
 
     def save(self, folder: str | os.PathLike[str], made_by: dict[str, Any] | None = None) -> Path:
         """Write judge.json and model.safetensors."""

@@ -68,6 +68,7 @@ def open_imagination(station: StationFile, max_rollouts: int = MAX_IMAGINED) -> 
         device=device_of(station.config),
         max_rollouts=max_rollouts,
         sampling=SamplingConfig(models.sampling_steps, models.guidance, models.cache),
+        autoencoder=models.autoencoder,
     )
 
 

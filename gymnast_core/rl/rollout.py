@@ -88,7 +88,8 @@ class RolloutOptions:
     """How to roll out.
 
     horizon: environment steps (single actions) at most. temperature: of sampling; None acts greedily.
-    stop_at_success: a rollout ends where the environment's own truth says so (never in imagination).
+    stop_at_success: a rollout ends where the environment's own truth says so, or where the judge says that the task was
+        completed: what the policy does afterwards is neither learned from nor counted.
     keep_frames: keep what the policy saw (training needs it). keep_video: keep the frames the judge saw.
     """
 
@@ -142,7 +143,21 @@ def run_rollouts(
                 kept = videos[index] if options.keep_video else None
                 rollouts.append(dataclasses.replace(rollout, video=kept))
         verdicts = [verdict for future in judging for verdict in future.result()]
-    return [dataclasses.replace(rollout, verdict=verdict) for rollout, verdict in zip(rollouts, verdicts)]
+    judged = [dataclasses.replace(rollout, verdict=verdict) for rollout, verdict in zip(rollouts, verdicts)]
+    return [_end_at_completion(rollout, judge) for rollout in judged] if options.stop_at_success else judged
+
+
+def _end_at_completion(rollout: Rollout, judge: Judge) -> Rollout:
+    """Cut a rollout after the chunk in which the judge saw the task completed."""
+    verdict = rollout.verdict
+    if verdict is None or not verdict.score or verdict.completed_at is None:
+        return rollout
+    step = judge.frame_indices(_n_frames(rollout))[verdict.completed_at]
+    length = rollout.mask.shape[1] // ACTION_DIM
+    chunks = max(1, math.ceil(step / length))
+    mask = rollout.mask.copy()
+    mask[chunks:] = False
+    return dataclasses.replace(rollout, mask=mask, actions=rollout.actions[: chunks * length])
 
 
 @torch.no_grad()
