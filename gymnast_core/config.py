@@ -119,8 +119,8 @@ class ModelsConfig:
     unnorm_key: str = "station"
     """Which statistics of the policy's checkpoint un-normalise its actions."""
     world_model: str = "mini/world_model"
-    autoencoder: str = "mini/autoencoder"
-    """Folder of our own autoencoder, or "stable-diffusion-3:<folder or hub id>"."""
+    autoencoder: str = ""
+    """Only for a WorldGym checkpoint, which holds none: "sd3:FOLDER" with Stable Diffusion 3's autoencoder."""
     sampling_steps: Annotated[int, Field(ge=1, le=1000)] = 10
     """Denoising steps a frame."""
     guidance: NotNegative = 1.0

@@ -285,8 +285,8 @@ def check_models(station: StationConfig, path: Path) -> Finding:
     """The checkpoints that a station file names."""
     absent = []
     names = {"policy": station.models.policy, "world_model": station.models.world_model}
-    if not station.models.autoencoder.startswith("stable-diffusion-3:"):
-        names["autoencoder"] = station.models.autoencoder
+    if station.models.autoencoder:
+        names["autoencoder"] = station.models.autoencoder.removeprefix("sd3:")
     if station.judge.kind == "classifier":
         names["judge"] = station.judge.checkpoint
     for role, name in names.items():

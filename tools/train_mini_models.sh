@@ -48,7 +48,6 @@ if [ "${1:-}" = ship ]; then
   rm -rf $weights
   mkdir -p $weights
   cp -r $mini/policy $weights/policy
-  cp -r $mini/autoencoder/model $weights/autoencoder
   cp -r $mini/judge $weights/judge
   cp -r $mini/world_model/model $weights/world_model
   du -sh $weights/*

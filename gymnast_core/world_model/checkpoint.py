@@ -211,12 +211,23 @@ def save_world_model(folder: str | Path, loaded: LoadedWorldModel, weights: Mapp
     save_folder(folder, weights if weights is not None else loaded.model.state_dict(), config)
 
 
-def load_world_model(folder: str | Path, device: str = "cpu") -> LoadedWorldModel:
+def load_world_model(folder: str | Path, device: str = "cpu", autoencoder: str = "") -> LoadedWorldModel:
     """Read a world-model folder, ready to imagine (evaluation mode, no gradients).
 
-    Raises CheckpointError if files are missing, damaged or do not fit; ConfigError on a bad value in config.json.
+    folder: ours, with its own autoencoder; or the public WorldGym training checkpoint (a file, full size, `ema`
+    weights), which comes without one: then `autoencoder` names it (see `load_autoencoder`).
+
+    Raises CheckpointError if files are missing, damaged or do not fit; ConfigError on a bad value in config.json, or
+    where a WorldGym checkpoint has no autoencoder named.
     """
     folder = Path(folder)
+    if folder.is_file():
+        if not autoencoder:
+            raise ConfigError(f"{folder}: a WorldGym checkpoint holds no autoencoder; name it (sd3:FOLDER)")
+        network = load_worldgym_checkpoint(folder, WorldModelConfig(), device=device)
+        decoder = load_autoencoder(autoencoder, device=device)
+        check_fit(network.config, decoder, str(folder))
+        return LoadedWorldModel(network.eval().requires_grad_(False), decoder, SamplingConfig(), {"file": str(folder)})
     weights, config = read_folder(folder, "world_model")
     source = f"{folder}/config.json"
     model = WorldModel(parse_config(WorldModelConfig, config.get("model", {}), source))
@@ -224,16 +235,16 @@ def load_world_model(folder: str | Path, device: str = "cpu") -> LoadedWorldMode
     sampling = parse_config(SamplingConfig, config.get("sampling", {}), source)
     named = config.get("autoencoder")
     size = config.get("image_size")
-    autoencoder = load_autoencoder(
+    own = load_autoencoder(
         named if isinstance(named, str) else folder / "autoencoder",
         image_size=size if isinstance(size, int) else 256,
         device=device,
     )
-    check_fit(model.config, autoencoder, source)
+    check_fit(model.config, own, source)
     made_by = config.get("made_by")
     return LoadedWorldModel(
         model.to(device).eval().requires_grad_(False),
-        autoencoder,
+        own,
         sampling,
         made_by if isinstance(made_by, dict) else {},
     )

@@ -34,9 +34,10 @@ class WorldModelEnvironment:
         device: str = "cpu",
         max_rollouts: int = 128,
         sampling: SamplingConfig | None = None,
+        autoencoder: str = "",
     ) -> WorldModelEnvironment:
-        """From a world-model checkpoint folder; CheckpointError if it does not load."""
-        return cls(load_world_model(folder, device), max_rollouts=max_rollouts, sampling=sampling)
+        """From a world-model checkpoint, see `load_world_model`; CheckpointError if it does not load."""
+        return cls(load_world_model(folder, device, autoencoder), max_rollouts=max_rollouts, sampling=sampling)
 
     @property
     def max_rollouts(self) -> int:

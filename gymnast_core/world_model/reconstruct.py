@@ -29,7 +29,7 @@ class ReconstructConfig:
     """Folders of gymnast episodes."""
     out: str
     """Folder of the copies; those that are there already are left alone."""
-    autoencoder: str = "mini/autoencoder"
+    autoencoder: str = "mini/world_model/autoencoder"
     """A small autoencoder's folder."""
 
 
