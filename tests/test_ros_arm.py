@@ -279,6 +279,25 @@ def test_simulated_driver_answers_as_the_vendors(arm: Arm) -> None:
     assert read("single", "wrist_rotate", "Profile_Velocity") == [250]
 
 
+def test_rearming_restores_the_profile_a_reboot_forgot_and_refuses_a_motor_with_a_fault(arm: Arm) -> None:
+    arm.reset()
+    call = arm.client.call
+
+    def velocities() -> list[int]:
+        request = RegisterValues.Request(cmd_type="group", name="arm", reg="Profile_Velocity")
+        return list(call(RegisterValues, "/wx250s/get_motor_registers", request).values)
+
+    assert call(EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="reboot")).success
+    call(Reboot, "/wx250s/reboot_motors", Reboot.Request(cmd_type="single", name="wrist_rotate", enable=True))
+    assert velocities()[5] == 0
+    set_faults(arm.client, "motor_error:shoulder_shadow")  # a group read would not see this one
+    refused = call(Rearm, "/arm/rearm", Rearm.Request(confirm=True))
+    assert not refused.success and "shoulder_shadow" in refused.message
+    set_faults(arm.client)
+    assert call(Rearm, "/arm/rearm", Rearm.Request(confirm=True)).success
+    assert velocities() == [250] * 6
+
+
 def test_scene_reset_and_truth(arm: Arm) -> None:
     call = arm.client.call
     assert call(ResetScene, "/station/reset_scene", ResetScene.Request(task="close_drawer", seed=3)).success

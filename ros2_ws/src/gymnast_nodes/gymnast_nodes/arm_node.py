@@ -306,14 +306,29 @@ class ArmNode(ManagedNode):
         elif self._joints is None or not self._guard.fresh(time.monotonic()):
             response.message = "no fresh joint states; check the driver first"
         else:
-            self._fault_times.clear()
-            self._last_action_at = -math.inf
-            self._hold_measured()
-            ready = self.is_active
-            self._set_mode(ArmState.MODE_READY if ready else ArmState.MODE_UNCONFIGURED, "" if ready else "not active")
-            response.success, response.message = True, "armed"
-            self.get_logger().info("re-armed")
+            try:
+                self._rearm()
+                response.success, response.message = True, "armed"
+            except StationError as error:
+                response.message = str(error)
         return response
+
+    def _rearm(self) -> None:
+        """Motors may have been rebooted meanwhile, which forgets the profile: the next motion would be at full speed.
+
+        Raises: StationError when a motor reports a fault or the profile cannot be set. This blocks for some tenths of
+        a second, in which a stopped arm has nothing to do.
+        """
+        if self._check_motors:
+            self._driver.check_motors()
+        self._driver.apply_profile()
+        self._fault_times.clear()
+        self._last_action_at = -math.inf
+        self._hold_measured()
+        self._driver.torque_on()
+        ready = self.is_active
+        self._set_mode(ArmState.MODE_READY if ready else ArmState.MODE_UNCONFIGURED, "" if ready else "not active")
+        self.get_logger().info("re-armed")
 
     # The guard, and what goes out.
 
