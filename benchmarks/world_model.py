@@ -79,12 +79,11 @@ def main() -> int:
     model = model.to(options.device, torch.bfloat16 if options.bf16 else torch.float32).eval().requires_grad_(False)
     hardware = torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.processor() or "CPU"
     unit = "wall" if options.device.startswith("cuda") else "processor"
-    print(
-        f"{datetime.date.today()}, {hardware} {platform.machine()}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, {'bf16' if options.bf16 else 'float32'}\n"
-        f"{parameter_count(model) / 1e6:.2f} M parameters, latents {options.latent}x{options.latent}x{options.channels}, window {options.window}, "
-        f"{options.steps} steps, guidance {options.guidance}, batch {options.batch}\n"
-    )
+    kind = "bf16" if options.bf16 else "float32"
+    size = f"{options.latent}x{options.latent}x{options.channels}"
+    print(f"{datetime.date.today()}, {hardware} {platform.machine()}, torch {torch.__version__}, {kind}")
+    print(f"{torch.get_num_threads()} threads; {parameter_count(model) / 1e6:.2f} M parameters, latents {size}")
+    print(f"window {options.window}, {options.steps} steps, guidance {options.guidance}, batch {options.batch}\n")
     print(f"| mode | frame-forwards a frame | {unit} seconds a frame and batch | frames/s | times no cache |")
     print("|---|---|---|---|---|")
     base = 0.0
