@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -209,6 +210,24 @@ def test_emergency_stop_ends_the_episode(running: Running) -> None:
     result = task.result(20.0)
     assert result.outcome == Outcome.OUTCOME_ABORTED and "stopped" in result.message
     assert_held(running, began)
+
+
+def test_a_full_disk_ends_the_episode_with_one_line_and_the_arm_held(running: Running) -> None:
+    task = begin(running)
+    recorder = process_of("recorder", running.graph)
+    limits = resource.prlimit(recorder, resource.RLIMIT_FSIZE)
+    written = (newest_episode(running) / "log" / "log_0.mcap").stat().st_size
+    resource.prlimit(recorder, resource.RLIMIT_FSIZE, (written + 100_000, limits[1]))
+    try:
+        result = task.result(20.0)
+        ended = time.monotonic()
+    finally:
+        resource.prlimit(recorder, resource.RLIMIT_FSIZE, limits)
+    assert result.outcome == Outcome.OUTCOME_ABORTED
+    assert "recorder:" in result.message and "cannot write" in result.message and "\n" not in result.message
+    assert_held(running, ended)
+    folder = newest_episode(running)
+    assert not read_episode(folder).complete and not list(folder.rglob("*.tmp"))
 
 
 def test_a_killed_executor_leaves_arm_held_log_readable_and_comes_back(running: Running) -> None:

@@ -382,10 +382,11 @@ class EvaluatorNode(ManagedNode):
         text = f"bring the scene to the start of '{task}', step back, then: {call}"
         try:
             end = time.monotonic() + self._human_timeout
-            while not goal.wait(self._scene_is_reset, 30.0):
+            self._phase = text
+            self.get_logger().warning(text)
+            while not goal.wait(self._scene_is_reset, min(30.0, self._human_timeout)):
                 if time.monotonic() > end:
                     raise StationError(f"nobody reset the scene within {self._human_timeout:g} s: {text}")
-                self._phase = text
                 self.get_logger().warning(text)
         finally:
             self._waiting_for_human = False

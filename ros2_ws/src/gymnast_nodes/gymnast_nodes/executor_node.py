@@ -61,6 +61,8 @@ STATION_REFUSALS = frozenset(
 MIN_SPACING = 0.6
 """Shortest time between two actions, in control periods: a slow inference is not made up for by a burst."""
 INFERENCE_LIMIT_S = 120.0
+MAX_ADAPTERS = 8
+"""So many stay in memory; the oldest names leave first (their folders stay)."""
 
 Result = RunEpisode.Result
 OUTCOMES = {
@@ -227,7 +229,10 @@ class ExecutorNode(ManagedNode):
         if name == "base":
             adapters.deactivate(policy)
             return
-        if name not in adapters.attached(policy):
+        present = adapters.attached(policy)
+        if name not in present:
+            for other in present[: max(0, len(present) - MAX_ADAPTERS + 1)]:
+                adapters.detach(policy, other)
             self._store.load(policy, name)
         adapters.activate(policy, name)
 

@@ -22,6 +22,7 @@ from gymnast_core.errors import GymnastError, StationError
 
 ResultType = TypeVar("ResultType")
 POLL_S = 0.02
+BUSY = "another goal is under way; cancel it or wait for it"
 
 
 class Cancelled(Exception):
@@ -123,14 +124,17 @@ class LongAction:
 
     def _on_goal(self, request: Any) -> GoalResponse:
         reason = "the node is going down" if self._ending.is_set() else self._refuse(request)
-        if not reason and not self._busy.acquire(blocking=False):
-            reason = "another goal is under way; cancel it or wait for it"
+        if not reason and self._busy.locked():
+            reason = BUSY
         if reason:
             self._node.get_logger().error(f"{self._name}: goal refused: {reason}")
             return GoalResponse.REJECT
         return GoalResponse.ACCEPT
 
     async def _execute(self, handle: ServerGoalHandle) -> Any:
+        if not self._busy.acquire(blocking=False):  # two goals accepted in the same moment
+            handle.abort()
+            return self._failed(BUSY, False, handle.request)
         done: Any = rclpy.task.Future()
         goal: Goal[Any] = Goal(handle.request, handle.publish_feedback, handle, self._ending)
 
