@@ -46,7 +46,7 @@ class JudgeTrainConfig:
     width: Annotated[int, Field(ge=4, le=512)] = 24
     threshold: Fraction = 0.7
     consecutive: Annotated[int, Field(ge=1, le=100)] = 2
-    stride: Annotated[int, Field(ge=1)] = 1
+    stride: Annotated[int, Field(ge=1)] = 2
     window: Annotated[int, Field(ge=1)] = 1000
     steps: Annotated[int, Field(ge=1)] = 1500
     batch: Annotated[int, Field(ge=2)] = 64

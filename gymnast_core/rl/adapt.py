@@ -6,6 +6,7 @@ frame), after (the same seeds again with the adapter), gate. The base weights ar
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import time
@@ -220,6 +221,9 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
     after = evaluate("after")
     run.report_progress("gate", trainer.update, iterations)
     gate = judge_adapter(before, after, station)
+    if trainer.update == 0:
+        nothing = f"no update was made within {seconds:.0f} s: allow more time"
+        gate = dataclasses.replace(gate, failed_conditions=(nothing, *gate.failed_conditions))
     adapter_id = adapters.adapter_name(station.name, instruction) if gate.accepted else ""
     if gate.accepted:
         store = adapters.AdapterStore(config.adapters or station.models.adapters)

@@ -56,8 +56,8 @@ def judge_adapter(before: Sequence[Rollout], after: Sequence[Rollout], station: 
         failed.append(f"only {n} of {len(before)} pairs of rollouts could be judged, needed {MIN_PAIRS}")
     elif not (mean > 0 and mean >= STANDARD_ERRORS * error):
         failed.append(
-            f"success in imagination changed by {mean:+.3f}, needed a rise of {STANDARD_ERRORS * error:.3f} "
-            "(two standard errors)"
+            f"success in imagination changed by {mean:+.3f}, needed a rise of more than "
+            f"{STANDARD_ERRORS * error:.3f} (two standard errors)"
         )
     if len(rise) and rise.mean() > max(STANDARD_ERRORS * rise_error, 1e-9):
         failed.append(
