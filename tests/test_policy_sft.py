@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from gymnast_core.cli import main as gymnast
-from gymnast_core.config import load_config
+from gymnast_core.config import dump_config, load_config
 from gymnast_core.data.episode import Episode, write_episode
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.policy import adapters
@@ -41,17 +42,15 @@ TINY = ModelRecipe(
 
 
 def make_episode(seed: int, task: str, success: bool | None = True, steps: int = 6) -> Episode:
-    """A bright square the arm moves away from: towards +x when it is on the left; "open" with the gripper open."""
+    """Before a red wall the arm moves towards +x, before a blue one the other way; "open" keeps the gripper open."""
     random = np.random.default_rng(seed)
     frames = np.full((steps + 1, 32, 32, 3), 30, dtype=np.uint8)
     actions = np.zeros((steps, 7), dtype=np.float32)
-    left = seed % 4 < 2
-    for step in range(steps):
-        row = int(random.integers(0, 20))
-        column = 4 if left else 20
-        frames[step, row : row + 12, column : column + 8] = 220
-        actions[step, 0] = 0.02 if left else -0.02
-        actions[step, 6] = float(task == "open")
+    red = seed % 4 < 2
+    frames[..., 0 if red else 2] = 220
+    frames[:, :8] = random.integers(0, 256, (steps + 1, 8, 32, 3))
+    actions[:, 0] = 0.02 if red else -0.02
+    actions[:, 6] = float(task == "open")
     nan = np.full((steps + 1, 7), np.nan, dtype=np.float32)
     return Episode(f"{task} it", frames, actions, actions, nan, np.arange(steps + 1), success)
 
@@ -129,7 +128,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
 
 
 def test_it_learns_and_writes_a_policy_that_acts(data: Path, tmp_path: Path) -> None:
-    settings = config(data, tmp_path, "learn", steps=60, batch_size=16, schedule="cosine", warmup=5)
+    settings = config(data, tmp_path, "learn", steps=100, batch_size=16, schedule="cosine", warmup=5)
     assert sft(settings) == 0
     result = json.loads((tmp_path / "run_learn" / "result.json").read_text())
     assert result["held_out_token_accuracy"] > 0.9
@@ -228,6 +227,29 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(data: Path, tmp_path: P
     done = len(metrics.read_text().splitlines())
     assert gymnast(["sft", "--from", str(recipe), *paths, "--steps", str(done + 2)]) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == done + 2
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_do_what_one_does_with_twice_the_batch(data: Path, tmp_path: Path) -> None:
+    alone = Trainer(config(data, tmp_path, "alone", steps=3, batch_size=8, learning_rate=1e-3))
+    assert alone.train()
+    two = config(data, tmp_path, "two", steps=2, batch_size=4, learning_rate=1e-3, save_every=1)
+    for steps in (2, 3):  # the second start resumes the first
+        recipe = tmp_path / "two.yaml"
+        recipe.write_text(dump_config(replace(two, steps=steps)))
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [*torchrun, "-m", "gymnast_core.cli", "sft", "--from", str(recipe)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "resuming" in done.stderr
+    wanted = alone.policy.model.state_dict()
+    found = load_file(str(tmp_path / "out_two" / "model.safetensors"))
+    assert found.keys() == wanted.keys()
+    start = Trainer(config(data, tmp_path, "start", learning_rate=1e-3)).policy.model.state_dict()
+    moved = max(float((wanted[name] - start[name]).abs().max()) for name in wanted)
+    error = max(float((wanted[name] - found[name]).abs().max()) for name in wanted)
+    assert moved > 1e-3 and error < 0.05 * moved  # AdamW turns rounding of tiny gradients into small steps
 
 
 @pytest.mark.skipif(not BRIDGE.exists(), reason=f"real episodes not found at {BRIDGE}")

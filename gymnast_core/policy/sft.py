@@ -3,7 +3,8 @@ whole vocabulary on the tokens of a chunk and the stop token behind them, all pr
 
 A new model is built from a recipe (`--init`), or a checkpoint is fine-tuned (`--base`), in full or as a low-rank
 adapter. Iter-SFT (World-Gymnast, section 5.2): `--mix` adds logged or imagined successes at a stated ratio; action
-statistics come from the base, or from the demonstrations alone for a new model.
+statistics come from the base, or from the demonstrations alone for a new model. Under `torchrun` the processes shard
+the model (FSDP2) and divide the samples; the result is that of one process with a batch as large.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from torch.distributed.tensor import DTensor
 
 from gymnast_core.config import Fraction, NotNegative, Positive, load_config
 from gymnast_core.errors import CheckpointError, ConfigError
@@ -27,6 +29,13 @@ from gymnast_core.policy.checkpoint import read_checkpoint, with_statistics
 from gymnast_core.policy.dataset import EpisodeEntry, Labels, Order, Samples, find_entries, split_entries
 from gymnast_core.policy.images import Augmentation, augment
 from gymnast_core.policy.openvla import OpenVLAPolicy
+from gymnast_core.policy.parallel import (
+    Ranks,
+    load_whole_optimizer_state,
+    load_whole_state,
+    whole_optimizer_state,
+    whole_state,
+)
 from gymnast_core.policy.recipe import ModelRecipe, new_checkpoint
 from gymnast_core.policy.statistics import compute_statistics
 from gymnast_core.progress import console, interruptible, progress_bar
@@ -131,6 +140,7 @@ class Trainer:
 
     def __init__(self, config: SFTConfig) -> None:
         self.config = config
+        self.ranks = Ranks()
         if not config.data:
             raise ConfigError("data: found nothing, needed at least one folder of episodes (--data)")
         if config.threads:
@@ -139,9 +149,12 @@ class Trainer:
         demonstrations = find_entries(config.data, config.instruction, config.labels, config.successes_only)
         mixed = find_entries(config.mix, config.instruction, config.labels) if config.mix else []
         train, held = split_entries(demonstrations, config.holdout, config.seed)
-        self.policy = build_policy(config, train)
+        self._train_entries = train
+        self.policy = build_policy(config, train, self.ranks.device(config.device))
         self.adapter = "sft" if config.lora_rank else None
-        self.parameters = self._trainable()
+        self._prepare(self.policy)
+        self.ranks.shard(self.policy.model)
+        self.parameters = [p for p in self.policy.model.parameters() if p.requires_grad]
         length = self.policy.chunk_length
         self.sources = (Samples(train, length), Samples(mixed, length))
         self.held = Samples(held, length)
@@ -152,7 +165,7 @@ class Trainer:
         others = [p for p in self.parameters if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
-        self.run = RunFolder(config.run, config)
+        self.run = RunFolder(config.run, config if self.ranks.first else None)
         self.progress = Progress()
         self._resume()
 
@@ -198,14 +211,15 @@ class Trainer:
             (loss / len(batches)).backward()
             total += float(loss.detach()) / len(batches)
             right += accuracy / len(batches)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        norm = _number(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        total, right = self.ranks.average(total, right)
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise CheckpointError(
                 f"{self.config.run}: the loss is {total} at step {self.progress.step}; lower learning_rate and resume"
             )
         self.optimizer.step()
         self.progress.step += 1
-        self.progress.samples += len(batches) * self.config.batch_size
+        self.progress.samples += len(batches) * self.config.batch_size * self.ranks.size
         self.progress.seconds += time.monotonic() - began
         return {"loss": total, "token_accuracy": right, "grad_norm": norm, "learning_rate": rate}
 
@@ -254,20 +268,20 @@ class Trainer:
 
     def train(self) -> bool:
         """Train until the steps or the time are spent; False when interrupted (resumable)."""
-        config = self.config
-        per_step = config.accumulation
+        config, ranks = self.config, self.ranks
+        interrupted = False
         with interruptible() as stop, progress_bar() as bar, ThreadPoolExecutor(config.workers) as pool:
-            task = bar.add_task("sft", total=config.steps, completed=self.progress.step, note="")
+            task = bar.add_task("sft", total=config.steps, completed=self.progress.step, note="", visible=ranks.first)
             pending: list[Future[Any]] = []
-            drawn = self.progress.samples
-            while not stop and not self._spent():
-                while len(pending) < per_step + config.workers:
+            drawn = self.progress.samples + ranks.rank * config.batch_size
+            while not self._spent():
+                while len(pending) < config.accumulation + config.workers:
                     pending.append(pool.submit(self.batch, drawn))
-                    drawn += config.batch_size
-                batches = [pending.pop(0).result() for _ in range(per_step)]
-                metrics = self.step(batches)
+                    drawn += config.batch_size * ranks.size
+                metrics = self.step([pending.pop(0).result() for _ in range(config.accumulation)])
                 now = self.progress
-                if now.step % config.log_every == 0 or now.step == 1:
+                interrupted, now.seconds = ranks.agree(bool(stop), now.seconds)
+                if ranks.first and (now.step % config.log_every == 0 or now.step == 1):
                     metrics["samples"] = float(now.samples)
                     metrics["samples_per_second"] = now.samples / max(now.seconds, 1e-9)
                     self.run.log(now.step, metrics)
@@ -275,6 +289,8 @@ class Trainer:
                 if config.seconds:
                     note += f"  {max(0.0, config.seconds - now.seconds):.0f} s left"
                 bar.update(task, completed=now.step, note=note)
+                if interrupted:
+                    break
                 if now.step % config.evaluate_every == 0:
                     self._report(self.evaluate())
                 if now.step % config.save_every == 0:
@@ -289,6 +305,10 @@ class Trainer:
         config, policy = self.config, self.policy
         measured = self.evaluate()
         self._report(measured)
+        if self.ranks.size > 1:
+            policy = self._gathered()
+        if not self.ranks.first:
+            return {}
         facts: dict[str, Any] = {
             "steps": self.progress.step,
             "samples": self.progress.samples,
@@ -316,50 +336,76 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint from which the run goes on as if it had never stopped."""
-        now = self.progress
-        state = {
-            "weights": {n: p.detach().cpu().clone() for n, p in self._named().items()},
-            "optimizer": self.optimizer.state_dict(),
-            "samples": now.samples,
-            "seconds": now.seconds,
-        }
-        self.run.save_checkpoint(now.step, state)
+        now, model = self.progress, self.policy.model
+        if self.ranks.size > 1:
+            trained = set(self._names())
+            weights = {name: value for name, value in whole_state(model).items() if name in trained}
+            optimizer = whole_optimizer_state(model, self.optimizer)
+        else:
+            weights = {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+            optimizer = self.optimizer.state_dict()
+        if self.ranks.first:
+            facts = {"samples": now.samples, "seconds": now.seconds, "processes": self.ranks.size}
+            self.run.save_checkpoint(now.step, {"weights": weights, "optimizer": optimizer, **facts})
+        self.ranks.wait()
 
     def _resume(self) -> None:
         state = self.run.load_checkpoint()
         if state is None:
             return
-        named = self._named()
+        before = int(state.get("processes", 1))
+        if before != self.ranks.size:
+            raise CheckpointError(
+                f"{self.run.path}: was run with {before} process(es), found {self.ranks.size}; resume with as many, or "
+                "choose another --run"
+            )
+        named = {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
         weights: Mapping[str, torch.Tensor] = state["weights"]
         if {n: tuple(p.shape) for n, p in named.items()} != {n: tuple(w.shape) for n, w in weights.items()}:
             raise CheckpointError(f"{self.run.path}: holds a run of another model or adapter; choose another --run")
-        with torch.no_grad():
-            for name, parameter in named.items():
-                parameter.copy_(weights[name])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ranks.size > 1:
+            load_whole_state(self.policy.model, weights)
+            load_whole_optimizer_state(self.policy.model, self.optimizer, state["optimizer"])
+        else:
+            with torch.no_grad():
+                for name, parameter in named.items():
+                    parameter.copy_(weights[name])
+            self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(int(state["step"]), int(state["samples"]), float(state["seconds"]))
-        console.print(f"resuming {self.run.path} after step {self.progress.step}", markup=False, highlight=False)
+        if self.ranks.first:
+            console.print(f"resuming {self.run.path} after step {self.progress.step}", markup=False, highlight=False)
 
-    def _named(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
+    def _names(self) -> list[str]:
+        return [name for name, p in self.policy.model.named_parameters() if p.requires_grad]
 
-    def _trainable(self) -> list[torch.nn.Parameter]:
-        config, policy = self.config, self.policy
+    def _prepare(self, policy: OpenVLAPolicy) -> None:
+        """Choose what is trained: a fresh adapter, or all weights that take part."""
+        config = self.config
         policy.model.language_model.model.recompute_activations = config.recompute_activations
         if self.adapter:
             vision = config.lora_vision
             adapters.attach(policy, self.adapter, config.lora_rank, config.lora_alpha, vision, vision, config.seed)
             adapters.activate(policy, self.adapter)
-        parameters = adapters.train_only(policy, self.adapter)
-        if not self.adapter:  # what takes no part stays as it is
+        adapters.train_only(policy, self.adapter)
+        if not self.adapter:
             unused = set(policy.model.unused_parameters())
             for name, parameter in policy.model.named_parameters():
                 parameter.requires_grad_(name not in unused)
-            parameters = [p for p in parameters if p.requires_grad]
-        return parameters
+
+    def _gathered(self) -> OpenVLAPolicy:
+        """The sharded policy as a plain one, whole on the first process."""
+        state = whole_state(self.policy.model)
+        policy = self.policy
+        if self.ranks.first:
+            policy = build_policy(self.config, self._train_entries, "cpu")
+            self._prepare(policy)
+            with torch.no_grad():
+                for name, parameter in policy.model.named_parameters():
+                    parameter.copy_(state[name])
+        return policy
 
     def _report(self, measured: Mapping[str, float]) -> None:
-        if measured:
+        if measured and self.ranks.first:
             self.run.log(self.progress.step, measured)
             text = "  ".join(f"{name} {value:.4g}" for name, value in measured.items())
             console.print(f"step {self.progress.step}: {text}", markup=False, highlight=False)
@@ -369,12 +415,11 @@ class Trainer:
         return now.step >= config.steps or (config.seconds > 0 and now.seconds >= config.seconds)
 
 
-def build_policy(config: SFTConfig, demonstrations: Sequence[EpisodeEntry]) -> OpenVLAPolicy:
-    """The policy to train: a base with its statistics, or a new model with those of the demonstrations.
+def build_policy(config: SFTConfig, demonstrations: Sequence[EpisodeEntry], device: str) -> OpenVLAPolicy:
+    """The policy to train, on `device`: a base with its statistics, or a new model with those of the demonstrations.
 
     Raises: ConfigError when neither or both are given, CheckpointError for a bad base.
     """
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     if config.base:
         if config.init:
             raise ConfigError("base and init: found both, give one of them")
@@ -409,17 +454,32 @@ def load_model_recipe(name: str) -> ModelRecipe:
 def sft(config: SFTConfig) -> int:
     """Run `gymnast sft`; 0 when finished, 130 when interrupted (run it again to go on)."""
     trainer = Trainer(config)
-    policy = trainer.policy
-    trained = sum(p.numel() for p in trainer.parameters)
-    console.print(
-        f"{len(trainer.sources[0])} samples of {len(trainer.sources[0].entries)} episodes "
-        f"(+ {len(trainer.sources[1])} mixed, {len(trainer.held)} held out); {trained:,} parameters on {policy.device}",
-        markup=False,
-        highlight=False,
-    )
-    if not trainer.train():
-        console.print(f"interrupted; the same command goes on from {trainer.run.path}", markup=False, highlight=False)
-        return 130
-    result = trainer.finish()
-    console.print(f"written: {result.get('checkpoint') or result.get('adapter')}", markup=False, highlight=False)
-    return 0
+    first, held = trainer.ranks.first, len(trainer.held)
+    demonstrations, mixed = trainer.sources
+    if first:
+        trained = sum(p.numel() for p in trainer.parameters)
+        console.print(
+            f"{len(demonstrations)} samples of {len(demonstrations.entries)} episodes (+ {len(mixed)} mixed, "
+            f"{held} held out); {trained:,} parameters on {trainer.policy.device}, {trainer.ranks.size} process(es)",
+            markup=False,
+            highlight=False,
+        )
+    try:
+        if not trainer.train():
+            if first:
+                message = f"interrupted; the same command goes on from {trainer.run.path}"
+                console.print(message, markup=False, highlight=False)
+            return 130
+        result = trainer.finish()
+        if first:
+            console.print(
+                f"written: {result.get('checkpoint') or result.get('adapter')}", markup=False, highlight=False
+            )
+        return 0
+    finally:
+        trainer.ranks.finish()
+
+
+def _number(value: torch.Tensor) -> float:
+    """A scalar tensor, sharded or not, as a number."""
+    return float(value.full_tensor() if isinstance(value, DTensor) else value)
