@@ -36,6 +36,8 @@ from gymnast_nodes.common import (
 ARM_DRIVERS = ("arm", "executor")
 """Nodes whose death may leave the arm in mid-motion."""
 RETRY_S = 2.0
+LOST_S = 5.0
+"""A node that still is in its old state this long after it was asked for a transition did not hear it."""
 
 
 @dataclass
@@ -51,6 +53,10 @@ class Managed:
     seen: bool = False
     wanted_before: bool = False  # it was active once: an unconfigured state now means that it was restarted
     busy: bool = False  # a transition of ours is under way
+
+
+class _WentDownError(StationError):
+    """A node fell silent in a transition: nothing was refused."""
 
 
 class SupervisorNode(InterleavingNode):
@@ -135,7 +141,7 @@ class SupervisorNode(InterleavingNode):
             try:
                 await self._wait_first_beat(node)
                 node.busy = True
-                await self._to_active(node)
+                await self._first_activation(node)
             except StationError as error:
                 self.get_logger().error(f"cannot bring the graph up: {error}")
                 self._publish_changes()
@@ -161,6 +167,17 @@ class SupervisorNode(InterleavingNode):
                 raise StationError(f"{node.name} did not start within {self._start_timeout:g} s; see its output above")
             await sleep(self, 0.1)
 
+    async def _first_activation(self, node: Managed) -> None:
+        """A refusal ends the start at once; a node that falls silent (a crowded machine, a respawn) gets its time."""
+        end = time.monotonic() + self._start_timeout
+        while True:
+            try:
+                return await self._to_active(node)
+            except _WentDownError:
+                if time.monotonic() > end:
+                    raise
+                await sleep(self, 0.5)
+
     async def _recover(self, node: Managed) -> None:
         try:
             await self._to_active(node)
@@ -178,7 +195,7 @@ class SupervisorNode(InterleavingNode):
         if node.state == "inactive":
             await self._change(node, Transition.TRANSITION_ACTIVATE, "active", "activate")
         if node.state != "active":
-            raise StationError(f"{node.name} is {node.state}")
+            raise _WentDownError(f"{node.name} is {node.state}")
         node.wanted_before = True
 
     async def _change(self, node: Managed, transition: int, goal: str, verb: str) -> None:
@@ -188,13 +205,17 @@ class SupervisorNode(InterleavingNode):
             await sleep(self, 0.05)
         request = ChangeState.Request(transition=Transition(id=transition))
         answer = node.client.call_async(request)
+        before, asked_at = node.state, time.monotonic()
         refused_at: float | None = None
         while node.state != goal:
             now = time.monotonic()
             if node.state in ("down", FINALIZED):
-                raise StationError(f"{node.name} went down while it was to {verb}")
+                raise _WentDownError(f"{node.name} went down while it was to {verb}")
             if answer.done() and not answer.result().success and refused_at is None:
                 refused_at = now
+            if now - asked_at > LOST_S and node.state == before and not answer.done():
+                node.client.remove_pending_request(answer)
+                raise _WentDownError(f"{node.name} did not take up the request to {verb}")
             # The next heartbeats carry the reason.
             if refused_at is not None and (node.detail or now - refused_at > 1.0):
                 raise StationError(f"{node.name} cannot {verb}: {node.detail or 'see its log'}")
