@@ -30,10 +30,11 @@ COLOURS = ("#2f81f7", "#d29922", "#3fb950", "#bc8cff", "#f85149")
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture or video of the run. path: absolute or relative to the run folder."""
+    """A picture or video of the run. path: absolute or relative to the run folder. small: not wider than 340 pixels."""
 
     path: str
     caption: str = ""
+    small: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,10 +208,10 @@ def bars_svg(bars: Sequence[Bar]) -> str:
     """Horizontal bars with standard errors on a scale from 0 to 1."""
     label_width, plot, row = 210, 400, 34
     height = row * len(bars) + 26
-    parts = [f'<svg class="chart" viewBox="0 0 {label_width + plot + 130} {height}" role="img">']
+    parts = [f'<svg class="chart" fill="currentColor" viewBox="0 0 {label_width + plot + 130} {height}" role="img">']
     for tick in range(0, 11, 2):
         x = label_width + plot * tick / 10
-        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="0" y2="{row * len(bars)}"/>')
+        parts.append(f'<line class="grid" stroke="#8888" x1="{x}" x2="{x}" y1="0" y2="{row * len(bars)}"/>')
         parts.append(f'<text class="tick" x="{x}" y="{row * len(bars) + 16}" text-anchor="middle">{tick * 10} %</text>')
     for number, bar in enumerate(bars):
         top = number * row + 6
@@ -222,7 +223,9 @@ def bars_svg(bars: Sequence[Bar]) -> str:
             continue
         value = min(1.0, max(0.0, bar.value))
         length = f"{max(1.5, plot * value):.1f}"
-        parts.append(f'<rect class="bar {bar.tone}" x="{label_width}" y="{top}" width="{length}" height="22" rx="3"/>')
+        tone = {"plain": COLOURS[0], "good": COLOURS[2], "muted": "#9da5ae"}[bar.tone]
+        size = f'width="{length}" height="22" rx="3"'
+        parts.append(f'<rect class="bar {bar.tone}" fill="{tone}" x="{label_width}" y="{top}" {size}/>')
         error = bar.standard_error if bar.standard_error is not None and math.isfinite(bar.standard_error) else None
         end = value
         if error is not None:
@@ -230,7 +233,7 @@ def bars_svg(bars: Sequence[Bar]) -> str:
             end = high
             x1, x2 = label_width + plot * low, label_width + plot * high
             ends = f"M{x1:.1f} {middle - 5}v10M{x2:.1f} {middle - 5}v10"
-            parts.append(f'<path class="whisker" d="M{x1:.1f} {middle}H{x2:.1f}{ends}"/>')
+            parts.append(f'<path class="whisker" fill="none" stroke="#888" d="M{x1:.1f} {middle}H{x2:.1f}{ends}"/>')
         shown = f"{bar.value * 100:.0f}" + (f" ± {error * 100:.0f}" if error is not None else "") + " %"
         count = f" n = {bar.n}" if bar.n else ""
         parts.append(
@@ -242,7 +245,7 @@ def bars_svg(bars: Sequence[Bar]) -> str:
 
 def curve_svg(curve: Curve) -> str:
     """Lines with axes, a legend, and a dot where a line has a single point."""
-    width, height, left, bottom, top, right = 640, 260, 52, 38, 14, 16
+    width, height, left, bottom, top, right = 640, 270, 52, 38, 32, 16
     points = [
         (x, y)
         for series in curve.series
@@ -268,12 +271,15 @@ def curve_svg(curve: Curve) -> str:
             height - bottom - share * (height - top - bottom),
         )
 
-    parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img">']
+    parts = [f'<svg class="chart" fill="currentColor" viewBox="0 0 {width} {height}" role="img">']
     for tick in _ticks(y_low, y_high):
         _, y = place(x_low, tick)
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="grid" stroke="#8888" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
+    whole = all(float(x).is_integer() for x, _ in points)
     for tick in _ticks(x_low, x_high):
+        if whole and not tick.is_integer():
+            continue
         x, _ = place(tick, y_low)
         parts.append(
             f'<text class="tick" x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle">{tick:.4g}</text>'
@@ -294,13 +300,13 @@ def curve_svg(curve: Curve) -> str:
             path += f"{'L' if pen_down else 'M'}{x:.1f} {y:.1f}"
             pen_down = True
             dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4" fill="{colour}"/>')
-        parts.append(f'<path class="line" style="stroke:{colour}" d="{path}"/>')
+        parts.append(f'<path class="line" fill="none" stroke="{colour}" d="{path}"/>')
         parts.extend(dots if len(dots) <= 60 else [])
         parts.append(
-            f'<rect x="{left + 8 + 150 * number}" y="{top - 8}" width="10" height="10" rx="2" fill="{colour}"/>'
+            f'<rect x="{left + 8 + 150 * number}" y="{top - 26}" width="10" height="10" rx="2" fill="{colour}"/>'
         )
         parts.append(
-            f'<text class="tick" x="{left + 23 + 150 * number}" y="{top + 1}">{html.escape(series.label)}</text>'
+            f'<text class="tick" x="{left + 23 + 150 * number}" y="{top - 17}">{html.escape(series.label)}</text>'
         )
     return "".join(parts) + "</svg>"
 

@@ -383,7 +383,7 @@ def _write_report(
             )
             + " How far an imagined outcome can be trusted is measured by `gymnast world-model evaluate`.",
             "warning" if result["out_of_domain"] else "",
-            figures=(Figure("media/start.png", f"{config.frame}"),),
+            figures=(Figure("media/start.png", f"{config.frame}", small=True),),
         ),
         Section(
             "Training",
