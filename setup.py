@@ -32,21 +32,22 @@ BASE = [
     "markupsafe>=2.1,<4",
     "matplotlib>=3.8,<4",
     "tensorboard>=2.15,<3",
+    "av>=12,<19",  # WorldGym keeps its episodes as videos; brings its own ffmpeg
+    "stamina>=24.2,<27",
 ]
 
 EXTRAS = {
     # The simulated stations; a lab with its own arm does without.
     "station": ["mujoco>=3.2,<5"],
-    # Judges behind an OpenAI-compatible API, with retries.
-    "vlm": ["openai>=1.40,<4", "stamina>=24.2,<27"],
-    # Episode logs: MCAP written and read without rosbag2, video encoded without a system ffmpeg.
+    # Judges behind an OpenAI-compatible API.
+    "vlm": ["openai>=1.40,<4"],
+    # Episode logs: MCAP written and read without rosbag2.
     "log": [
         "mcap>=1.1,<2",
         "mcap-ros2-support>=0.5.3,<1",
         "lz4>=4.3,<5",
         "zstandard>=0.22,<1",
         "rosbags>=0.10,<1",
-        "av>=12,<19",
     ],
     # Published checkpoints: the OpenVLA tokenizer and processor, the autoencoder of WorldGym, LoRA adapters.
     "checkpoints": ["transformers>=4.46,<6", "diffusers>=0.31,<1", "peft>=0.13,<1", "accelerate>=0.34,<2"],

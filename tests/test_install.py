@@ -123,6 +123,42 @@ def test_every_import_is_a_declared_dependency_and_the_core_imports_no_ros() -> 
     assert not undeclared, f"gymnast_nodes imports what neither package.xml nor setup.py declares: {undeclared}"
 
 
+def environment_without(names: set[str], folder: Path) -> dict[str, str]:
+    """Environment variables with which every interpreter refuses to import `names`."""
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {sorted(names)!r}:\n"
+        "            raise ModuleNotFoundError(f\"No module named '{name}'\", name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+def test_the_base_install_is_enough_for_adapting_and_training(tmp_path: Path) -> None:
+    extras = setup_arguments(ROOT)["extras_require"]["full"]
+    # torch looks the compression libraries up by itself and does without them, but not against this refusal.
+    absent = {Requirement(line).name.replace("-", "_") for line in extras} - {"lz4", "zstandard"}
+    absent = {"mcap_ros2" if name == "mcap_ros2_support" else name for name in absent} | {"rclpy"}
+    code = (
+        "import importlib\n"
+        "from gymnast_core.cli import VERBS\n"
+        "for verb, (module, *_) in VERBS.items():\n"
+        "    if verb.split()[0] in ('adapt', 'train', 'sft', 'judge', 'world-model', 'report', 'doctor', 'up'):\n"
+        "        importlib.import_module(module)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment_without(absent, tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
 def test_every_node_of_the_graph_is_an_executable_with_its_module() -> None:
     from gymnast_core.graph import NODE_PACKAGE, station_graph
 
@@ -177,17 +213,8 @@ def run_doctor(*words: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def test_doctor_names_what_is_missing_with_its_remedy_and_exits_1(tmp_path: Path) -> None:
-    # An environment without these packages: every interpreter started in it refuses them.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'cv2', 'mujoco', 'rclpy', 'gymnast_msgs', 'gymnast_nodes'):\n"
-        "            raise ModuleNotFoundError(f\"No module named '{name}'\", name=name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-    )
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    result = run_doctor(PYTHONPATH=path, AMENT_PREFIX_PATH="", ROS_DISTRO="")
+    absent = {"torch", "cv2", "mujoco", "rclpy", "gymnast_msgs", "gymnast_nodes"}
+    result = run_doctor(**environment_without(absent, tmp_path), AMENT_PREFIX_PATH="", ROS_DISTRO="")
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     lines = result.stdout.splitlines()
