@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
@@ -33,6 +34,8 @@ from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.episode import read_episode
 from gymnast_core.data.recover import RecoverConfig, recover
 from gymnast_core.errors import StationError
+from gymnast_core.policy import adapters
+from gymnast_core.policy.openvla import load_policy
 from gymnast_core.protocols import Environment, Start
 from gymnast_nodes.client import Station
 from gymnast_nodes.ros_environment import RosStationEnvironment
@@ -315,6 +318,29 @@ def test_trials_are_scored_by_the_stations_truth(running: Running) -> None:
     for path in result.episode_paths:
         episode = read_episode(path)
         assert episode.length == 4 and episode.metadata["outcome_by"] == "station" and episode.success is False
+
+
+def test_a_stored_adapter_acts_in_its_episode_and_is_named_in_it(running: Running) -> None:
+    station = load_config(StationConfig, running.config)
+    policy = load_policy(station.models.policy, station.models.unnorm_key, "cpu")
+    adapters.attach(policy, "always_up", rank=2)
+    with torch.no_grad():  # factors so large that the adapter cannot go unnoticed
+        for name, parameter in policy.model.named_parameters():
+            if "always_up" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    adapters.AdapterStore(station.models.adapters).save(policy, "always_up", "always_up", station.name, "open_drawer")
+    actions = {}
+    for name in ("base", "always_up"):
+        task = running.station.run_episode("open the drawer", name, "open_drawer", max_steps=1, judge=False)
+        result = task.result(30.0)
+        assert task.status == "succeeded", result.message
+        episode = read_episode(result.episode_path)
+        assert episode.metadata["policy"] == name
+        adapters.activate(policy, *([name] if name != "base" else []))
+        expected = policy.act(episode.frames[:1], ["open the drawer"])[0, 0]
+        np.testing.assert_allclose(episode.actions[0, :6], expected[:6], atol=1e-5)
+        actions[name] = episode.actions[0]
+    assert not np.allclose(actions["base"], actions["always_up"])
 
 
 def test_the_station_is_an_environment_like_the_others(running: Running) -> None:

@@ -55,6 +55,8 @@ PHASES = {
     "execute": "acting on the station",
     "log": "logging",
 }
+FIRST_SEED = 700_000
+"""Seeds from here on were not used to collect any training data."""
 OUTCOMES = ("failure", "success", "unjudged", "aborted", "cancelled")
 _LIBC = ctypes.CDLL(None)
 
@@ -194,7 +196,8 @@ class Demo:
                     note += f" step {feedback.step}"
                 bar.update(row, completed=feedback.trial, note=note)
 
-            self.current = self.station.run_trials(config.task, config.trials, policy, config.seed + 1, 0, show)
+            first = FIRST_SEED + config.seed + 1
+            self.current = self.station.run_trials(config.task, config.trials, policy, first, 0, show)
             result = self._wait(self.current)
             bar.update(row, completed=len(result.outcomes), note=f"{result.successes} succeeded")
         if not result.success:
@@ -209,7 +212,14 @@ class Demo:
         with progress_bar() as bar:
             show = _PracticeBar(bar, self.run_folder)
             self.current = self.station.practise(
-                self.task.instruction, config.task, True, True, config.iterations, config.seconds, config.seed, show
+                self.task.instruction,
+                config.task,
+                reset=True,
+                execute=True,
+                iterations=config.iterations,
+                seconds=config.seconds,
+                seed=FIRST_SEED + config.seed,
+                on_feedback=show,
             )
             result = self._wait(self.current)
             show.finish()

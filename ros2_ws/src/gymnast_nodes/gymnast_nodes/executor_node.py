@@ -28,11 +28,13 @@ from gymnast_core.config import find_model
 from gymnast_core.data.episode import check_actions, read_episode
 from gymnast_core.data.frames import resize_frame
 from gymnast_core.data.outcome import set_outcome
-from gymnast_core.errors import DataError, GymnastError, StationError
+from gymnast_core.errors import CheckpointError, DataError, GymnastError, StationError
 from gymnast_core.policy import adapters
-from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
+from gymnast_core.policy.load import open_policy
+from gymnast_core.policy.openvla import OpenVLAPolicy
 from gymnast_core.policy.prompt import normalise_instruction
-from gymnast_core.protocols import Judge, Verdict
+from gymnast_core.policy.scripted import ScriptedPolicy
+from gymnast_core.protocols import Judge, Policy, Verdict
 from gymnast_core.reward.factory import load_judge
 from gymnast_nodes.common import (
     COMMAND_QOS,
@@ -103,7 +105,7 @@ class ExecutorNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("executor")
-        self._policy: OpenVLAPolicy | None = None
+        self._policy: Policy | None = None
         self._store = adapters.AdapterStore(self.station.models.adapters)
         self._judge: Judge | None = None
         self._camera = _Camera()
@@ -130,7 +132,7 @@ class ExecutorNode(ManagedNode):
         """Load the policy; everything wrong with its folder is said here, before an arm moves."""
         models = self.station.models
         folder = find_model(models.policy, self.config_path)
-        self._policy = load_policy(folder, models.unnorm_key, models.device)
+        self._policy = open_policy(folder, models.unnorm_key, models.device)
         size = self.station.camera.observation_size
         started = time.monotonic()
         self._policy.act(np.zeros((1, size, size, 3), np.uint8), ["warm up"])
@@ -224,8 +226,14 @@ class ExecutorNode(ManagedNode):
         stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
         return _Run(f"{stamp}-{name}", instruction, max_steps)
 
-    def _select(self, policy: OpenVLAPolicy, name: str) -> None:
+    def _select(self, policy: Policy, name: str) -> None:
         """Let the base or one stored adapter act. Raises: CheckpointError when there is no such adapter for it."""
+        if isinstance(policy, ScriptedPolicy):
+            policy.restart()
+        if not isinstance(policy, OpenVLAPolicy):
+            if name != "base":
+                raise CheckpointError(f"policy '{name}': {self.station.models.policy} takes no adapters; use 'base'")
+            return
         if name == "base":
             adapters.deactivate(policy)
             return
@@ -250,7 +258,8 @@ class ExecutorNode(ManagedNode):
     def _record(self, goal: Goal[Any], run: _Run) -> None:
         request = goal.request
         facts: dict[str, Any] = {"task": request.task, "policy": request.policy or "base", "seed": int(request.seed)}
-        facts.update(max_steps=run.max_steps, checkpoint=self._policy.checkpoint.fingerprint if self._policy else "")
+        fingerprint = self._policy.checkpoint.fingerprint if isinstance(self._policy, OpenVLAPolicy) else ""
+        facts.update(max_steps=run.max_steps, checkpoint=fingerprint)
         start = StartRecording.Request(episode_id=run.episode_id, instruction=run.instruction)
         start.metadata_json = json.dumps(facts)
         answer = call_service(self._start_recording, start, 5.0, lambda: goal.cancelled)
