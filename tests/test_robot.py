@@ -242,7 +242,9 @@ def test_a_blocked_arm_does_not_wind_the_target_up() -> None:
     for _ in range(10):
         command = controller.step(np.array([0.03, 0, 0, 0, 0, 0, 1.0]), joints)
     assert safety.DRIFT_LIMITED in command.events
-    assert np.linalg.norm(command.target_pose[:3, 3] - forward_kinematics(joints)[:3, 3]) < SafetyConfig().max_drift + 1e-4
+    assert (
+        np.linalg.norm(command.target_pose[:3, 3] - forward_kinematics(joints)[:3, 3]) < SafetyConfig().max_drift + 1e-4
+    )
     np.testing.assert_allclose(command.executed_action[:3], 0, atol=1e-6)
 
 
