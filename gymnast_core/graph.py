@@ -66,17 +66,18 @@ def station_graph(
     if namespace and not namespace.startswith("/"):
         namespace = f"/{namespace}"
     config = ("config", str(path))
+    driver_namespace = f"/{station.arm.namespace.strip('/')}"
     nodes = []
     if station.simulation is not None:
         # The driver lives in its own namespace, the scene's services with gymnast's other names.
         services = tuple((name, f"{namespace}/{name}") for name in ("station/reset_scene", "station/scene_state"))
-        nodes.append(NodeDescription(NODE_PACKAGE, "station", "xs_sdk", station.arm.namespace, (config,), services))
+        nodes.append(NodeDescription(NODE_PACKAGE, "station", "xs_sdk", driver_namespace, (config,), services))
     if "watchdog" not in without:
         nodes.append(NodeDescription(NODE_PACKAGE, "watchdog", "watchdog", namespace, (config,)))
     managed = tuple(name for name in MANAGED if name not in without)
     nodes += [NodeDescription(NODE_PACKAGE, name, name, namespace, (config,), lifecycle=True) for name in managed]
     if "supervisor" not in without:
-        driver = f"{station.arm.namespace}/get_robot_info" if station.simulation is not None else ""
+        driver = f"{driver_namespace}/get_robot_info" if station.simulation is not None else ""
         parameters = (config, ("managed_nodes", managed), ("wait_for_service", driver))
         nodes.append(
             NodeDescription(

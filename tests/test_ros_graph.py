@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from ros_tools import (
     Client,
     Process,
     free_domain,
+    isolate,
     process_of,
     running_graph,
     set_faults,
@@ -62,6 +64,9 @@ def test_graph_is_described_once_and_every_executable_is_there() -> None:
     assert find_station_file("simulated_drawer") == SIMULATED
     with pytest.raises(ConfigError, match="simulated_drawer"):
         find_station_file("no_such_station")
+    apart = station_graph(SIMULATED, namespace="lab")
+    assert {node.namespace for node in apart} == {"/wx250s", "/lab"}  # the driver keeps its own
+    assert dict(apart[0].remappings)["station/reset_scene"] == "/lab/station/reset_scene"
     with pytest.raises(ConfigError, match="driver"):
         station_graph(SIMULATED, without=["driver"])
 
@@ -90,6 +95,24 @@ def test_launch_file_starts_the_same_nodes() -> None:
         context.launch_configurations[argument.name] = argument.default_value[0].text if argument.default_value else ""
     started = [action for action in module.launch_graph(context) if isinstance(action, Node)]
     assert len(started) == len(station_graph(SIMULATED))
+
+
+def test_ros2_launch_brings_the_nodes_to_active() -> None:
+    pytest.importorskip("launch_ros", reason="launch_ros is installed with an apt ROS 2 only")
+    ros2 = shutil.which("ros2")
+    if ros2 is None:
+        pytest.skip("there is no ros2 command here")
+    domain = free_domain()
+    arguments = [f"config:={SIMULATED}", f"without:={','.join(WITHOUT)}"]
+    process = Process([ros2, "launch", "gymnast", "bridge.launch.py", *arguments], isolate(domain))
+    client = Client(domain)
+    try:
+        wait_active(client, process)
+        assert process.interrupt() in (0, 1, -signal.SIGINT)
+        assert "process has died" not in process.output, process.output
+    finally:
+        client.close()
+        process.end()
 
 
 def test_nodes_are_active_and_topics_have_their_types_and_qos(graph: tuple[Process, Client]) -> None:

@@ -46,7 +46,7 @@ class Driver:
         self._logger = node.get_logger()
 
     def name(self, service: str) -> str:
-        return f"{self._config.namespace.rstrip('/')}/{service}"
+        return f"/{self._config.namespace.strip('/')}/{service}"
 
     def wait(self) -> None:
         """Wait for the driver. Raises: StationError naming it, when it does not come within driver_timeout_s."""

@@ -1,0 +1,81 @@
+"""The arm's guard names silence, overload, a jam and a deaf driver; an arm that pushes is none of the last two."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gymnast_core.robot.gripper import FINGER_CLOSED, FINGER_OPEN, GRASP_PWM, MAX_PWM, GripperDrive
+from gymnast_core.robot.guard import DEAF_S, EFFORT_S, FRESH_S, JAM_S, ArmGuard
+
+REST = np.zeros(6)
+CALM = np.full(6, 200.0)
+
+
+def effort(joint: int, value: float) -> np.ndarray:
+    values = CALM.copy()
+    values[joint] = value
+    return values
+
+
+def run(guard: ArmGuard, start: float, seconds: float, current: np.ndarray, target: np.ndarray | None = None) -> list:
+    """Joint states of a standing arm at 100 Hz, commands at 5 Hz where there is a target; the faults seen, by kind."""
+    kinds = []
+    for tick in range(round(seconds * 100)):
+        now = start + tick / 100
+        guard.measured(REST, current, now)
+        if target is not None and tick % 20 == 0:
+            guard.sent(target, now)
+        fault = guard.check(now)
+        kinds.append(fault.kind if fault else "")
+    return kinds
+
+
+def test_silence_is_a_fault_and_failed_reads_are_counted() -> None:
+    guard = ArmGuard(1500.0)
+    guard.measured(REST, CALM, 0.0)
+    assert guard.check(FRESH_S * 0.9) is None
+    guard.read_failed()
+    fault = guard.check(FRESH_S * 1.1)
+    assert fault is not None and fault.kind == "silent" and "1 failed reads" in fault.text
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_effort_must_last_and_its_sign_does_not_matter(sign: float) -> None:
+    guard = ArmGuard(1500.0)
+    assert not any(run(guard, 0.0, EFFORT_S * 0.9, effort(2, sign * 1600.0)))
+    assert not any(run(guard, 1.0, EFFORT_S * 0.9, effort(2, sign * 1400.0)))
+    assert "overload" in run(guard, 2.0, EFFORT_S * 1.5, effort(2, sign * 1600.0))
+
+
+def test_effort_that_stays_after_relaxing_is_a_jam_but_pushing_again_is_not() -> None:
+    guard = ArmGuard(1500.0)
+    run(guard, 0.0, 0.5, effort(1, 1700.0))
+    guard.relaxed(0.5)
+    assert "jammed" in run(guard, 0.5, JAM_S + 0.2, effort(1, 1700.0))
+    guard = ArmGuard(1500.0)
+    run(guard, 0.0, 0.5, effort(1, 1700.0))
+    guard.relaxed(0.5)
+    kinds = run(guard, 0.5, JAM_S + 1.0, effort(1, 1700.0), REST + 0.2)
+    assert "jammed" not in kinds and "overload" in kinds
+
+
+def test_deaf_driver_is_told_from_a_blocked_arm() -> None:
+    guard = ArmGuard(1500.0)
+    run(guard, 0.0, 0.5, CALM, REST)
+    assert "deaf" in run(guard, 0.5, 2 * DEAF_S + 0.3, CALM, REST + 0.2)
+    blocked = ArmGuard(1500.0)
+    run(blocked, 0.0, 0.5, CALM, REST)
+    assert not any(run(blocked, 0.5, 3 * DEAF_S, effort(1, 900.0), REST + 0.2))
+
+
+def test_gripper_pwm_drives_to_the_target_rests_there_and_eases_on_an_object() -> None:
+    drive = GripperDrive()
+    assert drive.pwm(FINGER_OPEN, 0.0) == 0.0  # no target yet
+    drive.set_target(0.0)
+    assert drive.pwm(FINGER_OPEN, 0.0) == -MAX_PWM
+    assert drive.pwm(FINGER_CLOSED + 0.0005, 0.1) == 0.0
+    blocked = [drive.pwm(0.025, 0.2 + tick / 25) for tick in range(30)]
+    assert blocked[0] == -MAX_PWM and blocked[-1] == -GRASP_PWM
+    drive.set_target(1.0)
+    assert drive.pwm(0.025, 2.0) == MAX_PWM
