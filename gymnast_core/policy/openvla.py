@@ -127,7 +127,10 @@ class OpenVLAPolicy:
         """Write the base weights (without adapters) as a self-contained checkpoint folder."""
         checkpoint = self.checkpoint
         state = base_state(self.model)
-        return write_checkpoint(folder, checkpoint.content, state, self.images, checkpoint.companions, made_by)
+        name = str(self.dtype).removeprefix("torch.")
+        text = {**checkpoint.content["text_config"], "torch_dtype": name}
+        content = {**checkpoint.content, "torch_dtype": name, "text_config": text}
+        return write_checkpoint(folder, content, state, self.images, checkpoint.companions, made_by)
 
     def _logits_without_gradient(self, frames: np.ndarray, instructions: Sequence[str]) -> torch.Tensor:
         """Action logits; rows that are the same frame and instruction (a group's first call) are computed once."""
