@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from gymnast_core.cli import main
 from gymnast_core.config import StationConfig, parse_config
@@ -16,7 +17,7 @@ from gymnast_core.evaluation.judge import measure_agreement
 from gymnast_core.protocols import Judge, Verdict
 from gymnast_core.reward import TruthJudge, load_judge
 from gymnast_core.reward.classifier import load_classifier
-from gymnast_core.reward.train import label_frames
+from gymnast_core.reward.train import garble, label_frames
 
 OPEN, CLOSE = "open the box", "close the box"
 
@@ -63,6 +64,18 @@ def test_it_agrees_with_what_happened_on_fresh_episodes(trained: Path) -> None:
     result = json.loads((trained / "evaluation" / "result.json").read_text())
     assert result["judged"] == result["episodes"] == 24 and result["agreement"] >= 0.9
     assert (trained / "evaluation" / "report.html").exists()
+
+
+def test_a_picture_that_fell_apart_is_no_success(trained: Path) -> None:
+    generator = np.random.default_rng(7)
+    done = torch.from_numpy(np.stack([frame(1.0, generator) for _ in range(40)])).permute(0, 3, 1, 2).float()
+    broken = garble(done, torch.Generator().manual_seed(0))
+    assert broken.shape == done.shape and torch.equal(broken.sort(0).values.sum(), done.sort(0).values.sum())
+    judge = load_classifier(trained / "judge")
+    videos = [pair.permute(0, 2, 3, 1).to(torch.uint8).numpy() for pair in broken.split(2)]
+    scores = [verdict.score for verdict in judge.judge(videos, [OPEN] * len(videos))]
+    whole = judge.judge([pair.permute(0, 2, 3, 1).to(torch.uint8).numpy() for pair in done.split(2)], [OPEN] * 20)
+    assert np.mean(scores) < 0.3 and np.mean([verdict.score for verdict in whole]) > 0.9
 
 
 def test_an_unknown_instruction_is_an_abstention_and_one_odd_frame_no_success(trained: Path) -> None:

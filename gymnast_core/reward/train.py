@@ -51,6 +51,9 @@ class JudgeTrainConfig:
     steps: Annotated[int, Field(ge=1)] = 1500
     batch: Annotated[int, Field(ge=2)] = 64
     learning_rate: Positive = 1e-3
+    garbled: Fraction = 0.1
+    """Share of each batch that is frames cut into blocks and shuffled, labelled as not completed: a picture that fell
+    apart, as a poor world model draws it, is no evidence of success."""
     held_out: Fraction = 0.15
     """Share of the episodes kept for measuring."""
     device: str = "auto"
@@ -155,6 +158,20 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.roll(images, shift, dims=(2, 3)).clamp(0, 1)
 
 
+def garble(images: torch.Tensor, generator: torch.Generator, blocks: int = 8) -> torch.Tensor:
+    """Images (N, 3, S, S) cut into blocks x blocks tiles, most of which change places, also between images."""
+    n, channels, size, _ = images.shape
+    tile = size // blocks
+    cut = images[:, :, : tile * blocks, : tile * blocks].reshape(n, channels, blocks, tile, blocks, tile)
+    tiles = cut.permute(0, 2, 4, 1, 3, 5).reshape(n * blocks * blocks, channels, tile, tile).clone()
+    moved = torch.nonzero(torch.rand(len(tiles), generator=generator) < 0.8)[:, 0]
+    tiles[moved] = tiles[moved[torch.randperm(len(moved), generator=generator)]]
+    whole = tiles.reshape(n, blocks, blocks, channels, tile, tile).permute(0, 3, 1, 4, 2, 5)
+    garbled = images.clone()
+    garbled[:, :, : tile * blocks, : tile * blocks] = whole.reshape(n, channels, tile * blocks, tile * blocks)
+    return garbled
+
+
 def _fit(
     judge: ClassifierJudge,
     images: torch.Tensor,
@@ -185,9 +202,14 @@ def _fit(
                     negative[torch.randint(len(negative), (config.batch - half,), generator=generator)],
                 ]
             )
-            batch = augment(images[chosen].float() / 255, generator).to(device)
+            batch, wanted = images[chosen].float() / 255, labels[chosen].clone()
+            broken = torch.randperm(len(chosen), generator=generator)[: round(config.garbled * len(chosen))]
+            if len(broken):
+                batch[broken] = garble(batch[broken], generator)
+                wanted[broken] = 0.0
+            batch = augment(batch, generator).to(device)
             logits = network(batch).gather(1, tasks[chosen, None].to(device))[:, 0]
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels[chosen].to(device))
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, wanted.to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from gymnast_core.config import Positive
+from gymnast_core.config import NotNegative, Positive
 from gymnast_core.data.episode import read_episode
 from gymnast_core.data.frames import check_frame, read_image, resize_frame, write_image
 from gymnast_core.data.worldgym import read_video
@@ -71,6 +71,8 @@ class AdaptConfig:
     """Imagined steps a rollout."""
     evaluation_rollouts: Annotated[int, Field(ge=8, le=10000)] | None = None
     """Imagined rollouts of the measurements before and after, each."""
+    evaluation_temperature: NotNegative = 0.0
+    """How the policy acts in these measurements; 0: greedy, as the executor acts on the arm."""
     rehearsal: str = ""
     """Folder of start frames of other tasks, mixed in so that they are not forgotten."""
     adapters: str = ""
@@ -199,7 +201,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
         )
 
     evaluation_seed = derive_seed(config.seed, "gate")
-    temperature = recipe.temperature
+    temperature = config.evaluation_temperature or None
 
     def evaluate(phase: str) -> list[Rollout]:
         run.report_progress(phase, 0, iterations)
@@ -363,6 +365,10 @@ def _write_report(
                 (
                     "difference",
                     f"{gate.difference:+.3f} ± {gate.standard_error:.3f} over {gate.pairs} pairs of equal seeds",
+                ),
+                (
+                    "how it acted",
+                    f"sampled at {config.evaluation_temperature:g}" if config.evaluation_temperature else "greedy",
                 ),
                 ("safety envelope", f"{gate.safety_before:.1%} of actions before, {gate.safety_after:.1%} after"),
                 ("updates", f"{result['iterations']}, ended by {result['stopped_by']}"),
