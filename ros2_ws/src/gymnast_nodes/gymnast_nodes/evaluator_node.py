@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -43,8 +44,8 @@ RESET_ATTEMPTS = 3
 EPISODE_ATTEMPTS = 2
 MAX_ABORTED_IN_A_ROW = 3
 """After this many trials that a fault stopped, the rest is not tried."""
-FAULT_LATCH = "faults within"
-"""How the arm node says that repeated faults, not a person, have latched its stop."""
+FAULT_LATCH = re.compile(r"\b\d+ faults\b")
+"""How arm node and watchdog say that repeated faults, not a person, have latched the stop."""
 SETTLE_S = 0.5
 """Between a reset and the first frame of what comes next: the camera must show the new scene."""
 
@@ -368,7 +369,7 @@ class EvaluatorNode(ManagedNode):
     def _rearm_simulated(self, goal: Goal[Any], why: str) -> None:
         """A simulated arm that repeated faults have stopped is armed again; a real one, and an emergency stop, wait
         for a person."""
-        if self.station.simulation is None or FAULT_LATCH not in why:
+        if self.station.simulation is None or not FAULT_LATCH.search(why):
             return
         self.get_logger().warning(f"simulated arm re-armed: {why}")
         call_service(self._rearm, Rearm.Request(confirm=True), 10.0, lambda: goal.cancelled)
