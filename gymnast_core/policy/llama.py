@@ -112,7 +112,9 @@ class LlamaModel(nn.Module):
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        # Given its weight, the layer draws none: drawing on the meta device imports torch's compiler, for seconds.
+        weight = torch.zeros(config.vocab_size, config.width)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width, _weight=weight)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, config.rms_norm_eps)
         self.recompute_activations = False
