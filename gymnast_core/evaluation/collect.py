@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from gymnast_core.config import Fraction, NotNegative, StationConfig, load_config
+from gymnast_core.config import Fraction, NotNegative, StationConfig, find_model, load_config
 from gymnast_core.data.episode import EpisodeWriter, iterate_episodes, read_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.progress import console, interruptible, progress_bar
@@ -209,4 +209,6 @@ def _make_actor(options: CollectConfig, station: StationConfig, environment: Sta
         return RandomPolicy()
     if options.policy == "mixed":
         return MixedPolicy(expert, RandomPolicy())
-    return _LearnedActor(options.policy, station.models.unnorm_key, options.temperature)
+    return _LearnedActor(
+        str(find_model(options.policy, options.config)), station.models.unnorm_key, options.temperature
+    )
