@@ -31,6 +31,8 @@ VERBS: dict[str, tuple[str, str, str, str]] = {
     "adapt": ("gymnast_core.rl.adapt", "AdaptConfig", "adapt", "test-time training from one frame and an instruction"),
     "train": ("gymnast_core.rl.train", "TrainConfig", "train", "GRPO over many start frames, in imagination"),
     "sft": ("gymnast_core.policy.sft", "SFTConfig", "sft", "supervised fine-tuning of the policy on episodes"),
+    "adapters list": ("gymnast_core.policy.manage", "ListAdaptersConfig", "list_adapters", "adapters there are"),
+    "adapters remove": ("gymnast_core.policy.manage", "RemoveAdapterConfig", "remove_adapter", "remove an adapter"),
     "judge train": ("gymnast_core.reward.train", "JudgeTrainConfig", "train_judge", "train the learned judge"),
     "evaluate judge": (
         "gymnast_core.evaluation.judge",
