@@ -40,6 +40,12 @@ VERBS: dict[str, tuple[str, str, str, str]] = {
         "evaluate_judge",
         "a judge's agreement, precision and recall on labelled episodes",
     ),
+    "evaluate adapter": (
+        "gymnast_core.evaluation.compare",
+        "CompareConfig",
+        "compare_adapter",
+        "an adapted policy against its base on the same resets of the simulated station",
+    ),
     "evaluate policy": (
         "gymnast_core.evaluation.trials",
         "EvaluatePolicyConfig",
