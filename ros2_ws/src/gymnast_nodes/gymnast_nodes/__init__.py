@@ -9,3 +9,6 @@ from pathlib import Path
 
 if not {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"} & set(os.environ):
     os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(Path(__file__).with_name("fastdds.xml"))
+
+# Idle compute threads of torch sleep instead of spinning: the control loop shares the cores with them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -136,7 +136,8 @@ class AdapterNode(ManagedNode):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "COLUMNS": "160"},
+                # One core is left to the graph: more compute threads than free cores make all of them wait.
+                env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1)), **os.environ, "COLUMNS": "160"},
                 start_new_session=True,
                 preexec_fn=_become_trainer,
             )
