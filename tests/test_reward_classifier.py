@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_episodes(root / "data", 48, 0)
     write_episodes(root / "fresh", 24, 1)
     words = ["--data", root / "data", "--out", root / "judge", "--run", root / "run", "--steps", 150, "--size", 32]
-    assert main(["judge", "train", *map(str, words), "--width", "8", "--learning-rate", "0.005"]) == 0
+    assert main(["judge", "train", *map(str, words), "--width", "8", "--learning-rate", "0.005", "--stride", "1"]) == 0
     return root
 
 

@@ -117,10 +117,10 @@ def evaluate_judge(config: EvaluateJudgeConfig) -> int:
     )
     _write_page(run, judge, found, strips)
     console.print(
-        f"judge '{judge.name}' on {found.judged} of {found.episodes} labelled episodes "
-        f"({found.episodes - found.judged} abstentions): agreement {found.agreement:.3f} ± {found.standard_error:.3f}, "
-        f"precision {found.precision:.3f}, recall {found.recall:.3f}, {found.false_positives} false positives, {found.false_negatives} false negatives, "
-        f"calibration error {found.calibration_error:.3f}",
+        f"judge '{judge.name}' on {found.judged} of {found.episodes} labelled episodes: agreement "
+        f"{found.agreement:.3f} ± {found.standard_error:.3f}, precision {found.precision:.3f}, recall "
+        f"{found.recall:.3f}; {found.episodes - found.judged} abstentions, {found.false_positives} false positives, "
+        f"{found.false_negatives} false negatives, calibration error {found.calibration_error:.3f}",
         highlight=False,
     )
     console.print(f"report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
@@ -154,9 +154,7 @@ def _judge_all(
             outcomes += [bool(episode.success) for episode in chosen]
             bar.update(task, advance=len(episodes))
     if not outcomes:
-        raise DataError(
-            f"{', '.join(config.data)}: none of {len(folders)} episodes has an outcome; label them"
-        )
+        raise DataError(f"{', '.join(config.data)}: none of {len(folders)} episodes has an outcome; label them")
     return verdicts, outcomes, strips
 
 
