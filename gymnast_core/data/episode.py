@@ -186,8 +186,8 @@ def read_episode(folder: str | os.PathLike[str], frames: bool = True) -> Episode
     path = folder / "steps.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
     for number, text in enumerate(lines, start=1):
         try:
             line = json.loads(text)
@@ -195,6 +195,10 @@ def read_episode(folder: str | os.PathLike[str], frames: bool = True) -> Episode
             if number == len(lines):  # the crash came in the middle of this line
                 break
             raise DataError(f"{path}:{number}: not JSON ({error.msg})") from error
+        if not isinstance(line, dict):
+            raise DataError(f"{path}:{number}: found {type(line).__name__}, needed a mapping of fields")
+        if not isinstance(line.get("frame", 0), int):
+            raise DataError(f"{path}:{number}: frame: found {line['frame']!r}, needed a whole number")
         (observations if "frame" in line else steps).append(line)
     n_steps = max(0, min(len(steps), len(observations) - 1))
     if not observations:
