@@ -10,6 +10,8 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from gymnast_core.errors import ConfigError, GymnastError
 
@@ -93,6 +95,21 @@ VERBS: dict[str, tuple[str, str, str, str]] = {
 }
 
 
+# Verbs of the lower levels, which know no reports: their run's page is written here.
+REPORTED = (
+    "sft",
+    "judge train",
+    "world-model train",
+    "world-model train-autoencoder",
+    "world-model evaluate",
+    "evaluate policy",
+)
+MINI_DOMAIN = (
+    "The shipped mini models know only pictures of the simulated drawer: photographs and other episodes are out of "
+    "their domain."
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 done but negative, 2 bad input, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -127,13 +144,34 @@ def _run(verb: str, words: list[str]) -> int:
         default = load_config(config_class, recipe) if recipe else tyro.MISSING_NONPROP
         config = tyro.cli(config_class, prog=f"gymnast {verb}", description=summary, args=words, default=default)
         config = parse_config(config_class, dataclasses.asdict(config), "command line")
-        return int(getattr(module, function_name)(config) or 0)
+        code = int(getattr(module, function_name)(config) or 0)
+        if verb in REPORTED:
+            _report(verb, config)
+        return code
     except GymnastError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full or read-only disk, wherever a library met it
+        print(
+            f"error: {error.filename or verb}: {error.strerror or error}; free disk space or choose another folder",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _report(verb: str, config: Any) -> None:
+    """report.html of a run that logged something."""
+    from gymnast_core.evaluation.report import report_run
+
+    run = Path(config.run)
+    if (run / "metrics.jsonl").exists() or (run / "result.json").exists():
+        mini = any(
+            "mini" in str(getattr(config, name, "")) for name in ("autoencoder", "init", "base", "model", "policy")
+        )
+        print(f"report: {report_run(run, f'gymnast {verb}', MINI_DOMAIN if mini else '')}", file=sys.stderr)
 
 
 def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:

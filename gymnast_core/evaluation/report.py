@@ -99,12 +99,15 @@ class ReportConfig:
     """Write report.html of a run folder again."""
 
     run: str
-    """Run folder that holds a report.json."""
+    """Run folder that holds a report.json, or the metrics or result of a training or an evaluation."""
 
 
 def report(config: ReportConfig) -> int:
-    """Render the page of a run folder from its report.json."""
+    """Render the page of a run folder from its report.json, or from what it logged where it has none."""
     path = Path(config.run) / "report.json"
+    if not path.exists() and any((path.parent / name).exists() for name in ("metrics.jsonl", "result.json")):
+        print(report_run(config.run, path.parent.resolve().name))
+        return 0
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -132,6 +135,39 @@ def write_report(
     page = Page(title, subtitle, tuple(sections))
     write_bytes(run / "report.json", json.dumps(asdict(page), indent=1, default=str).encode())
     return _render(run, page)
+
+
+def report_run(run_folder: str | os.PathLike[str], title: str, text: str = "") -> Path:
+    """A page of what a run logged: a curve for each metric, the figures of result.json, its pictures.
+
+    Raises: DataError when a file cannot be read or written.
+    """
+    run = Path(run_folder).resolve()
+    lines = read_json_lines(run / "metrics.jsonl")
+    names = sorted({name for line in lines for name in line} - {"step", "time"})
+    curves = tuple(metric_curve(run, {name: name}, name, "step") for name in names)
+    rows: tuple[tuple[str, ...], ...] = ()
+    if (run / "result.json").exists():
+        try:
+            result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{run / 'result.json'}: cannot read ({error})") from error
+        rows = (("figure", "value"), *((name, _text(value)) for name, value in sorted(dict(result).items())))
+    pictures = sorted((run / "media").glob("*.png")) + sorted((run / "media").glob("*.mp4"))
+    figures = tuple(Figure(str(path.relative_to(run)), path.name) for path in pictures[-6:])
+    sections = [Section("Result", text=text, rows=rows)] if rows or text else []
+    if figures:
+        sections.append(Section("Pictures", figures=figures))
+    if curves:
+        sections.append(Section("Curves", curves=curves))
+    return write_report(run, title, sections)
+
+
+def _text(value: object) -> str:
+    """A figure as people read it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
 
 
 def metric_curve(
