@@ -71,6 +71,17 @@ def test_a_recording_cut_at_any_byte_keeps_its_whole_steps(tmp_path_factory: pyt
     np.testing.assert_array_equal(episode.frames, frames[: episode.length + 1])
 
 
+@pytest.mark.parametrize("line", [b"[1, 2]\n", b'{"frame": "x", "stamp_ns": 0, "state": []}\n', b"\xff\xfe\n"])
+def test_a_broken_line_is_named_and_nothing_else_escapes(tmp_path: Path, line: bytes) -> None:
+    write_steps(tmp_path / "a", 2, finish=True)
+    steps = tmp_path / "a" / "steps.jsonl"
+    steps.write_bytes(line + steps.read_bytes())
+    with pytest.raises(DataError, match=r"steps\.jsonl"):
+        read_episode(tmp_path / "a")
+    with pytest.raises(DataError, match="not an episode folder"):
+        read_episode(tmp_path)
+
+
 def test_writing_into_an_existing_episode_is_refused(tmp_path: Path) -> None:
     write_steps(tmp_path / "a", 1, finish=True)
     with pytest.raises(DataError, match="holds an episode already"):

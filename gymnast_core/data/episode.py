@@ -258,6 +258,8 @@ def _read_header(folder: Path) -> dict[str, Any]:
     path = folder / "episode.json"
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{folder}: not an episode folder (it holds no episode.json)") from error
     except OSError as error:
         raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

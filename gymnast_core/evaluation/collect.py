@@ -28,6 +28,7 @@ from gymnast_core.station.environment import StationEnvironment
 from gymnast_core.station.expert import ExpertPolicy, MixedPolicy, RandomPolicy
 
 STEP_NS = 200_000_000
+SCRIPTED = ("expert", "mixed", "random")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def collect(options: CollectConfig) -> int:
         raise ConfigError(f"{options.config}: has no simulation section; only simulated stations collect by themselves")
     for task in options.tasks:
         station.task(task)
+    if options.policy not in SCRIPTED:
+        find_model(options.policy, options.config)
     root = Path(options.out)
     done = 0
     for folder in list(iterate_episodes(root)):
