@@ -60,6 +60,7 @@ class MotionProfile:
         position, speed = self.now()
         distance = goal - position
         ramp = float(np.clip(ramp, 0.0, duration / 2))
+        ramp = ramp if ramp > 1e-4 else 0.0  # the registers count milliseconds
         # No joint cruises faster than its motor turns: where time is short, the motion takes longer.
         fastest = float(np.max(np.abs(distance - speed * ramp / 2))) / MAX_JOINT_SPEED + ramp
         duration = max(duration, fastest, 1e-3)
