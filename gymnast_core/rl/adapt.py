@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,7 +23,7 @@ from gymnast_core.data.episode import read_episode
 from gymnast_core.data.frames import check_frame, read_image, resize_frame, write_image
 from gymnast_core.data.worldgym import read_video
 from gymnast_core.errors import DataError, GymnastError
-from gymnast_core.progress import console, progress_bar
+from gymnast_core.progress import console, interrupts, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start
 from gymnast_core.rl.gate import GateResult, judge_adapter
 from gymnast_core.rl.rollout import Rollout, RolloutOptions, run_rollouts
@@ -144,25 +141,6 @@ def measure(
     seeds = [derive_seed(seed, "policy", i) for i in range(count)]
     options = RolloutOptions(horizon, temperature, keep_video=True)
     return run_rollouts(policy, environment, judge, starts, seeds, options, tick)
-
-
-@contextmanager
-def interrupts() -> Iterator[None]:
-    """SIGTERM ends the block like SIGINT: by KeyboardInterrupt, at once; what is on disk is whole at any moment."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: whoever owns it handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: str) -> int:

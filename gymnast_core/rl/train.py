@@ -13,9 +13,9 @@ from pydantic import Field
 
 from gymnast_core.config import Positive
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.progress import console
+from gymnast_core.progress import console, interrupts
 from gymnast_core.protocols import Environment, Judge
-from gymnast_core.rl.adapt import interrupts, train_within
+from gymnast_core.rl.adapt import train_within
 from gymnast_core.rl.processes import Processes
 from gymnast_core.rl.starts import read_starts, station_starts
 from gymnast_core.rl.trainer import GRPOTrainer, load_recipe

@@ -143,10 +143,6 @@ class StationEnvironment:
         """The simulated station of one rollout, for the scripted expert."""
         return self._active[row].station
 
-    def target_position(self, row: int = 0) -> np.ndarray:
-        """Commanded end effector position (3,) metres, base frame."""
-        return self._active[row].controller.target_pose[:3, 3].copy()
-
     def drawer_openings(self) -> np.ndarray:
         """(N,) metres."""
         return np.array([rollout.station.drawer_opening for rollout in self._active])

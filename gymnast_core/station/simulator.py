@@ -18,8 +18,8 @@ import numpy as np
 from gymnast_core.config import StationConfig
 from gymnast_core.errors import StationError
 from gymnast_core.station.scene import load_scene
+from gymnast_core.station.xs_driver import ARM_JOINTS
 
-ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 MAX_JOINT_SPEED = np.pi
 TORQUE_CONSTANTS = np.array([1.793, 1.793, 1.793, 0.897, 0.897, 0.897])
 """Newton metres an ampere."""

@@ -18,11 +18,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ from gymnast_core.evaluation.media import film_strip, sheet, write_picture
 from gymnast_core.evaluation.report import Bar, Figure, Section, metric_curve, write_report
 from gymnast_core.evaluation.statistics import paired_difference
 from gymnast_core.graph import find_station_file
-from gymnast_core.progress import console, progress_bar
+from gymnast_core.progress import console, interrupts, progress_bar
 from gymnast_core.run_folder import read_json_lines
 from gymnast_nodes.client import Station, Task
 
@@ -417,10 +416,6 @@ def _percent(result: Any) -> str:
     return f"{result.success_rate:.0%} ± {result.standard_error:.0%}"
 
 
-def _listed(conditions: Any) -> str:
-    return "; ".join(conditions)
-
-
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
@@ -429,21 +424,6 @@ def _die_with_parent() -> None:
     """In the child: when the demo is killed, the graph is told to stop."""
     if sys.platform == "linux":
         _LIBC.prctl(1, signal.SIGINT)
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[None]:
-    """SIGTERM interrupts like Ctrl-C."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _shielded(work: Callable[[], None]) -> None:
@@ -458,7 +438,7 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     demo: Demo | None = None
     try:
-        with _interrupts():
+        with interrupts():
             demo = Demo(parse_config(DemoConfig, json.loads(words[0]) if words else {}, "demo options"))
             demo.run()
             code = 0
