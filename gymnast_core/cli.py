@@ -6,8 +6,11 @@ line, which overrides the file. Verbs are imported only when called, so that `gy
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,7 +94,7 @@ VERBS: dict[str, tuple[str, str, str, str]] = {
         "collect episodes from the simulated station",
     ),
     "data recover": ("gymnast_core.data.recover", "RecoverConfig", "recover", "re-index a recording cut short"),
-    "report": ("gymnast_core.evaluation.report", "ReportConfig", "report", "write report.html for a run folder again"),
+    "report": ("gymnast_core.reporting.report", "ReportConfig", "report", "write report.html for a run folder again"),
 }
 
 
@@ -142,7 +145,16 @@ def _run(verb: str, words: list[str]) -> int:
         config_class = getattr(module, class_name)
         recipe, words = _take_recipe(words)
         default = load_config(config_class, recipe) if recipe else tyro.MISSING_NONPROP
-        config = tyro.cli(config_class, prog=f"gymnast {verb}", description=summary, args=words, default=default)
+        complaint = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(complaint):
+                config = tyro.cli(
+                    config_class, prog=f"gymnast {verb}", description=summary, args=words, default=default
+                )
+        except SystemExit as end:
+            if not end.code:  # --help
+                return 0
+            raise ConfigError(f"gymnast {verb}: {_one_line(complaint.getvalue())}") from None
         config = parse_config(config_class, dataclasses.asdict(config), "command line")
         code = int(getattr(module, function_name)(config) or 0)
         if verb in REPORTED:
@@ -151,6 +163,9 @@ def _run(verb: str, words: list[str]) -> int:
     except GymnastError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:  # a full or read-only disk, wherever a library met it
         print(
             f"error: {error.filename or verb}: {error.strerror or error}; free disk space or choose another folder",
@@ -162,9 +177,18 @@ def _run(verb: str, words: list[str]) -> int:
         return 130
 
 
+def _one_line(box: str) -> str:
+    """tyro's framed complaint as one line: what is wrong and the nearest options, without the options' help texts."""
+    lines = [line.strip("╭╮╰╯│─ \t") for line in box.splitlines()[1:]]
+    sections = "\n".join(lines).split("\n\n")
+    told = [" ".join(section.split()) for section in sections]
+    kept = [text for text in told if text and not text.startswith(("For full helptext", "Argument helptext"))]
+    return f"{'; '.join(kept)[:400] or 'the options are wrong'}; --help lists the options"
+
+
 def _report(verb: str, config: Any) -> None:
     """report.html of a run that logged something."""
-    from gymnast_core.evaluation.report import report_run
+    from gymnast_core.reporting.report import report_run
 
     run = Path(config.run)
     if (run / "metrics.jsonl").exists() or (run / "result.json").exists():

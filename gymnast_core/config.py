@@ -35,8 +35,8 @@ PACKAGE_ROOT = Path(__file__).resolve().parent
 class ArmConfig:
     """The WidowX 250s and how it is driven."""
 
-    namespace: str = "/wx250s"
-    """ROS namespace of the vendor's driver (its robot_name)."""
+    namespace: Annotated[str, Field(pattern=r"^/?[A-Za-z]\w*(/[A-Za-z]\w*)*/?$")] = "/wx250s"
+    """ROS namespace of the vendor's driver (its robot_name); a leading slash may be left out."""
     control_hz: Annotated[float, Field(gt=0, le=50)] = 5.0
     """Control steps a second; Bridge data is recorded at 5."""
     rotation: Literal["bridge", "autoeval_compat"] = "bridge"
@@ -55,6 +55,11 @@ class ArmConfig:
     """How long to wait for the driver's services before giving up."""
     max_effort_ma: Annotated[float, Field(gt=0)] = 1500.0
     """Measured joint effort above which the arm holds, milliamperes."""
+
+    @property
+    def driver(self) -> str:
+        """`namespace` as an absolute ROS name, "/wx250s"."""
+        return f"/{self.namespace.strip('/')}"
 
 
 @dataclass(frozen=True)
@@ -195,11 +200,11 @@ class SimulationConfig:
 class StationConfig:
     """Everything about one station: the file a lab writes."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
+    tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
     arm: ArmConfig = field(default_factory=ArmConfig)
     camera: CameraConfig = field(default_factory=CameraConfig)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
-    tasks: dict[str, TaskConfig] = field(default_factory=dict)
     models: ModelsConfig = field(default_factory=ModelsConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)

@@ -66,7 +66,7 @@ def station_graph(
     if namespace and not namespace.startswith("/"):
         namespace = f"/{namespace}"
     config = ("config", str(path))
-    driver_namespace = f"/{station.arm.namespace.strip('/')}"
+    driver_namespace = station.arm.driver
     nodes = []
     if station.simulation is not None:
         # The driver lives in its own namespace, the scene's services with gymnast's other names.

@@ -20,8 +20,8 @@ from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.episode import EpisodeWriter
 from gymnast_core.data.frames import write_image
 from gymnast_core.errors import DataError
-from gymnast_core.evaluation.media import write_video
 from gymnast_core.protocols import Start, Verdict
+from gymnast_core.reporting.media import write_video
 from gymnast_core.rl.adapt import read_frame
 from gymnast_core.rl.gate import judge_adapter, safety_shares
 from gymnast_core.rl.rollout import Rollout

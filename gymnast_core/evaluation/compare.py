@@ -18,12 +18,12 @@ from pydantic import Field
 
 from gymnast_core.config import NotNegative, StationConfig, find_model, load_config
 from gymnast_core.data.episode import EpisodeWriter
-from gymnast_core.evaluation.media import film_strip, sheet, write_picture
-from gymnast_core.evaluation.report import Bar, Figure, Section, write_report
-from gymnast_core.evaluation.statistics import Estimate, paired_difference, success_rate
 from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Environment, Policy, Start, TrainablePolicy
+from gymnast_core.reporting.media import film_strip, sheet, write_picture
+from gymnast_core.reporting.report import Bar, Figure, Section, write_report
+from gymnast_core.reporting.statistics import Estimate, paired_difference, success_rate
 from gymnast_core.run_folder import RunFolder, derive_seed
 
 SIDE_BY_SIDE = 16

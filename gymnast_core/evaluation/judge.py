@@ -15,12 +15,12 @@ from pydantic import Field
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.episode import find_episodes, read_episode
 from gymnast_core.errors import DataError
-from gymnast_core.evaluation.media import film_strip, write_picture
-from gymnast_core.evaluation.report import Bar, Figure, Section, write_report
-from gymnast_core.evaluation.statistics import success_rate
 from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Judge, Verdict
+from gymnast_core.reporting.media import film_strip, write_picture
+from gymnast_core.reporting.report import Bar, Figure, Section, write_report
+from gymnast_core.reporting.statistics import success_rate
 from gymnast_core.reward import load_judge
 from gymnast_core.run_folder import RunFolder
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from gymnast_core.config import NotNegative
 from gymnast_core.data.episode import find_episodes, read_episode
 from gymnast_core.evaluation.collect import CollectConfig, collect
-from gymnast_core.evaluation.statistics import Estimate, success_rate
 from gymnast_core.progress import console
+from gymnast_core.reporting.statistics import Estimate, success_rate
 from gymnast_core.run_folder import RunFolder
 
 

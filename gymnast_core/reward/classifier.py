@@ -153,8 +153,11 @@ def load_classifier(folder: str | os.PathLike[str], device: str = "auto") -> Cla
     network = FrameClassifier(config)
     try:
         state = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}/model.safetensors: damaged or cut short ({error}); copy it anew") from error
+    try:
         network.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except RuntimeError as error:
         raise CheckpointError(
             f"{folder}/model.safetensors: does not fit judge.json ({' '.join(str(error).split())})"
         ) from error

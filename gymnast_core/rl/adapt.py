@@ -286,7 +286,7 @@ def train_within(trainer: GRPOTrainer, iterations: int, seconds: float, run: Run
 
 def _preview(trainer: GRPOTrainer, run: RunFolder) -> str:
     """Write a film strip of the latest imagined rollout; its path in the run folder, empty where there is none."""
-    from gymnast_core.evaluation.media import film_strip, write_picture
+    from gymnast_core.reporting.media import film_strip, write_picture
 
     rollout = trainer.example
     if rollout is None or not len(rollout.frames):
@@ -309,9 +309,9 @@ def _write_report(
     after: Sequence[Rollout],
     result: dict[str, Any],
 ) -> None:
-    from gymnast_core.evaluation.media import film_strip, sheet, write_picture, write_video
-    from gymnast_core.evaluation.report import Bar, Figure, Section, metric_curve, write_report
-    from gymnast_core.evaluation.statistics import success_rate
+    from gymnast_core.reporting.media import film_strip, sheet, write_picture, write_video
+    from gymnast_core.reporting.report import Bar, Figure, Section, metric_curve, write_report
+    from gymnast_core.reporting.statistics import success_rate
 
     def strips(name: str, rollouts: Sequence[Rollout]) -> Figure:
         good = [rollout for rollout in rollouts if rollout.reward >= 0.5]

@@ -80,8 +80,8 @@ def train(config: TrainConfig) -> int:
 
 
 def _train(config: TrainConfig, run: RunFolder) -> int:
-    from gymnast_core.evaluation.report import Section, metric_curve, write_report
     from gymnast_core.policy import adapters
+    from gymnast_core.reporting.report import Section, metric_curve, write_report
     from gymnast_core.reward import TruthJudge, load_judge
     from gymnast_core.rl import parts
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from gymnast_core.data.frames import read_image
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.progress import console
+from gymnast_core.reporting.media import write_video
 from gymnast_core.world_model.actions import to_bridge
 from gymnast_core.world_model.checkpoint import load_world_model
 from gymnast_core.world_model.dataset import EpisodeFile
@@ -81,30 +81,6 @@ def read_actions(path: str | Path) -> np.ndarray:
     if not np.isfinite(array).all():
         raise DataError(f"{path}: NaN or infinity at step {int(np.argwhere(~np.isfinite(array))[0][0])}")
     return to_bridge(array[1:]) if array.shape[1] == 10 else array
-
-
-def write_video(path: str | Path, frames: np.ndarray, rate_hz: float) -> None:
-    """Write (T, H, W, 3) uint8 as H.264; whole or not at all. DataError if it cannot be written."""
-    import av
-
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2  # yuv420p needs even sides
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(temporary), "w") as container:
-            stream = container.add_stream("libx264", rate=Fraction(rate_hz).limit_denominator(1000))
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {"crf": "18"}
-            for frame in frames:
-                picture = np.ascontiguousarray(frame[:height, :width])
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-        temporary.replace(path)
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise DataError(f"{path}: cannot write the video ({error}); the name must end in .mp4") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def rollout(config: RolloutConfig) -> int:

@@ -95,7 +95,7 @@ class ArmNode(ManagedNode):
         self.create_service(ResetArm, "arm/reset", self._on_reset)
         self.create_service(EmergencyStop, "arm/emergency_stop", self._on_stop)
         self.create_service(Rearm, "arm/rearm", self._on_rearm)
-        self._diagnostics = Diagnostics(self, arm.namespace)
+        self._diagnostics = Diagnostics(self, arm.driver)
         self._diagnostics.add("arm", self._report)
         self.create_timer(1.0 / rate, self._tick)
 
@@ -426,7 +426,7 @@ class ArmNode(ManagedNode):
 
     @property
     def _frame(self) -> str:
-        return f"{self.station.arm.namespace.strip('/')}/base_link"
+        return f"{self.station.arm.driver[1:]}/base_link"
 
     @property
     def _opening(self) -> float:

@@ -33,11 +33,11 @@ from gymnast_core.data.episode import read_episode
 from gymnast_core.data.frames import write_bytes
 from gymnast_core.demo import DemoConfig
 from gymnast_core.errors import GymnastError, StationError
-from gymnast_core.evaluation.media import film_strip, sheet, write_picture
-from gymnast_core.evaluation.report import Bar, Figure, Section, metric_curve, write_report
-from gymnast_core.evaluation.statistics import paired_difference
 from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, interrupts, progress_bar
+from gymnast_core.reporting.media import film_strip, sheet, write_picture
+from gymnast_core.reporting.report import Bar, Figure, Section, metric_curve, write_report
+from gymnast_core.reporting.statistics import paired_difference
 from gymnast_core.run_folder import read_json_lines
 from gymnast_nodes.client import Station, Task
 

@@ -46,7 +46,7 @@ class Driver:
         self._logger = node.get_logger()
 
     def name(self, service: str) -> str:
-        return f"/{self._config.namespace.strip('/')}/{service}"
+        return f"{self._config.driver}/{service}"
 
     def wait(self) -> None:
         """Wait for the driver. Raises: StationError naming it, when it does not come within driver_timeout_s."""
@@ -61,7 +61,7 @@ class Driver:
         if missing:
             raise StationError(
                 f"arm driver not found: no service {missing[0]} within {self._config.driver_timeout_s:g} s; start "
-                f"xs_sdk with robot_name {self._config.namespace.strip('/')}, or correct arm.namespace in the "
+                f"xs_sdk with robot_name {self._config.driver[1:]}, or correct arm.namespace in the "
                 "station file"
             )
 

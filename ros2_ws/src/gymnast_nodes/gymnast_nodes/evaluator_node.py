@@ -32,8 +32,8 @@ from gymnast_core.config import TaskConfig
 from gymnast_core.data.frames import write_bytes
 from gymnast_core.data.outcome import set_outcome
 from gymnast_core.errors import DataError, StationError
-from gymnast_core.evaluation.statistics import success_rate
 from gymnast_core.policy.prompt import normalise_instruction
+from gymnast_core.reporting.statistics import success_rate
 from gymnast_core.station.scene import load_scene
 from gymnast_nodes.common import Diagnostics, ManagedNode, parameter, run_node
 from gymnast_nodes.liveness import Liveness

@@ -316,7 +316,7 @@ class ExecutorNode(ManagedNode):
         message.translation = action[:3].astype(np.float32)
         message.rotation = action[3:6].astype(np.float32)
         message.header.stamp = self.get_clock().now().to_msg()
-        message.header.frame_id = f"{self.station.arm.namespace.strip('/')}/base_link"
+        message.header.frame_id = f"{self.station.arm.driver[1:]}/base_link"
         step = EpisodeStep(header=message.header, episode_id=run.episode_id, step=run.step, action=message)
         step.frame_stamp = frame_stamp
         step.policy_latency = float(latency)

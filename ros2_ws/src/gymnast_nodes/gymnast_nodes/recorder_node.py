@@ -90,7 +90,7 @@ class RecorderNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("recorder")
-        arm = self.station.arm.namespace.rstrip("/")
+        arm = self.station.arm.driver
         self._topics: dict[str, tuple[Any, str, str]] = {
             IMAGE: (Image, "sensor_msgs/msg/Image", self.station.camera.topic),
             JOINTS: (JointState, "sensor_msgs/msg/JointState", f"{arm}/joint_states"),

@@ -55,7 +55,7 @@ class StationNode(Node):
         for thread in self._threads:
             thread.start()
         self.get_logger().info(
-            f"simulated station '{self._config.simulation.scene}': {self._config.arm.namespace}, "
+            f"simulated station '{self._config.simulation.scene}': {self._config.arm.driver}, "
             f"images on {self._config.camera.topic} at {self._config.camera.rate_hz:g} Hz"
         )
 

@@ -61,7 +61,7 @@ class WatchdogNode(Node):
         )
         self._fault_window = parameter(self, "fault_window_s", 60.0, "window of max_faults, seconds", 1.0, 86400.0)
         self._command_timeout = station.safety.command_timeout_s
-        driver = f"/{station.arm.namespace.strip('/')}"
+        driver = station.arm.driver
 
         self._joints: np.ndarray | None = None
         self._joints_at = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -62,17 +63,17 @@ def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> Path:
 
 
 def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float = 5.0) -> Path:
-    """Write frames (T, H, W, 3) uint8 as H.264 MP4, whole or not at all; odd sides lose one pixel.
+    """Write frames (T, H, W, 3) uint8 as H.264, whole or not at all; odd sides lose one pixel. fps: frames a second.
 
-    Raises: DataError when the file cannot be written.
+    Raises: DataError when the file cannot be written, or its suffix names no video format.
     """
     path = Path(path)
     height, width = (frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.mp4")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(temporary), "w") as container:
-            stream = container.add_stream("libx264", rate=max(1, round(fps)))
+            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.options = {"crf": "20", "preset": "veryfast"}
             for frame in frames:
@@ -80,7 +81,8 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float = 5
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode())
         os.replace(temporary, path)
-    except (OSError, av.error.FFmpegError) as error:
+    except (OSError, ValueError, av.error.FFmpegError) as error:
+        raise DataError(f"{path}: cannot write the video ({error}); the name must end in .mp4") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot write the video: {error}") from error
     return path
