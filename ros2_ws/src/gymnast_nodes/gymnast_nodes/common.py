@@ -455,6 +455,9 @@ def run_node(build: Callable[[], NodeType], args: Sequence[str] | None = None, u
     except ExternalShutdownException:
         pass
     finally:
+        # `ros2 launch` asks twice, and the interpreter's own end would die of the second time.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         # The node's own stop must still be able to publish (the arm's hold), so the context goes down after it.
         stop = getattr(node, "stop", None)
         if stop is not None:
