@@ -25,15 +25,14 @@ from gymnast_core.data.worldgym import read_video
 from gymnast_core.errors import DataError, GymnastError
 from gymnast_core.progress import console, interrupts, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start
-from gymnast_core.rl.gate import GateResult, judge_adapter
+from gymnast_core.rl.gate import GateResult, judge_adapter, safety_shares
 from gymnast_core.rl.rollout import Rollout, RolloutOptions, run_rollouts
+from gymnast_core.rl.selection import BestAdapter
 from gymnast_core.rl.starts import check_instruction, read_starts
 from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer, load_recipe
 from gymnast_core.run_folder import RunFolder, derive_seed
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
-SOLVED = 0.97
-SOLVED_FOR = 3
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,9 @@ class AdaptConfig:
     """Imagined rollouts of the measurements before and after, each."""
     evaluation_temperature: NotNegative = 0.0
     """How the policy acts in these measurements; 0: greedy, as the executor acts on the arm."""
+    validation_rollouts: Annotated[int, Field(ge=0, le=10000)] = 32
+    """Imagined rollouts after every update, acting as the executor does, on seeds of their own: the best weights are
+    kept, and practice ends when nothing is left to learn. 0: the last weights are taken."""
     rehearsal: str = ""
     """Folder of start frames of other tasks, mixed in so that they are not forgotten."""
     adapters: str = ""
@@ -135,11 +137,12 @@ def measure(
     temperature: float | None,
     seed: int,
     tick: Callable[[], None] | None = None,
+    video: bool = True,
 ) -> list[Rollout]:
     """`count` judged rollouts from one start; rollout i depends on (seed, i) and the policy alone."""
     starts = [Start(start.instruction, start.frame, start.task, derive_seed(seed, "noise", i)) for i in range(count)]
     seeds = [derive_seed(seed, "policy", i) for i in range(count)]
-    options = RolloutOptions(horizon, temperature, keep_video=True)
+    options = RolloutOptions(horizon, temperature, keep_frames=video, keep_video=video)
     return run_rollouts(policy, environment, judge, starts, seeds, options, tick)
 
 
@@ -181,6 +184,14 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
     evaluation_seed = derive_seed(config.seed, "gate")
     temperature = config.evaluation_temperature or None
 
+    def validate() -> tuple[float, float]:
+        seed = derive_seed(config.seed, "validation")
+        drawn = measure(
+            policy, environment, judge, start, config.validation_rollouts, horizon, temperature, seed, video=False
+        )
+        judged = [rollout.reward for rollout in drawn if math.isfinite(rollout.reward)]
+        return float(np.mean(judged)) if judged else math.nan, float(safety_shares(drawn, station).mean())
+
     def evaluate(phase: str) -> list[Rollout]:
         run.report_progress(phase, 0, iterations)
         with console.status(f"{count} imagined rollouts {phase} training"):
@@ -196,7 +207,11 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
     parts.prepare_training(policy, recipe)
     rehearsal = read_starts(config.rehearsal, station.camera.observation_size) if config.rehearsal else ()
     trainer = GRPOTrainer(policy, policy.model, environment, judge, [start], recipe, run, rehearsal)
-    stopped_by = train_within(trainer, iterations, seconds, run)
+    best = None
+    if config.validation_rollouts:
+        best = BestAdapter(trainer, validate, float(safety_shares(before, station).mean()))
+    stopped_by = train_within(trainer, iterations, seconds, run, best)
+    chosen = best.restore() if best is not None else None
 
     after = evaluate("after")
     run.report_progress("gate", trainer.update, iterations)
@@ -221,6 +236,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
         "success_after": _number(gate.success_after),
         "standard_error": _number(gate.standard_error),
         "iterations": trainer.update,
+        "chosen_update": chosen.update if chosen is not None else trainer.update,
         "failed_conditions": list(gate.failed_conditions),
         "message": message,
         "run_folder": str(run.path),
@@ -239,8 +255,10 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
     return 0 if gate.accepted else 1
 
 
-def train_within(trainer: GRPOTrainer, iterations: int, seconds: float, run: RunFolder) -> str:
-    """Update until the iterations or the time are used up, or nothing is left to learn; says which.
+def train_within(
+    trainer: GRPOTrainer, iterations: int, seconds: float, run: RunFolder, best: BestAdapter | None = None
+) -> str:
+    """Update until the iterations or the time are used up, or `best` sees nothing left to learn; says which.
 
     A single process stops in the middle of generating rollouts when time is over; many stop together, after an update.
     """
@@ -248,7 +266,6 @@ def train_within(trainer: GRPOTrainer, iterations: int, seconds: float, run: Run
     began = time.monotonic()
     deadline = began + seconds
     first = trainer.update
-    solved = 0
 
     def tick() -> None:
         if processes.size == 1 and time.monotonic() > deadline:
@@ -275,9 +292,11 @@ def train_within(trainer: GRPOTrainer, iterations: int, seconds: float, run: Run
                 )
             note = f"reward {metrics['mean_reward']:.2f}, usable groups {metrics['usable_groups']:.0%}"
             bar.update(task, completed=trainer.update, note=note)
-            solved = solved + 1 if metrics["mean_reward"] >= SOLVED else 0
-            if solved >= SOLVED_FOR:
-                return "solved"
+            if best is not None:
+                one = best()
+                bar.update(task, note=f"{note}, as it will act {one.success:.2f}")
+                if best.solved:
+                    return "solved"
             (late,) = processes.sum(float(time.monotonic() > deadline))
             if late:
                 return "time"
@@ -349,7 +368,11 @@ def _write_report(
                     f"sampled at {config.evaluation_temperature:g}" if config.evaluation_temperature else "greedy",
                 ),
                 ("safety envelope", f"{gate.safety_before:.1%} of actions before, {gate.safety_after:.1%} after"),
-                ("updates", f"{result['iterations']}, ended by {result['stopped_by']}"),
+                (
+                    "updates",
+                    f"{result['iterations']}, ended by {result['stopped_by']}; "
+                    f"the weights after update {result['chosen_update']} were taken",
+                ),
             ),
             bars=(
                 Bar("imagined, base policy", _number(first.mean), _number(first.standard_error), first.n, "muted"),
@@ -374,6 +397,12 @@ def _write_report(
             curves=(
                 metric_curve(
                     run.path, {"mean_reward": "mean reward", "usable_groups": "usable groups"}, "Reward", y_range=(0, 1)
+                ),
+                metric_curve(
+                    run.path,
+                    {"validation_success": "success", "validation_safety": "actions the envelope would change"},
+                    "Validation: acting as the executor does",
+                    y_range=(0, 1),
                 ),
                 metric_curve(run.path, {"entropy": "entropy (nats)"}, "Entropy of an action token"),
             ),

@@ -1,0 +1,116 @@
+"""Keeps the best adapter of a test-time training, because more updates are not always better ones.
+
+The reward of training rollouts is that of a sampling policy; the arm acts greedily, and with one start frame the greedy
+policy can get worse while the sampled reward still rises. So after every update some rollouts are drawn the way the
+executor will act, on seeds that neither training nor the gate uses, and the best weights so far stay on disk. The gate
+then judges them on fresh seeds, so that having chosen among several makes it no easier.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from gymnast_core.data.frames import write_bytes
+from gymnast_core.errors import CheckpointError
+from gymnast_core.rl.trainer import GRPOTrainer
+
+WEIGHTS = "best.safetensors"
+RECORD = "best.json"
+SOLVED = 0.97
+"""Validation success from which there is nothing left to learn from this start ..."""
+SOLVED_FOR = 2
+"""... when so many validations in a row reach it."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Success in imagination, 0 to 1 (NaN when the judge abstained), and the share of actions that the safety envelope
+    would change, of the policy as it was after `update` updates."""
+
+    update: int
+    success: float
+    safety: float
+
+    def rank(self, base_safety: float) -> tuple[bool, float, float]:
+        """Larger is better: first not to meet the safety envelope more often than the base, then success."""
+        success = self.success if np.isfinite(self.success) else -1.0
+        return (self.safety <= base_safety, success, -self.safety)
+
+
+class BestAdapter:
+    """Call it after every update; `restore` puts the best weights back.
+
+    measure: success and safety share of the policy as it is now, the same seeds every time. base_safety: the base
+    policy's share. Both files lie in the run folder, so that a run cut short and resumed knows its best; the record of
+    validations is cut to the updates the trainer resumed from.
+    """
+
+    def __init__(
+        self, trainer: GRPOTrainer, measure: Callable[[], tuple[float, float]], base_safety: float = 1.0
+    ) -> None:
+        self.trainer = trainer
+        self.measure = measure
+        self.base_safety = base_safety
+        self.history: list[Validation] = []
+        self._record = trainer.run.path / RECORD
+        self._weights = trainer.run.path / WEIGHTS
+        if self._record.exists():
+            self._resume()
+        if trainer.update and (not self.history or self.history[-1].update < trainer.update):
+            self()  # the run was cut short between an update and its validation
+
+    @property
+    def best(self) -> Validation | None:
+        """The best validation so far; the earliest of equals."""
+        return max(self.history, key=lambda one: one.rank(self.base_safety), default=None)
+
+    @property
+    def solved(self) -> bool:
+        """Whether the last validations leave nothing to learn."""
+        last = self.history[-SOLVED_FOR:]
+        return len(last) == SOLVED_FOR and all(one.success >= SOLVED and one.safety <= self.base_safety for one in last)
+
+    def __call__(self) -> Validation:
+        """Validate the policy as it is, and keep its weights when it is the best so far."""
+        success, safety = self.measure()
+        one = Validation(self.trainer.update, success, safety)
+        self.history.append(one)
+        self.trainer.run.log(one.update, {"validation_success": success, "validation_safety": safety})
+        if self.trainer.processes.rank == 0:
+            if self.best is one:
+                self._save()  # before the record, which speaks of it
+            write_bytes(self._record, json.dumps([asdict(entry) for entry in self.history]).encode())
+        return one
+
+    def restore(self) -> Validation | None:
+        """Give the policy the best weights back; None when nothing was validated. Raises: CheckpointError."""
+        if self.best is None or self.best.update == self.trainer.update:
+            return self.best
+        try:
+            self.trainer.load_weights(load_file(self._weights))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self._weights}: missing or damaged ({error}); use another run folder") from error
+        return self.best
+
+    def _save(self) -> None:
+        temporary = self._weights.with_name(f".{WEIGHTS}.tmp")
+        try:
+            save_file({name: value.contiguous() for name, value in self.trainer.weights().items()}, temporary)
+            os.replace(temporary, self._weights)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise CheckpointError(f"{self._weights}: cannot write: {error}; free disk space and resume") from error
+
+    def _resume(self) -> None:
+        try:
+            entries = [Validation(**entry) for entry in json.loads(self._record.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{self._record}: unreadable ({error}); delete it to start anew") from error
+        self.history = [entry for entry in entries if entry.update <= self.trainer.update]

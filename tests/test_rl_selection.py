@@ -1,0 +1,89 @@
+"""Of all the updates of a practice the best one is taken, also after a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from point_world import PointEnvironment, PointJudge, PointPolicy, point_starts
+
+from gymnast_core.errors import CheckpointError
+from gymnast_core.rl.selection import BestAdapter
+from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
+from gymnast_core.run_folder import RunFolder
+
+CONFIG = GRPOConfig(
+    groups=4, min_groups=1, group_size=8, horizon=9, temperature=1.0, learning_rate=5e-3, checkpoint_every=1, seed=3
+)
+
+
+def build(folder: Path) -> GRPOTrainer:
+    policy = PointPolicy()
+    return GRPOTrainer(policy, policy, PointEnvironment(), PointJudge(), point_starts(4), CONFIG, RunFolder(folder))
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        ([(0.5, 0.1), (0.9, 0.2), (0.4, 0.0)], 2),
+        ([(0.5, 0.1), (0.9, 0.3), (0.6, 0.2)], 3),  # the second meets the safety envelope more often than the base
+        ([(0.7, 0.1), (0.7, 0.1), (math.nan, 0.0)], 1),  # the earliest of equals; an unjudged one never wins
+    ],
+)
+def test_the_best_weights_come_back(measured: list[tuple[float, float]], expected: int, tmp_path: Path) -> None:
+    trainer = build(tmp_path)
+    answers = iter(measured)
+    best = BestAdapter(trainer, lambda: next(answers), base_safety=0.2)
+    kept = []
+    for _ in measured:
+        trainer.step()
+        kept.append(trainer.weights())
+        best()
+    chosen = best.restore()
+    assert chosen is not None and chosen.update == expected
+    now = trainer.weights()
+    assert all(torch.equal(now[name], value) for name, value in kept[expected - 1].items())
+    assert any(not torch.equal(kept[0][name], value) for name, value in kept[1].items()), "the updates do something"
+
+
+def test_a_run_killed_before_its_validation_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    answers = {1: (0.9, 0.1), 2: (0.98, 0.1), 3: (0.98, 0.1)}
+
+    def build_best(folder: Path) -> BestAdapter:
+        trainer = build(folder)
+        return BestAdapter(trainer, lambda: answers[trainer.update], base_safety=0.2)
+
+    whole = build_best(tmp_path / "whole")
+    for _ in range(3):
+        whole.trainer.step()
+        whole()
+    assert whole.solved
+    first = build_best(tmp_path / "cut")
+    first.trainer.step()
+    first()
+    first.trainer.step()  # killed here
+    second = build_best(tmp_path / "cut")
+    assert second.trainer.update == 2 and not second.solved
+    second.trainer.step()
+    second()
+    assert second.history == whole.history and second.solved
+    assert second.restore() == whole.restore()
+    expected = whole.trainer.weights()
+    assert all(torch.equal(value, expected[name]) for name, value in second.trainer.weights().items())
+    logged = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["validation_success"] for line in logged if "validation_success" in line] == [0.9, 0.98, 0.98]
+
+
+def test_damaged_best_weights_are_named(tmp_path: Path) -> None:
+    trainer = build(tmp_path)
+    answers = iter([(0.9, 0.1), (0.1, 0.1)])
+    best = BestAdapter(trainer, lambda: next(answers))
+    for _ in range(2):
+        trainer.step()
+        best()
+    (tmp_path / "best.safetensors").write_bytes(b"cut short")
+    with pytest.raises(CheckpointError, match=r"best\.safetensors"):
+        best.restore()
