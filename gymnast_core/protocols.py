@@ -99,6 +99,15 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class EpisodicPolicy(Policy, Protocol):
+    """A policy that goes on from call to call (a script, a server with a memory): it is told when an episode begins."""
+
+    def restart(self) -> None:
+        """A new episode begins."""
+        ...
+
+
+@runtime_checkable
 class TrainablePolicy(Policy, Protocol):
     """A policy with a distribution over action tokens, so that GRPO can train it."""
 

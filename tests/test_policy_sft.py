@@ -93,7 +93,7 @@ def test_labels_past_the_end_stand_still_with_the_last_gripper() -> None:
 def test_samples_pair_the_frame_before_with_the_actions_after(data: Path) -> None:
     entries = find_entries([str(data)])
     assert len(entries) == 11  # the failure is left out
-    assert len(find_entries([str(data)], successes_only=False)) == 12
+    assert len(find_entries([str(data)], kept="all")) == 12
     samples = Samples(entries, 2)
     assert len(samples) == 11 * 6
     wanted = make_episode(0, "close")

@@ -74,10 +74,13 @@ def attach(
     vision: bool = False,
     projector: bool = False,
     seed: int = 0,
+    deviation: float | None = None,
 ) -> list[str]:
     """Add a fresh adapter to every linear layer of the language model (not its head), which changes nothing yet.
 
-    vision, projector: adapt those too, without the last vision blocks, which take no part. Returns the layers' names.
+    vision, projector: adapt those too, without the last vision blocks, which take no part. deviation: of the Gaussian
+    that factor A starts from; None: 1 / sqrt(rank), which keeps the size of A x whatever the rank (`peft`'s "gaussian",
+    with which OpenVLA-OFT trains, is 1 / rank). Returns the layers' names.
 
     Raises: ConfigError when the name is taken or not allowed, or rank or alpha are not positive.
     """
@@ -86,7 +89,7 @@ def attach(
     _attach(policy, name, modules, rank, alpha)
     generator = torch.Generator().manual_seed(seed)
     for module in modules:
-        _factors(policy, module, name).reset(generator)
+        _factors(policy, module, name).reset(rank**-0.5 if deviation is None else deviation, generator)
     return modules
 
 
@@ -103,8 +106,9 @@ def activate(policy: OpenVLAPolicy, *names: str) -> None:
     """Let these adapters act from now on, and no other. Raises: ConfigError when one is not attached."""
     for name in names:
         _need(policy, name)
+    once = tuple(dict.fromkeys(names))  # naming one twice does not double it
     for layer in _linears(policy.model):
-        layer.active = tuple(names)
+        layer.active = once
 
 
 def deactivate(policy: OpenVLAPolicy) -> None:

@@ -6,8 +6,9 @@
     tokenizer.json                  and what else the tokenizer came with
     preprocessor_config.json
 
-No code of a checkpoint is ever run. What is written holds every file the original code needs, except the code itself,
-which is copied along from the source folder where it was there.
+No code of a checkpoint is ever run. What is written holds every file the original code needs: entries of the source's
+`config.json` and `preprocessor_config.json` that nobody here reads (`auto_map` and the like) are kept, its tokenizer's
+files and its code, where it was there, are copied along.
 """
 
 from __future__ import annotations
@@ -49,6 +50,13 @@ COMPANIONS = (
     "constants.py",
     "train_utils.py",
 )
+# What OpenVLA-OFT puts beside a checkpoint whose actions do not come from tokens, or whose inputs are others.
+OTHER_HEADS = {
+    "action_head--*": "a regression or diffusion head",
+    "noisy_action_projector--*": "a diffusion head",
+    "proprio_projector--*": "proprioceptive input",
+    "vision_backbone--*": "language-modulated vision (FiLM)",
+}
 ADAPTER_MARK = ".adapters."
 
 
@@ -71,7 +79,7 @@ class Checkpoint:
 
     @property
     def norm_stats(self) -> Mapping[str, Any]:
-        return self.content.get("norm_stats", {})
+        return self.content.get("norm_stats") or {}
 
     def prompts(self) -> PromptTokens:
         """The prompt builder of the folder's tokenizer. Raises: CheckpointError (missing, or another vocabulary)."""
@@ -83,6 +91,11 @@ class Checkpoint:
                 f"{path}: wrong vocabulary: {found} tokens, config.json needs {config.unpadded_vocab_size} to "
                 f"{config.language.vocab_size}"
             )
+        for token, wanted in (("<s>", config.bos_token_id), ("</s>", config.stop_token_id)):
+            if (number := tokenizer.token_to_id(token)) != wanted:
+                raise CheckpointError(
+                    f"{path}: wrong vocabulary: {token!r} is token {number}, config.json says {wanted}"
+                )
         return PromptTokens(tokenizer, config.bos_token_id, config.first_action_id, str(path))
 
 
@@ -96,11 +109,16 @@ def read_checkpoint(
     """Read a folder; `chunk_length` and `image_variant` replace what config.json says (OpenVLA's own says neither).
 
     Raises: CheckpointError when a file or shard is missing, a tensor is missing, unexpected, of another shape or not
-        finite, or attention is causal.
+        finite, attention is causal, or the checkpoint has another head or other inputs than tokens, image and text.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint folder")
+    for pattern, what in OTHER_HEADS.items():
+        if found := next(folder.glob(pattern), None):
+            raise CheckpointError(
+                f"{found}: this checkpoint has {what}; only discrete action tokens from an image and text"
+            )
     content = dict(_read_json(folder / "config.json"))
     if chunk_length is not None:
         content["num_actions_chunk"] = chunk_length
@@ -109,6 +127,8 @@ def read_checkpoint(
     statistics = folder / "dataset_statistics.json"
     if statistics.exists():
         content["norm_stats"] = _read_json(statistics)
+    if not isinstance(content.get("norm_stats", {}), (Mapping, type(None))):
+        raise CheckpointError(f"{folder / 'config.json'}: norm_stats is no mapping of data sets")
     config = read_policy_config(content, str(folder / "config.json"))
     images = read_image_processor(folder, config.image_size, config.image_variant)
     model = build_meta(config)
@@ -146,10 +166,8 @@ def write_checkpoint(
     Raises: CheckpointError when it cannot be written; what was at `folder` stays.
     """
     folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    previous = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists() and not (folder.is_dir() and ((folder / "config.json").exists() or not any(folder.iterdir()))):
-        raise CheckpointError(f"{folder}: exists and is not a checkpoint; choose another folder")
+    temporary, previous = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    check_target(folder)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -159,20 +177,46 @@ def write_checkpoint(
         if made_by:
             texts["gymnast.json"] = dict(made_by)
         for name, value in texts.items():
-            (temporary / name).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            # Statistics of other data sets may hold NaN, which is theirs to have: Python's JSON writes and reads it.
+            (temporary / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         for name, blob in companions.items():
             (temporary / name).write_bytes(blob)
         _write_weights(temporary, state)
         if folder.exists():
+            shutil.rmtree(previous, ignore_errors=True)
             os.replace(folder, previous)
         os.replace(temporary, folder)
-    except (OSError, ValueError, SafetensorError) as error:
+    except BaseException as error:  # an interrupt too must leave neither half a checkpoint nor gigabytes of rubbish
         shutil.rmtree(temporary, ignore_errors=True)
         if previous.exists() and not folder.exists():
             os.replace(previous, folder)
-        raise CheckpointError(f"{folder}: cannot write the checkpoint ({error})") from error
+        if isinstance(error, (OSError, ValueError, SafetensorError)):
+            raise CheckpointError(f"{folder}: cannot write the checkpoint ({error})") from error
+        raise
     shutil.rmtree(previous, ignore_errors=True)
     return folder
+
+
+def check_target(folder: str | os.PathLike[str]) -> None:
+    """See that a checkpoint can be written to `folder`, before hours of work are spent on it.
+
+    Raises: CheckpointError when something else is there, or its parent cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        if folder.exists() and not (
+            folder.is_dir() and ((folder / "config.json").exists() or not any(folder.iterdir()))
+        ):
+            raise CheckpointError(f"{folder}: exists and is not a checkpoint; choose another folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        probe = folder.with_name(f".{folder.name}.tmp")
+        probe.mkdir(exist_ok=True)
+        if not any(probe.iterdir()):
+            probe.rmdir()
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
 
 
 def with_statistics(checkpoint: Checkpoint, key: str, statistics: Mapping[str, Any]) -> Checkpoint:

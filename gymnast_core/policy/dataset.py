@@ -1,18 +1,20 @@
 """Training samples from episodes: one for every step, the frame before it and the chunk of actions that follow.
 
-Sources are folders of gymnast episodes (`episode.json`) and of WorldGym's layout (`N.mp4` with `N.npz`, the instruction
-in `N.json` or given for the whole folder). Only small things are held for good; frames are read when needed and kept
-while they fit the memory set aside.
+Whatever an episode is stored in, training sees a `TrainingEpisode`. There are readers of gymnast episodes
+(`episode.json`) and of WorldGym's layout (`N.mp4` with `N.npz`, the instruction in `N.json` or given for the whole
+folder); another layout is one more class and one more function in `READERS`. Only small things are held for good; frames
+are read when needed and kept while they fit the memory set aside.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -22,71 +24,139 @@ from gymnast_core.data.worldgym import find_worldgym_episodes, read_worldgym_epi
 from gymnast_core.errors import DataError
 from gymnast_core.policy.prompt import normalise_instruction
 from gymnast_core.policy.statistics import GRIPPER
+from gymnast_core.progress import console
 from gymnast_core.run_folder import derive_seed
 
 Labels = Literal["executed", "commanded"]
+Kept = Literal["all", "not failures", "successes"]
+"""Which episodes are used: those nobody judged are no failures, and no successes either."""
+OUTCOMES = {"all": (True, False, None), "not failures": (True, None), "successes": (True,)}
+
+
+class TrainingEpisode(Protocol):
+    """One episode as training sees it."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def instruction(self) -> str: ...
+
+    @property
+    def actions(self) -> np.ndarray:
+        """(T, 7) float32, Bridge convention."""
+        ...
+
+    def frames(self, step: int) -> dict[int, np.ndarray]:
+        """The frame before action `step`, and what came with it at no cost: (H, W, 3) uint8 by step."""
+        ...
 
 
 @dataclass(frozen=True)
-class EpisodeEntry:
-    """One episode: where its frames are, and its actions (T, 7) float32."""
+class StoredEpisode:
+    """A gymnast episode: a picture file a frame."""
 
     path: Path
     instruction: str
     actions: np.ndarray
-    is_video: bool
 
-    def frames(self) -> list[np.ndarray]:
-        """The T frames before each action, (H, W, 3) uint8."""
-        if self.is_video:
-            return list(read_worldgym_episode(self.path).frames[: len(self.actions)])
-        return [self.frame(step) for step in range(len(self.actions))]
+    def frames(self, step: int) -> dict[int, np.ndarray]:
+        """That frame alone. Raises: DataError when its file is broken."""
+        return {step: read_image(self.path / "frames" / f"{step:06d}.png")}
 
-    def frame(self, step: int) -> np.ndarray:
-        """One frame of a gymnast episode."""
-        return read_image(self.path / "frames" / f"{step:06d}.png")
+
+@dataclass(frozen=True)
+class VideoEpisode:
+    """An episode in WorldGym's layout: a video."""
+
+    path: Path
+    instruction: str
+    actions: np.ndarray
+
+    def frames(self, step: int) -> dict[int, np.ndarray]:
+        """All of them: a video is decoded from its beginning anyhow. Raises: DataError when it is broken."""
+        return dict(enumerate(read_worldgym_episode(self.path).frames[: len(self.actions)]))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An episode with the outcome that somebody gave it."""
+
+    episode: TrainingEpisode
+    success: bool | None
+
+
+def _read_stored(root: Path, instruction: str, labels: Labels) -> Iterator[_Found]:
+    for path in iterate_episodes(root):
+        episode = read_episode(path, frames=False)
+        actions = episode.executed if labels == "executed" else episode.actions
+        pictures = path / "frames"
+        present = {entry.name for entry in os.scandir(pictures)} if pictures.is_dir() else set()
+        for step in range(len(actions)):
+            if f"{step:06d}.png" not in present:
+                raise DataError(f"{pictures / f'{step:06d}.png'}: no such image file")
+        text = _instruction(episode.instruction, instruction, path)
+        yield _Found(StoredEpisode(path, text, actions), episode.success)
+
+
+def _read_worldgym(root: Path, instruction: str, labels: Labels) -> Iterator[_Found]:
+    for path in find_worldgym_episodes(root):
+        text, success = _sidecar(path)
+        actions = read_worldgym_episode(path).actions
+        yield _Found(VideoEpisode(path, _instruction(text, instruction, path), actions), success)
+
+
+Reader = Callable[[Path, str, Labels], Iterator[_Found]]
+READERS: tuple[Reader, ...] = (_read_stored, _read_worldgym)
 
 
 def find_entries(
-    folders: Sequence[str], instruction: str = "", labels: Labels = "executed", successes_only: bool = True
-) -> list[EpisodeEntry]:
+    folders: Sequence[str], instruction: str = "", labels: Labels = "executed", kept: Kept = "not failures"
+) -> list[TrainingEpisode]:
     """All episodes below `folders`, in order of path.
 
     instruction: for episodes that carry none. labels: what the safety envelope let through, or what was commanded.
-    successes_only: leave out episodes judged a failure (those nobody judged are kept).
 
-    Raises: DataError when a folder holds no episode, or an episode has no instruction.
+    Raises: DataError when a folder holds no episode or none that is used, or an episode is broken (its file is named) or
+        has no instruction.
     """
-    entries: list[EpisodeEntry] = []
+    entries: list[TrainingEpisode] = []
     for folder in folders:
         root = Path(folder).expanduser()
         if not root.is_dir():
             raise DataError(f"{root}: no such data folder")
-        found = list(iterate_episodes(root))
-        videos = find_worldgym_episodes(root)
-        if not found and not videos:
+        before, found, unmeasured = len(entries), 0, 0
+        for reader in READERS:
+            for entry in reader(root, instruction, labels):
+                found += 1
+                if entry.success not in OUTCOMES[kept]:
+                    continue
+                actions = entry.episode.actions
+                if len(actions) and np.isfinite(actions).all():
+                    entries.append(entry.episode)
+                else:
+                    unmeasured += 1
+        if not found:
             raise DataError(f"{root}: no episode (episode.json, or N.mp4 with N.npz) below it")
-        before = len(entries)
-        for path in found:
-            episode = read_episode(path, frames=False)
-            if successes_only and episode.success is False:
-                continue
-            actions = episode.executed if labels == "executed" else episode.actions
-            if len(actions) and np.isfinite(actions).all():
-                entries.append(EpisodeEntry(path, _instruction(episode.instruction, instruction, path), actions, False))
-        for path in videos:
-            episode = read_worldgym_episode(path)
-            text = _instruction(_sidecar(path), instruction, path)
-            if episode.length:
-                entries.append(EpisodeEntry(path, text, episode.actions, True))
+        if unmeasured:
+            console.print(
+                f"{root}: {unmeasured} of {found} episodes left out: no step, or an action was not measured",
+                markup=False,
+                highlight=False,
+            )
         if len(entries) == before:
-            raise DataError(f"{root}: {len(found) + len(videos)} episodes, none of them a usable success")
+            wanted = {
+                "all": "with measured actions",
+                "not failures": "a usable success",
+                "successes": "judged a success",
+            }
+            raise DataError(f"{root}: {found} episodes, none of them {wanted[kept]}")
     return entries
 
 
 def split_entries(
-    entries: Sequence[EpisodeEntry], holdout: float, seed: int
-) -> tuple[list[EpisodeEntry], list[EpisodeEntry]]:
+    entries: Sequence[TrainingEpisode], holdout: float, seed: int
+) -> tuple[list[TrainingEpisode], list[TrainingEpisode]]:
     """(training, held out): whole episodes, at least one held out where `holdout` > 0 and there are two."""
     n_held = min(len(entries) - 1, max(1, round(len(entries) * holdout))) if holdout > 0 and len(entries) > 1 else 0
     order = np.random.default_rng(derive_seed(seed, "split")).permutation(len(entries))
@@ -110,8 +180,8 @@ class Samples:
     cache_bytes: memory for frames.
     """
 
-    def __init__(self, entries: Sequence[EpisodeEntry], chunk_length: int, cache_bytes: int = 2 * 1000**3) -> None:
-        self.entries = [replace(entry) for entry in entries]
+    def __init__(self, entries: Sequence[TrainingEpisode], chunk_length: int, cache_bytes: int = 2 * 1000**3) -> None:
+        self.entries = list(entries)
         self.chunk_length = chunk_length
         self._index = [(e, step) for e, entry in enumerate(self.entries) for step in range(len(entry.actions))]
         self._budget = cache_bytes
@@ -133,13 +203,8 @@ class Samples:
             kept = self._frames.get((e, step))
         if kept is not None:
             return kept
-        entry = self.entries[e]
-        if not entry.is_video:
-            frame = entry.frame(step)
-            self._keep({(e, step): frame})
-            return frame
-        frames = entry.frames()  # a video is decoded from its beginning anyhow: keep all of it
-        self._keep({(e, number): frame for number, frame in enumerate(frames)})
+        frames = self.entries[e].frames(step)
+        self._keep({(e, number): frame for number, frame in frames.items()})
         return frames[step]
 
     def _keep(self, frames: dict[tuple[int, int], np.ndarray]) -> None:
@@ -178,15 +243,16 @@ class Order:
         return source, int(self._permutations[source, epoch][place])
 
 
-def _sidecar(video: Path) -> str:
-    """The instruction in `N.json` beside `N.mp4`, empty where there is none."""
+def _sidecar(video: Path) -> tuple[str, bool | None]:
+    """Instruction and outcome in `N.json` beside `N.mp4`; empty and None where there is none."""
     path = video.with_suffix(".json")
     if not path.exists():
-        return ""
+        return "", None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return str(content["instruction"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        success = content.get("success")
+        return str(content["instruction"]), None if success is None else bool(success)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: needed a JSON mapping with an 'instruction' ({error})") from error
 
 

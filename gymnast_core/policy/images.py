@@ -1,13 +1,15 @@
-"""From a camera frame to the model's pixels, without TensorFlow or torchvision, bit-equal to both in 8 bit.
+"""From a camera frame to the model's pixels, without TensorFlow or torchvision.
 
 Variants, one of which a checkpoint's config names (`image_variant`); acting, RL and evaluation all use that one:
 
-resize            squash to the model's size with Pillow's antialiased bicubic filter
-center_crop       cut the centre of 0.9 of the area and resize it bilinearly, as TensorFlow's crop_and_resize does; what
-                  World-Gymnast uses at RL and evaluation time, matching training with random crops of 0.9
-jpeg_center_crop  as OpenVLA-OFT evaluates: through JPEG, Lanczos resize, then the centre crop
+resize            squash to the model's size with Pillow's antialiased bicubic filter; bit-equal to the reference
+center_crop       cut the centre of 0.9 of the area and resize it bilinearly, as TensorFlow's crop_and_resize does (bit
+                  by bit); what World-Gymnast uses at RL and evaluation time
+jpeg_center_crop  as OpenVLA-OFT evaluates on a robot: through JPEG, Lanczos resize, then the centre crop; its JPEG and
+                  Lanczos filter are Pillow's, which differ from TensorFlow's in the last bit
 
-Training starts from the same variant and jitters it (`augment`), with a random crop in place of the centre one.
+Training (`augment`) starts from the same variant: a random crop of as much as acting keeps takes the place of the
+centre crop, then the colours are jittered.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,16 +38,22 @@ SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Jitter of training images; zeros change nothing.
+    """Jitter of training images, with OpenVLA-OFT's operations in its order; what is zero (crop_area: 1) is left out.
 
-    crop_area: least share of the area a random crop keeps (1: no crop), at a random place, square.
-    brightness: added, up to this share of full scale. contrast, saturation: factor up to 1 +- this.
+    crop_area: share of the area that a square crop at a random place keeps. Acting keeps 0.9 with the cropping
+        variants: crops keep from `crop_area` to that share, so that 0.9 is always 0.9, as OpenVLA-OFT trains; with
+        "resize", which keeps everything, from `crop_area` to 1.
+    brightness: added to all channels, up to this share of full scale either way.
+    contrast: each channel's distance from its mean is scaled by 1 - contrast to 1 + contrast.
+    saturation: the same range of factors for the saturation (of hue, saturation, value).
+    hue: turned by up to this share of the colour circle either way.
     """
 
     crop_area: float = 1.0
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    hue: float = 0.0
 
 
 def crop_resize(frame: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:
@@ -88,7 +97,7 @@ def resize(frame: np.ndarray, size: int, lanczos: bool = False) -> np.ndarray:
 
 
 def jpeg_round_trip(frame: np.ndarray) -> np.ndarray:
-    """Through JPEG at quality 95 without chroma subsampling changes, as TensorFlow encodes by default."""
+    """Through JPEG at quality 95 with halved chroma, TensorFlow's defaults."""
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, format="JPEG", quality=95, subsampling="4:2:0")
     return np.asarray(Image.open(buffer).convert("RGB"))
@@ -110,7 +119,8 @@ def augment(
     if settings.crop_area < 1.0:
         if variant == "jpeg_center_crop":
             frame = resize(jpeg_round_trip(frame), size, lanczos=True)
-        side = float(np.sqrt(generator.uniform(settings.crop_area, 1.0)))
+        most = 1.0 if variant == "resize" else CROP_AREA
+        side = float(np.sqrt(generator.uniform(min(settings.crop_area, most), most)))
         top, left = generator.uniform(0.0, 1.0 - side, size=2)
         if variant == "resize":  # antialiased, as the frame is when acting
             height, width = frame.shape[:2]
@@ -120,27 +130,58 @@ def augment(
             frame = crop_resize(frame, (top, left, top + side, left + side), size)
     else:
         frame = prepare(frame, variant, size)
-    if not (settings.brightness or settings.contrast or settings.saturation):
+    if not (settings.brightness or settings.contrast or settings.saturation or settings.hue):
         return frame
-    image = frame.astype(np.float32)
-    image += 255.0 * generator.uniform(-settings.brightness, settings.brightness)
-    mean = image.mean()
-    image = (image - mean) * generator.uniform(1.0 - settings.contrast, 1.0 + settings.contrast) + mean
-    grey = image.mean(axis=2, keepdims=True)
-    image = (image - grey) * generator.uniform(1.0 - settings.saturation, 1.0 + settings.saturation) + grey
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    image = frame.astype(np.float32) / 255.0
+    if settings.brightness:
+        image = np.clip(image + generator.uniform(-settings.brightness, settings.brightness), 0.0, 1.0)
+    if settings.contrast:
+        mean = image.mean(axis=(0, 1), keepdims=True)
+        factor = generator.uniform(1.0 - settings.contrast, 1.0 + settings.contrast)
+        image = np.clip((image - mean) * factor + mean, 0.0, 1.0)
+    if settings.saturation or settings.hue:
+        factor = generator.uniform(1.0 - settings.saturation, 1.0 + settings.saturation)
+        image = turn_colours(image, factor, generator.uniform(-settings.hue, settings.hue))
+    return np.rint(image * 255.0).astype(np.uint8)
+
+
+def turn_colours(image: np.ndarray, saturation: float, hue: float) -> np.ndarray:
+    """Scale the saturation of an image (..., 3) in [0, 1] (at most to 1) and turn its hue by a share of the circle.
+
+    Hue, saturation and value as in Smith, "Color gamut transform pairs" (1978); value stays.
+    """
+    value, least = image.max(axis=-1, keepdims=True), image.min(axis=-1, keepdims=True)
+    spread = value - least
+    safe = np.where(spread > 0, spread, 1.0)
+    red, green, blue = (image[..., i : i + 1] for i in range(3))
+    sixth = np.where(
+        value == red,
+        (green - blue) / safe,
+        np.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
+    )
+    turned = sixth + 6.0 * hue
+    wanted = np.minimum(spread * saturation, value)
+    # Channel n of (5, 3, 1): value - wanted * clip(min(k, 4 - k), 0, 1) with k = (n + turned) mod 6.
+    k = (np.array([5.0, 3.0, 1.0], dtype=image.dtype) + turned) % 6.0
+    return (value - wanted * np.clip(np.minimum(k, 4.0 - k), 0.0, 1.0)).astype(image.dtype)
 
 
 class ImageProcessor:
     """Frames to pixels (B, 6, S, S): channels 0-2 normalised for the first tower, 3-5 for the second."""
 
     def __init__(
-        self, size: int, variant: ImageVariant, normalisation: tuple[tuple[Any, Any], tuple[Any, Any]] | None = None
+        self,
+        size: int,
+        variant: ImageVariant,
+        normalisation: tuple[tuple[Any, Any], tuple[Any, Any]] | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
+        """source: the `preprocessor_config.json` it comes from, whose other entries are kept for whoever reads them."""
         self.size = size
         self.variant = variant
         pairs = normalisation or ((DINO_MEAN, DINO_STD), (SIGLIP_MEAN, SIGLIP_STD))
         self.normalisation = pairs
+        self.source = dict(source or {})
         self._means = [torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1) for mean, _ in pairs]
         self._stds = [torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1) for _, std in pairs]
 
@@ -176,6 +217,7 @@ class ImageProcessor:
                 {"inplace": False, "mean": list(mean), "std": list(std)} for mean, std in self.normalisation
             ],
             "tvf_resize_params": [{"antialias": True, "interpolation": 3, "max_size": None, "size": size}] * 2,
+            **self.source,
         }
 
 
@@ -205,4 +247,4 @@ def read_image_processor(folder: str | os.PathLike[str], size: int, variant: Ima
         raise CheckpointError(f"{path}: input_sizes {sizes}, config.json says {size}x{size}")
     if len(pairs) != 2 or any(len(mean) != 3 or len(std) != 3 or min(std) <= 0 for mean, std in pairs):
         raise CheckpointError(f"{path}: needed two means and two positive deviations of 3 channels each")
-    return ImageProcessor(size, variant, (pairs[0], pairs[1]))
+    return ImageProcessor(size, variant, (pairs[0], pairs[1]), content)

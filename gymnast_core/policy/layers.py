@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,8 +10,7 @@ from torch import nn
 class LowRank(nn.Module):
     """The two factors of one adapter on one layer: adds scale * B A x (LoRA, arXiv 2106.09685, section 4.1).
 
-    A (rank, in_features) starts Gaussian with variance 1 / rank, as OpenVLA-OFT does, B (out_features, rank) at zero:
-    a new adapter changes nothing.
+    A (rank, in_features) starts Gaussian, B (out_features, rank) at zero: a new adapter changes nothing.
     """
 
     def __init__(self, in_features: int, out_features: int, rank: int, scale: float) -> None:
@@ -22,11 +19,10 @@ class LowRank(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank))
         self.scale = scale
 
-    def reset(self, generator: torch.Generator | None = None) -> None:
+    def reset(self, deviation: float, generator: torch.Generator | None = None) -> None:
         """Draw A anew and zero B."""
         with torch.no_grad():
-            draw = torch.randn(self.lora_A.shape, generator=generator) / math.sqrt(self.lora_A.shape[0])
-            self.lora_A.copy_(draw)
+            self.lora_A.copy_(torch.randn(self.lora_A.shape, generator=generator) * deviation)
             self.lora_B.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

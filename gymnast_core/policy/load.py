@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
+from gymnast_core.config import find_model
 from gymnast_core.errors import CheckpointError
 from gymnast_core.policy.adapters import AdapterStore, activate
 from gymnast_core.policy.openvla import load_policy
+from gymnast_core.policy.remote import RemotePolicy
 from gymnast_core.policy.scripted import load_script
 from gymnast_core.protocols import Policy
 
+REMOTE = ("http://", "https://")
+
 
 def open_policy(
-    path: str | os.PathLike[str],
+    name: str | os.PathLike[str],
     unnorm_key: str | None = None,
     device: str = "auto",
     adapter: str = "",
     adapters: str | os.PathLike[str] = "runs/adapters",
+    beside: str | os.PathLike[str] | None = None,
 ) -> Policy:
-    """A checkpoint folder (OpenVLA layout), with one stored adapter active if named, or a script (`.npz`).
+    """A checkpoint folder (OpenVLA layout), with one stored adapter active if named; a script (`.npz`); or a policy
+    server's address (`http://host:port`).
 
-    Raises: CheckpointError or DataError, one line.
+    beside: the station file that relative folders are looked up beside.
+
+    Raises: ConfigError, CheckpointError or DataError, one line.
     """
-    path = Path(path)
+    text = os.fspath(name)
+    other = "a policy server" if text.startswith(REMOTE) else "a script" if text.endswith(".npz") else ""
+    if other and adapter:
+        raise CheckpointError(f"{text}: {other} takes no adapter, found '{adapter}'")
+    if text.startswith(REMOTE):
+        return RemotePolicy(text)
+    path = find_model(text, beside)
     if path.suffix == ".npz":
-        if adapter:
-            raise CheckpointError(f"{path}: a script takes no adapter, found '{adapter}'")
         return load_script(path)
     policy = load_policy(path, unnorm_key, device)
     if adapter:
         AdapterStore(adapters).load(policy, adapter)
         activate(policy, adapter)
     return policy
+
+
+def check_policy(name: str | os.PathLike[str], beside: str | os.PathLike[str] | None = None) -> None:
+    """See that there is such a policy, at no cost. Raises: ConfigError that says where it was looked for."""
+    if not os.fspath(name).startswith(REMOTE):
+        find_model(os.fspath(name), beside)

@@ -79,6 +79,8 @@ def new_checkpoint(recipe: ModelRecipe, words: Sequence[str], seed: int, folder:
         "model_type": "openvla",
         "architectures": ["OpenVLAForActionPrediction"],
         "arch_specifier": "no-align+fused-gelu-mlp",
+        "vision_backbone_id": "dinosiglip-vit-so-224px",
+        "llm_backbone_id": "llama2-7b-pure",
         "image_resize_strategy": "resize-naive",
         "image_sizes": [recipe.image_size, recipe.image_size],
         "image_variant": recipe.image_variant,

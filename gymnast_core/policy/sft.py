@@ -22,11 +22,12 @@ import torch
 from pydantic import Field
 from torch.distributed.tensor import DTensor
 
-from gymnast_core.config import Fraction, NotNegative, Positive, load_config
+from gymnast_core.config import Fraction, NotNegative, Positive, find_model, load_config
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policy import adapters
-from gymnast_core.policy.checkpoint import read_checkpoint, with_statistics
-from gymnast_core.policy.dataset import EpisodeEntry, Labels, Order, Samples, find_entries, split_entries
+from gymnast_core.policy.checkpoint import check_target, read_checkpoint, with_statistics
+from gymnast_core.policy.config import ImageVariant
+from gymnast_core.policy.dataset import Kept, Labels, Order, Samples, TrainingEpisode, find_entries, split_entries
 from gymnast_core.policy.images import Augmentation, augment
 from gymnast_core.policy.openvla import OpenVLAPolicy
 from gymnast_core.policy.parallel import (
@@ -38,7 +39,7 @@ from gymnast_core.policy.parallel import (
 )
 from gymnast_core.policy.recipe import ModelRecipe, new_checkpoint
 from gymnast_core.policy.statistics import compute_statistics
-from gymnast_core.progress import console, interruptible, progress_bar
+from gymnast_core.progress import console, interruptible, interrupts, progress_bar
 from gymnast_core.run_folder import RunFolder, derive_seed, seed_everything
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -52,11 +53,15 @@ class SFTConfig:
     data: tuple[str, ...] = ()
     """Folders of demonstrations: gymnast episodes, or WorldGym's N.mp4 with N.npz."""
     mix: tuple[str, ...] = ()
-    """Folders of logged or imagined episodes whose successes are mixed in (Iter-SFT)."""
+    """Folders of logged or imagined episodes; those judged a success are mixed in (Iter-SFT)."""
     mix_ratio: Positive = 1.0
     """Mixed samples for each sample of the demonstrations; the paper's Iter-SFT has 1."""
     base: str = ""
-    """Checkpoint folder to start from; empty: a new model."""
+    """Checkpoint folder to start from, or the name of a shipped one; empty: a new model."""
+    chunk_length: Annotated[int, Field(ge=0, le=64)] = 0
+    """Actions of one forward of a base; 0: as its config.json says, 5 where it says nothing."""
+    image_variant: ImageVariant | Literal[""] = ""
+    """How frames become a base's input; empty: as its config.json says, center_crop where it says nothing."""
     init: str = ""
     """Recipe whose `model` section a new model is built from: a shipped one by name, or a YAML file."""
     model: ModelRecipe | None = None
@@ -86,10 +91,13 @@ class SFTConfig:
     learning_rate: Positive = 5e-4
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up."""
+    decay_after: Annotated[int, Field(ge=0)] = 0
+    """Step from which the learning rate is a tenth, as OpenVLA-OFT does after 100,000; 0: never."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Steps over which the learning rate rises from nothing."""
+    """Steps over which the learning rate rises from a tenth."""
     weight_decay: NotNegative = 0.01
-    max_grad_norm: Positive = 1.0
+    max_grad_norm: NotNegative = 1.0
+    """Longest gradient; 0: any, as OpenVLA-OFT trains."""
     label_sigma: Annotated[float, Field(ge=0, le=64)] = 0.0
     """Standard deviation, in bins, of a Gaussian that spreads each label over its neighbours: bins are ordered, and a
     model trained from nothing on few episodes need not learn that from data. 0: one-hot, as OpenVLA-OFT trains."""
@@ -103,10 +111,11 @@ class SFTConfig:
     adapters: str = "runs/adapters"
     """Folder of adapters, used without merge."""
     crop_area: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Least share of a training frame that a random crop keeps; 1: no crop."""
+    """Share of a training frame that a random crop keeps (with `resize`: at least); 1: no crop."""
     brightness: Fraction = 0.2
     contrast: Fraction = 0.2
     saturation: Fraction = 0.2
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     recompute_activations: bool = False
     """Trade time for memory in the language model."""
     log_every: Count = 20
@@ -146,8 +155,11 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         seed_everything(config.seed)
-        demonstrations = find_entries(config.data, config.instruction, config.labels, config.successes_only)
-        mixed = find_entries(config.mix, config.instruction, config.labels) if config.mix else []
+        if config.lora_rank == 0 or config.merge:
+            check_target(config.out)
+        keep: Kept = "not failures" if config.successes_only else "all"
+        demonstrations = find_entries(config.data, config.instruction, config.labels, keep)
+        mixed = find_entries(config.mix, config.instruction, config.labels, "successes") if config.mix else []
         train, held = split_entries(demonstrations, config.holdout, config.seed)
         self._train_entries = train
         self.policy = build_policy(config, train, self.ranks.device(config.device))
@@ -160,7 +172,8 @@ class Trainer:
         self.held = Samples(held, length)
         share = config.mix_ratio / (1.0 + config.mix_ratio)
         self.order = Order(len(self.sources[0]), len(self.sources[1]), share, config.seed)
-        self.augmentation = Augmentation(config.crop_area, config.brightness, config.contrast, config.saturation)
+        jitter = (config.brightness, config.contrast, config.saturation, config.hue)
+        self.augmentation = Augmentation(config.crop_area, *jitter)
         decayed = [p for p in self.parameters if p.ndim >= 2]
         others = [p for p in self.parameters if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -196,7 +209,9 @@ class Trainer:
         rate = config.learning_rate
         if config.schedule == "cosine":
             rate *= 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-        return rate * min(1.0, (now.step + 1) / max(1, config.warmup))
+        if config.decay_after and now.step >= config.decay_after:
+            rate *= 0.1
+        return rate * (0.1 + 0.9 * min(1.0, (now.step + 1) / config.warmup)) if config.warmup else rate
 
     def step(self, batches: Sequence[tuple[np.ndarray, list[str], np.ndarray]]) -> dict[str, float]:
         """One optimiser step over `accumulation` batches."""
@@ -211,7 +226,7 @@ class Trainer:
             (loss / len(batches)).backward()
             total += float(loss.detach()) / len(batches)
             right += accuracy / len(batches)
-        norm = _number(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        norm = _number(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf))
         total, right = self.ranks.average(total, right)
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise CheckpointError(
@@ -346,6 +361,7 @@ class Trainer:
             optimizer = self.optimizer.state_dict()
         if self.ranks.first:
             facts = {"samples": now.samples, "seconds": now.seconds, "processes": self.ranks.size}
+            facts["settings"] = self._settings()
             self.run.save_checkpoint(now.step, {"weights": weights, "optimizer": optimizer, **facts})
         self.ranks.wait()
 
@@ -353,6 +369,13 @@ class Trainer:
         state = self.run.load_checkpoint()
         if state is None:
             return
+        settings, then = self._settings(), state.get("settings") or {}
+        changed = [name for name, value in settings.items() if then.get(name, value) != value]
+        if changed:
+            raise CheckpointError(
+                f"{self.run.path}: holds a run with {changed[0]} {then[changed[0]]}, found {settings[changed[0]]}; go on "
+                "with the same options, or choose another --run"
+            )
         before = int(state.get("processes", 1))
         if before != self.ranks.size:
             raise CheckpointError(
@@ -375,6 +398,17 @@ class Trainer:
         if self.ranks.first:
             console.print(f"resuming {self.run.path} after step {self.progress.step}", markup=False, highlight=False)
 
+    def _settings(self) -> dict[str, str]:
+        """What must be the same for a run to go on as if it had never stopped, as text."""
+        config = self.config
+        names = ("unnorm_key", "mix_ratio", "batch_size", "accumulation", "lora_rank", "lora_alpha", "lora_vision")
+        found = {name: str(getattr(config, name)) for name in (*names, "labels", "label_sigma", "seed")}
+        for name, source in zip(("data", "mix"), self.sources):
+            found[f"{name} (samples)"] = str(len(source))
+        found["augmentation"] = str(self.augmentation)
+        found["base"] = self.policy.checkpoint.fingerprint
+        return found
+
     def _names(self) -> list[str]:
         return [name for name, p in self.policy.model.named_parameters() if p.requires_grad]
 
@@ -384,7 +418,8 @@ class Trainer:
         policy.model.language_model.model.recompute_activations = config.recompute_activations
         if self.adapter:
             vision = config.lora_vision
-            adapters.attach(policy, self.adapter, config.lora_rank, config.lora_alpha, vision, vision, config.seed)
+            factors = (config.lora_rank, config.lora_alpha, vision, vision, config.seed, 1.0 / config.lora_rank)
+            adapters.attach(policy, self.adapter, *factors)
             adapters.activate(policy, self.adapter)
         adapters.train_only(policy, self.adapter)
         if not self.adapter:
@@ -415,7 +450,7 @@ class Trainer:
         return now.step >= config.steps or (config.seconds > 0 and now.seconds >= config.seconds)
 
 
-def build_policy(config: SFTConfig, demonstrations: Sequence[EpisodeEntry], device: str) -> OpenVLAPolicy:
+def build_policy(config: SFTConfig, demonstrations: Sequence[TrainingEpisode], device: str) -> OpenVLAPolicy:
     """The policy to train, on `device`: a base with its statistics, or a new model with those of the demonstrations.
 
     Raises: ConfigError when neither or both are given, CheckpointError for a bad base.
@@ -425,7 +460,9 @@ def build_policy(config: SFTConfig, demonstrations: Sequence[EpisodeEntry], devi
             raise ConfigError("base and init: found both, give one of them")
         # Float32 masters whatever the device; the forward runs in bfloat16 on a GPU.
         dtype = torch.bfloat16 if config.lora_rank and device.startswith("cuda") else torch.float32
-        return OpenVLAPolicy(read_checkpoint(config.base, device, dtype), config.unnorm_key)
+        base = find_model(config.base)
+        given = (config.chunk_length or None, config.image_variant or None)
+        return OpenVLAPolicy(read_checkpoint(base, device, dtype, *given), config.unnorm_key)
     recipe = config.model if not config.init else load_model_recipe(config.init)
     if recipe is None:
         raise ConfigError("base or init: found neither, needed a checkpoint folder (--base) or a recipe (--init mini)")
@@ -470,7 +507,8 @@ def sft(config: SFTConfig) -> int:
                 message = f"interrupted; the same command goes on from {trainer.run.path}"
                 console.print(message, markup=False, highlight=False)
             return 130
-        result = trainer.finish()
+        with interrupts():  # what is trained is saved: the same command comes back to here
+            result = trainer.finish()
         if first:
             console.print(
                 f"written: {result.get('checkpoint') or result.get('adapter')}", markup=False, highlight=False

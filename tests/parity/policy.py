@@ -1,7 +1,7 @@
 """Compare the policy with golden values of the reference implementation: `python -m tests.parity.policy FOLDER`.
 
-Prints the largest error of every tensor beside its tolerance and exits 1 when one is above it or a tensor is missing.
-Everything runs in float32 on the CPU.
+Prints the largest error of every tensor beside its tolerance and exits 1 when one is above it, or a tensor, a number of
+golden.json or a weight is missing. Everything runs in float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gymnast_core.data.frames import read_image
+from gymnast_core.errors import GymnastError
 from gymnast_core.policy.checkpoint import read_checkpoint
 from gymnast_core.policy.images import ImageProcessor, prepare
 from gymnast_core.policy.model import PromptBatch
@@ -26,6 +28,8 @@ from gymnast_core.policy.statistics import read_statistics
 from gymnast_core.policy.tokens import ActionTokens
 from gymnast_core.rl.advantages import group_advantages
 from gymnast_core.rl.loss import clipped_policy_loss
+
+GRADIENTS = 6  # gradient tensors stored for the case "clipped"
 
 
 class Comparison:
@@ -62,9 +66,19 @@ class Comparison:
 
 
 def compare(folder: Path) -> Comparison:
-    """All comparisons of one fixture folder."""
-    facts = json.loads((folder / "golden.json").read_text())
+    """All comparisons of one fixture folder; what is missing there is a comparison that fails."""
     comparison = Comparison(load_file(str(folder / "golden.safetensors")))
+    try:
+        _compare(comparison, folder)
+    except KeyError as error:  # an input: what needs it cannot be compared either
+        comparison.add(f"{error.args[0]} (missing)", math.inf, 0)
+    for name in sorted(set(comparison.golden) - comparison.used):
+        comparison.add(f"{name} (not compared)", math.inf, 0)
+    return comparison
+
+
+def _compare(comparison: Comparison, folder: Path) -> None:
+    facts = json.loads((folder / "golden.json").read_text())
     tolerance = facts["suggested_tolerance"]
     checkpoint = read_checkpoint(folder, chunk_length=facts["chunk"])
     model, config = checkpoint.model, checkpoint.config
@@ -87,9 +101,6 @@ def compare(folder: Path) -> Comparison:
     with torch.no_grad():
         _row0(comparison, tolerance, model, pixels[:1], PromptBatch.of(prompts[:1], config.pad_token_id))
     _policy_update(comparison, facts, checkpoint, pixels)
-    for name in sorted(set(comparison.golden) - comparison.used):
-        comparison.add(f"{name} (not compared)", math.inf, 0)
-    return comparison
 
 
 def _images(comparison: Comparison, folder: Path, facts: dict[str, Any], processor: ImageProcessor) -> None:
@@ -125,15 +136,21 @@ def _inference(
     comparison.tensor("action_logits", logits, tolerance["action_logits"])
     comparison.add("row 0 alone against in the batch", float((alone - logits[:1]).abs().max()), 1e-4)
     greedy = logits.argmax(-1)
+    first, second = logits.topk(2, dim=-1).values.unbind(-1)
+    margin = abs(float((first - second).min()) - facts["min_greedy_margin"])
+    comparison.add("golden.json min_greedy_margin", margin, 2 * tolerance["action_logits"])
     comparison.tensor("greedy_token_ids", greedy + config.first_action_id, 0)
     tokens = ActionTokens(config.n_bins)
     comparison.tensor("decode_table", tokens.decode(np.arange(config.n_bins)), 1e-12)
     round_trip = tokens.encode(tokens.centers)
     comparison.add("encode(decode) of every centre", float(np.abs(tokens.decode(round_trip) - tokens.centers).max()), 0)
     sampled = comparison.take("sampled_token_ids") - config.first_action_id
+    others = [key for key in checkpoint.norm_stats if key != facts["unnorm_key"]]
+    if not others:
+        raise KeyError("norm_stats of a second data set")
     for name, index, key in (
         ("greedy_actions", greedy, facts["unnorm_key"]),
-        ("greedy_actions_other_dataset", greedy, "other_dataset"),
+        ("greedy_actions_other_dataset", greedy, "other_dataset" if "other_dataset" in others else others[0]),
         ("sampled_actions", sampled, facts["unnorm_key"]),
     ):
         statistics = read_statistics(checkpoint.norm_stats, key, "config.json")
@@ -199,6 +216,10 @@ def _policy_update(comparison: Comparison, facts: dict[str, Any], checkpoint: An
         old = take("grpo_logprobs" if case == "on_policy" else "grpo_old_logprobs")
         given = (torch.as_tensor(advantages), torch.as_tensor(mask), grpo["clip_low"], grpo["clip_high"])
         loss, _ = clipped_policy_loss(log_p, old, *given)
+        ratios = (log_p.detach() - old).exp()[torch.as_tensor(mask)]
+        for name, found in (("ratio_min", ratios.min()), ("ratio_max", ratios.max())):
+            error = abs(float(found) - wanted[name]) / wanted[name]
+            comparison.add(f"{case} {name}", error, 2 * tolerance["logprobs_entropy"])
         comparison.add(f"{case} loss", abs(float(loss.detach()) - wanted["loss"]), tolerance["loss"])
         rows = [
             clipped_policy_loss(*(t[i : i + 1] for t in (log_p, old, *given[:2])), *given[2:])
@@ -225,11 +246,15 @@ def _gradients(
         return math.sqrt(sum(float(g.double().square().sum()) for n, g in gradients.items() if n.startswith(prefix)))
 
     relative: Callable[[float, float], float] = lambda found, golden: abs(found - golden) / abs(golden)  # noqa: E731
-    comparison.add(f"{case} grad_norm", relative(norm(""), wanted["grad_norm"]), tolerance["grad_norm_relative"])
+    for name in ("grad_norm", "grad_norm_when_split_per_step"):  # accumulating backwards changes nothing
+        comparison.add(f"{case} {name}", relative(norm(""), wanted[name]), tolerance["grad_norm_relative"])
     for prefix, golden in wanted["grad_norm_by_prefix"].items():
         comparison.add(f"{case} grad_norm {prefix}", relative(norm(prefix), golden), tolerance["grad_norm_relative"])
     stored = f"grpo_{case}_grad."
-    for name in [name for name in comparison.golden if name.startswith(stored)]:
+    names = [name for name in comparison.golden if name.startswith(stored)]
+    if case == "clipped" and len(names) < GRADIENTS:
+        comparison.add(f"{stored}* ({GRADIENTS - len(names)} of {GRADIENTS} missing)", math.inf, 0)
+    for name in names:
         gradient = gradients.get(name[len(stored) :], torch.zeros(0))
         comparison.tensor(name, gradient, tolerance["gradient_tensors_relative_to_max"], relative=True)
 
@@ -241,8 +266,8 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         comparison = compare(Path(arguments[0]))
-    except (KeyError, FileNotFoundError) as error:
-        print(f"missing: {error}", file=sys.stderr)
+    except (GymnastError, SafetensorError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     bad = 0
     for name, error, tolerance in comparison.lines:

@@ -3,7 +3,8 @@
 A control thread keeps the station's rate on a grid of its own (no drift): at the first step of a chunk it takes the
 newest camera frame and asks the policy, in an inference thread, for the chunk's actions; then one action a step goes
 to the arm. Nothing is sent unless a fresh frame, a ready arm and a living recorder are there; when one of them is
-missing the arm holds by itself, because no action comes.
+missing the arm holds by itself, because no action comes. Where the station file says so (`look_ahead`), the inference
+thread imagines candidate chunks first; the arm holds while it thinks, and is checked again before it moves.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from gymnast_msgs.msg import ArmState, BridgeAction, EpisodeStep, ExecutedAction
 from gymnast_msgs.srv import StartRecording, StopRecording
 from sensor_msgs.msg import Image
 
-from gymnast_core.config import find_model
 from gymnast_core.data.episode import check_actions, read_episode
 from gymnast_core.data.frames import resize_frame
 from gymnast_core.data.outcome import set_outcome
@@ -33,9 +33,9 @@ from gymnast_core.policy import adapters
 from gymnast_core.policy.load import open_policy
 from gymnast_core.policy.openvla import OpenVLAPolicy
 from gymnast_core.policy.prompt import normalise_instruction
-from gymnast_core.policy.scripted import ScriptedPolicy
-from gymnast_core.protocols import Judge, Policy, Verdict
+from gymnast_core.protocols import EpisodicPolicy, Judge, Policy, Verdict
 from gymnast_core.reward.factory import load_judge
+from gymnast_core.rl.look_ahead import LookAheadPolicy, open_look_ahead
 from gymnast_nodes.common import (
     COMMAND_QOS,
     SENSOR_QOS,
@@ -106,6 +106,7 @@ class ExecutorNode(ManagedNode):
     def __init__(self) -> None:
         super().__init__("executor")
         self._policy: Policy | None = None
+        self._looking: LookAheadPolicy | None = None
         self._store = adapters.AdapterStore(self.station.models.adapters)
         self._judge: Judge | None = None
         self._camera = _Camera()
@@ -131,13 +132,16 @@ class ExecutorNode(ManagedNode):
     def configure(self) -> None:
         """Load the policy; everything wrong with its folder is said here, before an arm moves."""
         models = self.station.models
-        folder = find_model(models.policy, self.config_path)
-        self._policy = open_policy(folder, models.unnorm_key, models.device)
+        self._policy = open_policy(models.policy, models.unnorm_key, models.device, beside=self.config_path)
+        candidates = self.station.look_ahead.rollouts
+        self._looking = open_look_ahead(self._policy, self.config_path, candidates) if candidates else None
+        if candidates:
+            self.get_logger().info(f"looking ahead with {candidates} candidates a chunk")
         size = self.station.camera.observation_size
         started = time.monotonic()
-        self._policy.act(np.zeros((1, size, size, 3), np.uint8), ["warm up"])
+        self._actor().act(np.zeros((1, size, size, 3), np.uint8), ["warm up"])
         self._latency = time.monotonic() - started
-        self.get_logger().info(f"policy {folder} loaded; one chunk takes {self._latency * 1000:.0f} ms")
+        self.get_logger().info(f"policy {models.policy} loaded; one chunk takes {self._latency * 1000:.0f} ms")
 
     def activate(self) -> None:
         self._action.allow()
@@ -146,7 +150,7 @@ class ExecutorNode(ManagedNode):
         self._action.interrupt()
 
     def cleanup(self) -> None:
-        self._policy = self._judge = None
+        self._policy = self._judge = self._looking = None
 
     def stop(self) -> None:
         self._action.interrupt(timeout_s=3.0)
@@ -221,6 +225,8 @@ class ExecutorNode(ManagedNode):
         if max_steps > 10000:
             raise DataError(f"max_steps: found {max_steps}, allowed are 1 to 10000")
         self._select(self._policy, request.policy or "base")
+        if self._looking is not None:
+            self._looking.begin(int(request.seed))
         name = re.sub(r"[^A-Za-z0-9_.-]+", "_", request.task or "episode")
         now = time.time()
         stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
@@ -228,7 +234,7 @@ class ExecutorNode(ManagedNode):
 
     def _select(self, policy: Policy, name: str) -> None:
         """Let the base or one stored adapter act. Raises: CheckpointError when there is no such adapter for it."""
-        if isinstance(policy, ScriptedPolicy):
+        if isinstance(policy, EpisodicPolicy):
             policy.restart()
         if not isinstance(policy, OpenVLAPolicy):
             if name != "base":
@@ -259,7 +265,7 @@ class ExecutorNode(ManagedNode):
         request = goal.request
         facts: dict[str, Any] = {"task": request.task, "policy": request.policy or "base", "seed": int(request.seed)}
         fingerprint = self._policy.checkpoint.fingerprint if isinstance(self._policy, OpenVLAPolicy) else ""
-        facts.update(max_steps=run.max_steps, checkpoint=fingerprint)
+        facts.update(max_steps=run.max_steps, checkpoint=fingerprint, look_ahead=self.station.look_ahead.rollouts)
         start = StartRecording.Request(episode_id=run.episode_id, instruction=run.instruction)
         start.metadata_json = json.dumps(facts)
         answer = call_service(self._start_recording, start, 5.0, lambda: goal.cancelled)
@@ -280,6 +286,7 @@ class ExecutorNode(ManagedNode):
             latency = 0.0
             if not chunk:
                 chunk, frame_stamp, latency = self._infer(goal, run)
+                self._check_station(run)
             self._await_recorder(goal, run)
             self._send(run, chunk.pop(0), frame_stamp, latency, goal)
             run.step += 1
@@ -291,8 +298,8 @@ class ExecutorNode(ManagedNode):
     def _infer(self, goal: Goal[Any], run: _Run) -> tuple[list[np.ndarray], Any, float]:
         """The next chunk of actions, the stamp of the frame it comes from, and the seconds it took."""
         image = self._camera.image
-        policy = self._policy
-        if image is None or policy is None:
+        policy = self._actor()
+        if image is None:
             raise StationError("camera: no frame")
         started = time.monotonic()
 
@@ -310,6 +317,13 @@ class ExecutorNode(ManagedNode):
             raise DataError(f"policy: found actions of shape {actions.shape}, needed (1, chunk, 7)")
         self._latency = time.monotonic() - started
         return list(check_actions(actions[0], "policy")), image.header.stamp, self._latency
+
+    def _actor(self) -> Policy:
+        """Who chooses the actions."""
+        actor = self._looking or self._policy
+        if actor is None:
+            raise StationError("the executor has no policy; configure it first")
+        return actor
 
     def _send(self, run: _Run, action: np.ndarray, frame_stamp: Any, latency: float, goal: Goal[Any]) -> None:
         message = BridgeAction(episode_id=run.episode_id, step=run.step, gripper=float(np.clip(action[6], 0.0, 1.0)))
