@@ -156,7 +156,12 @@ def _run(verb: str, words: list[str]) -> int:
                 return 0
             raise ConfigError(f"gymnast {verb}: {_one_line(complaint.getvalue())}") from None
         config = parse_config(config_class, dataclasses.asdict(config), "command line")
-        code = int(getattr(module, function_name)(config) or 0)
+        arguments = [config]
+        if getattr(config, "look_ahead", 0):  # `rl` is a neighbour of `evaluation`: they do not import each other
+            from gymnast_core.rl.look_ahead import open_look_ahead
+
+            arguments.append(open_look_ahead)
+        code = int(getattr(module, function_name)(*arguments) or 0)
         if verb in REPORTED:
             _report(verb, config)
         return code

@@ -177,6 +177,18 @@ class AdaptationConfig:
 
 
 @dataclass(frozen=True)
+class LookAheadConfig:
+    """Looking before acting: candidate chunks are tried in imagination, and the best one is executed."""
+
+    rollouts: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Sampled candidates beside the greedy one, before every chunk; 0: act without looking ahead."""
+    horizon: Annotated[int, Field(gt=0, le=1000)] = 20
+    """Imagined steps of each, the candidate chunk included."""
+    temperature: Positive = 1.0
+    """Of sampling the candidates and what follows them in imagination."""
+
+
+@dataclass(frozen=True)
 class RecorderConfig:
     """Where episodes go."""
 
@@ -208,6 +220,7 @@ class StationConfig:
     models: ModelsConfig = field(default_factory=ModelsConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    look_ahead: LookAheadConfig = field(default_factory=LookAheadConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     simulation: SimulationConfig | None = None
 

@@ -66,6 +66,7 @@ def test_loss_matches_the_published_implementation(case: str) -> None:
         assert float(one) == pytest.approx(value, abs=2e-5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=12), st.floats(0.5, 20))
 def test_advantages_are_centred_and_blind_to_the_scale_of_rewards(rewards: list[float], scale: float) -> None:
     values = np.array(rewards)

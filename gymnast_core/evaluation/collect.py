@@ -22,7 +22,7 @@ from gymnast_core.config import Fraction, NotNegative, StationConfig, find_model
 from gymnast_core.data.episode import EpisodeWriter, iterate_episodes, read_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.progress import console, interruptible, progress_bar
-from gymnast_core.protocols import Start
+from gymnast_core.protocols import Policy, Start, TrainablePolicy
 from gymnast_core.run_folder import derive_seed
 from gymnast_core.station.environment import StationEnvironment
 from gymnast_core.station.expert import ExpertPolicy, MixedPolicy, RandomPolicy
@@ -59,6 +59,9 @@ class CollectConfig:
     """Expert: chance per episode of aiming beside the handle."""
     temperature: NotNegative = 1.0
     """Learned policy: sampling temperature; 0 is greedy."""
+    look_ahead: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Learned policy: sampled candidates imagined before each chunk, the best of which is executed, as the station
+    file's `look_ahead` says (`temperature` then plays no part); 0: act at once."""
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     """Processes."""
 
@@ -71,16 +74,17 @@ class _Actor(Protocol):
     def act(self, frames: np.ndarray, instructions: list[str]) -> np.ndarray: ...
 
 
+class Plan(Protocol):
+    """Makes a policy that thinks before it acts; lies beside this package, so it is handed in."""
+
+    def __call__(self, policy: Policy, station_file: str, rollouts: int) -> _Actor: ...
+
+
 class _LearnedActor:
     """A checkpoint, sampled or greedy, one chunk after another."""
 
-    def __init__(self, folder: str, unnorm_key: str, temperature: float) -> None:
-        import torch
-
-        from gymnast_core.policy.openvla import load_policy
-
-        torch.set_num_threads(1)
-        self._policy = load_policy(folder, unnorm_key=unnorm_key)
+    def __init__(self, policy: TrainablePolicy, temperature: float) -> None:
+        self._policy = policy
         self._temperature = temperature
         self._seed, self._call = 0, 0
 
@@ -95,10 +99,12 @@ class _LearnedActor:
         return self._policy.sample(frames, instructions, self._temperature, seeds).actions
 
 
-def collect(options: CollectConfig) -> int:
+def collect(options: CollectConfig, plan: Plan | None = None) -> int:
     """Write the episodes; returns 0, or 130 when interrupted (finished episodes stay).
 
-    Raises: ConfigError for a wrong station or task.
+    plan: wraps the policy where options.look_ahead is not 0; a function of a module, because workers import it.
+
+    Raises: ConfigError for a wrong station or task, or for looking ahead without a plan or with a scripted policy.
     """
     station = load_config(StationConfig, options.config)
     if station.simulation is None:
@@ -107,6 +113,9 @@ def collect(options: CollectConfig) -> int:
         station.task(task)
     if options.policy not in SCRIPTED:
         find_model(options.policy, options.config)
+    if options.look_ahead and (plan is None or options.policy in SCRIPTED):
+        found = f"policy {options.policy}" if options.policy in SCRIPTED else "no plan"
+        raise ConfigError(f"look_ahead: found {options.look_ahead} with {found}; needed 0, or a learned policy")
     root = Path(options.out)
     done = 0
     for folder in list(iterate_episodes(root)):
@@ -123,7 +132,7 @@ def collect(options: CollectConfig) -> int:
             while len(running) < 2 * options.workers and (
                 options.keep == "successes" or done + len(running) < options.episodes
             ):
-                running.add(pool.submit(_collect_one, options, station, next(pending)))
+                running.add(pool.submit(_collect_one, options, station, plan, next(pending)))
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 kept, success = future.result()
@@ -157,12 +166,12 @@ def _workers(count: int) -> ProcessPoolExecutor:
 _cache: dict[str, Any] = {}
 
 
-def _collect_one(options: CollectConfig, station: StationConfig, seed: int) -> tuple[bool, bool]:
+def _collect_one(options: CollectConfig, station: StationConfig, plan: Plan | None, seed: int) -> tuple[bool, bool]:
     """In a worker: one episode; returns whether it was kept and whether it succeeded."""
     if "environment" not in _cache:
         os.environ.setdefault("LP_NUM_THREADS", "1")
         _cache["environment"] = StationEnvironment(station)
-        _cache["actor"] = _make_actor(options, station, _cache["environment"])
+        _cache["actor"] = _make_actor(options, station, plan, _cache["environment"])
     environment: StationEnvironment = _cache["environment"]
     actor: _Actor = _cache["actor"]
     tasks = options.tasks or tuple(sorted(station.tasks))
@@ -191,6 +200,7 @@ def _collect_one(options: CollectConfig, station: StationConfig, seed: int) -> t
         "station": station.name,
         "source": "station",
         "policy": options.policy,
+        "look_ahead": options.look_ahead,
         "seed": seed,
         "drawer_opening": [round(opening, 5) for opening in openings],
     }
@@ -204,7 +214,9 @@ def _collect_one(options: CollectConfig, station: StationConfig, seed: int) -> t
     return True, success
 
 
-def _make_actor(options: CollectConfig, station: StationConfig, environment: StationEnvironment) -> _Actor:
+def _make_actor(
+    options: CollectConfig, station: StationConfig, plan: Plan | None, environment: StationEnvironment
+) -> _Actor:
     expert = ExpertPolicy(environment, options.noise, options.slip, options.miss)
     if options.policy == "expert":
         return expert
@@ -212,6 +224,12 @@ def _make_actor(options: CollectConfig, station: StationConfig, environment: Sta
         return RandomPolicy()
     if options.policy == "mixed":
         return MixedPolicy(expert, RandomPolicy())
-    return _LearnedActor(
-        str(find_model(options.policy, options.config)), station.models.unnorm_key, options.temperature
-    )
+    import torch
+
+    from gymnast_core.policy.openvla import load_policy
+
+    torch.set_num_threads(1)
+    policy = load_policy(find_model(options.policy, options.config), unnorm_key=station.models.unnorm_key)
+    if options.look_ahead and plan is not None:
+        return plan(policy, options.config, options.look_ahead)
+    return _LearnedActor(policy, options.temperature)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from gymnast_core.config import NotNegative
 from gymnast_core.data.episode import find_episodes, read_episode
-from gymnast_core.evaluation.collect import CollectConfig, collect
+from gymnast_core.evaluation.collect import CollectConfig, Plan, collect
 from gymnast_core.progress import console
 from gymnast_core.reporting.statistics import Estimate, success_rate
 from gymnast_core.run_folder import RunFolder
@@ -40,11 +40,16 @@ class EvaluatePolicyConfig:
     """0 is greedy."""
     run: str = "runs/evaluation"
     """Run folder; an interrupted evaluation in it goes on."""
+    look_ahead: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Sampled candidates imagined before each chunk, the best of which is executed; how far and how varied says the
+    station file's `look_ahead`, and `temperature` then plays no part. 0: act at once."""
     workers: Annotated[int, Field(ge=1, le=64)] = 2
 
 
-def evaluate_policy(options: EvaluatePolicyConfig) -> int:
+def evaluate_policy(options: EvaluatePolicyConfig, plan: Plan | None = None) -> int:
     """Print and write success rates by task; returns 0, or 130 when interrupted.
+
+    plan: see `collect`.
 
     Raises: ConfigError, CheckpointError, DataError.
     """
@@ -60,8 +65,10 @@ def evaluate_policy(options: EvaluatePolicyConfig) -> int:
             horizon=options.horizon,
             after_success=0,
             temperature=options.temperature,
+            look_ahead=options.look_ahead,
             workers=options.workers,
-        )
+        ),
+        plan,
     )
     if code:
         return code

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from gymnast_core.errors import DataError
-from gymnast_core.protocols import Environment, Judge, Policy, Start, TrainablePolicy, Verdict
+from gymnast_core.protocols import Environment, Judge, Policy, PolicySample, Start, TrainablePolicy, Verdict
 from gymnast_core.reward.truth import TruthJudge
 from gymnast_core.run_folder import derive_seed
 
@@ -91,6 +91,8 @@ class RolloutOptions:
     stop_at_success: a rollout ends where the environment's own truth says so, or where the judge says that the task was
         completed: what the policy does afterwards is neither learned from nor counted.
     keep_frames: keep what the policy saw (training needs it). keep_video: keep the frames the judge saw.
+    act_on_start: the first chunk is drawn from the starts' own frames (of one size), not from the environment's picture
+        of them, which in imagination is smaller.
     """
 
     horizon: int
@@ -98,6 +100,7 @@ class RolloutOptions:
     stop_at_success: bool = True
     keep_frames: bool = True
     keep_video: bool = False
+    act_on_start: bool = False
 
 
 def group_starts(start: Start, size: int, seed: int, common_noise: bool = False) -> list[Start]:
@@ -118,13 +121,14 @@ def run_rollouts(
     environment: Environment,
     judge: Judge,
     starts: Sequence[Start],
-    policy_seeds: Sequence[int],
+    policy_seeds: Sequence[int | None],
     options: RolloutOptions,
     tick: Callable[[], None] | None = None,
 ) -> list[Rollout]:
     """Roll out every start and have the results judged; in the order of `starts`.
 
-    policy_seeds: one a rollout; chunk c of rollout i is drawn with derive_seed(policy_seeds[i], c).
+    policy_seeds: one a rollout; chunk c of rollout i is drawn with derive_seed(policy_seeds[i], c). None: this rollout
+    acts greedily beside those that sample.
     tick: called after every chunk, for progress and for stopping (by raising).
 
     Raises: DataError when the policy gives an action or log-probability that is not finite; JudgeError from the judge.
@@ -165,13 +169,15 @@ def _roll_batch(
     policy: Policy,
     environment: Environment,
     starts: Sequence[Start],
-    policy_seeds: Sequence[int],
+    policy_seeds: Sequence[int | None],
     options: RolloutOptions,
     tick: Callable[[], None] | None,
 ) -> list[Rollout]:
     n, length = len(starts), policy.chunk_length
     instructions = [start.instruction for start in starts]
     frames = environment.reset(starts)
+    if options.act_on_start:
+        frames = np.stack([start.frame for start in starts if start.frame is not None])
     alive = np.ones(n, dtype=bool)
     success = np.full(n, np.nan, dtype=np.float32)
     events: list[list[str]] = [[] for _ in range(n)]
@@ -179,24 +185,14 @@ def _roll_batch(
     for chunk in range(math.ceil(options.horizon / length)):
         steps = min(length, options.horizon - chunk * length)
         seen.append(frames)
-        if options.temperature is None:
-            drawn = policy.act(frames, instructions)
-            tokens.append(np.full((n, length * ACTION_DIM), -1, dtype=np.int16))
-            log_probs.append(np.zeros((n, length * ACTION_DIM), dtype=np.float32))
-        else:
-            if not isinstance(policy, TrainablePolicy):
-                raise DataError(f"{type(policy).__name__} cannot sample; use temperature 0 (greedy)")
-            sample = policy.sample(
-                frames, instructions, options.temperature, [derive_seed(seed, chunk) for seed in policy_seeds]
-            )
-            drawn = sample.actions
-            tokens.append(sample.tokens.astype(np.int16))
-            log_probs.append(sample.log_probs.astype(np.float32))
-        _check_finite(drawn, log_probs[-1], chunk)
+        drawn = _draw(policy, frames, instructions, options.temperature, policy_seeds, chunk)
+        tokens.append(drawn.tokens.astype(np.int16))
+        log_probs.append(drawn.log_probs.astype(np.float32))
+        _check_finite(drawn.actions, log_probs[-1], chunk)
         step_mask = np.arange(length * ACTION_DIM) < steps * ACTION_DIM
         masks.append(alive[:, None] & step_mask[None])
-        actions.append(drawn[:, :steps])
-        result = environment.step(drawn[:, :steps])
+        actions.append(drawn.actions[:, :steps])
+        result = environment.step(drawn.actions[:, :steps])
         frames = result.frames
         success[alive] = result.success[alive]
         for index in np.flatnonzero(alive):
@@ -223,6 +219,39 @@ def _roll_batch(
         )
         for i in range(n)
     ]
+
+
+def _draw(
+    policy: Policy,
+    frames: np.ndarray,
+    instructions: Sequence[str],
+    temperature: float | None,
+    policy_seeds: Sequence[int | None],
+    chunk: int,
+) -> PolicySample:
+    """One chunk a rollout: sampled where there is a temperature and a seed, greedy (tokens -1) elsewhere."""
+    n, length = len(frames), policy.chunk_length
+    sample = PolicySample(
+        np.full((n, length * ACTION_DIM), -1, dtype=np.int64),
+        np.zeros((n, length * ACTION_DIM), dtype=np.float32),
+        np.zeros((n, length, ACTION_DIM), dtype=np.float32),
+    )
+    seeds = {row: seed for row, seed in enumerate(policy_seeds) if seed is not None and temperature is not None}
+    greedy = [row for row in range(n) if row not in seeds]
+    if greedy:
+        sample.actions[greedy] = policy.act(frames[greedy], [instructions[row] for row in greedy])
+    if seeds and temperature is not None:
+        if not isinstance(policy, TrainablePolicy):
+            raise DataError(f"{type(policy).__name__} cannot sample; use temperature 0 (greedy)")
+        rows = list(seeds)
+        own = policy.sample(
+            frames[rows],
+            [instructions[row] for row in rows],
+            temperature,
+            [derive_seed(seed, chunk) for seed in seeds.values()],
+        )
+        sample.tokens[rows], sample.log_probs[rows], sample.actions[rows] = own.tokens, own.log_probs, own.actions
+    return sample
 
 
 def _check_finite(actions: np.ndarray, log_probs: np.ndarray, chunk: int) -> None:

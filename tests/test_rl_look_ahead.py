@@ -1,0 +1,123 @@
+"""Looking before acting: better than acting at once where imagination is right, and the greedy policy otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy, locate, point_starts
+from tiny_station import build_tiny_station
+
+from gymnast_core.cli import main
+from gymnast_core.config import LookAheadConfig
+from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.compare import run_trials
+from gymnast_core.policy.scripted import ScriptedPolicy
+from gymnast_core.protocols import Start, Verdict
+from gymnast_core.rl.look_ahead import LookAheadPolicy, best
+from gymnast_core.rl.rollout import Rollout
+
+OPTIONS = LookAheadConfig(rollouts=12, horizon=9, temperature=1.0)
+
+
+class Forbidden(PointEnvironment):
+    """An imagination nobody may use."""
+
+    def reset(self, starts: Sequence[Start]) -> np.ndarray:
+        raise AssertionError("imagined although it is switched off")
+
+
+class SilentJudge(PointJudge):
+    def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
+        return [Verdict(None, 0.0, "no answer")] * len(videos)
+
+
+class GradedJudge(PointJudge):
+    """How far the dot has come, with partial credit."""
+
+    def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
+        places = [float(locate(video[-1])[0]) for video in videos]
+        return [Verdict(x if "right" in text else 1 - x, 1.0, "") for x, text in zip(places, instructions)]
+
+
+def test_looking_ahead_beats_the_same_policy_acting_at_once() -> None:
+    policy = PointPolicy(seed=4)
+    starts = [Start(INSTRUCTIONS[i % 2], None, "side", i) for i in range(30)]
+
+    def rate(rollouts: int) -> float:
+        options = dataclasses.replace(OPTIONS, rollouts=rollouts, horizon=6)
+        acting = LookAheadPolicy(policy, PointEnvironment(1000), GradedJudge(), options)
+        return float(np.mean([trial.success for trial in run_trials(acting, PointEnvironment(1000), starts, 18)]))
+
+    plain = np.mean([trial.success for trial in run_trials(policy, PointEnvironment(1000), starts, 18)])
+    assert rate(0) == plain
+    few, many = rate(2), rate(12)
+    assert plain < few < many and many > plain + 0.4, f"acting at once {plain:.2f}, 2: {few:.2f}, 12: {many:.2f}"
+
+
+def test_off_or_without_any_verdict_it_is_the_greedy_policy() -> None:
+    policy = PointPolicy(seed=4)
+    frames, told = np.stack([start.frame for start in point_starts(4)]), list(INSTRUCTIONS) * 2
+    greedy = policy.act(frames, told)
+    off = LookAheadPolicy(policy, Forbidden(), PointJudge(), dataclasses.replace(OPTIONS, rollouts=0))
+    silent = LookAheadPolicy(policy, PointEnvironment(), SilentJudge(), OPTIONS)
+    assert np.array_equal(off.act(frames, told), greedy) and np.array_equal(silent.act(frames, told), greedy)
+    with pytest.raises(ConfigError, match=r"look_ahead.rollouts: found 12, but ScriptedPolicy cannot sample"):
+        LookAheadPolicy(ScriptedPolicy(np.zeros((3, 7), np.float32)), Forbidden(), PointJudge(), OPTIONS)
+
+
+def test_the_seed_decides_and_the_cutting_of_batches_does_not() -> None:
+    frames, told = np.stack([start.frame for start in point_starts(4)]), list(INSTRUCTIONS) * 2
+
+    def chunks(seed: int, max_rollouts: int) -> np.ndarray:
+        policy = LookAheadPolicy(PointPolicy(seed=4), PointEnvironment(max_rollouts), PointJudge(), OPTIONS)
+        policy.begin(seed)
+        return np.stack([policy.act(frames, told), policy.act(frames, told)])
+
+    first = chunks(1, 1000)
+    assert np.array_equal(first, chunks(1, 7)) and not np.array_equal(first, chunks(2, 1000))
+    assert not np.array_equal(first[0], first[1]), "a frame that comes again gets new candidates"
+
+
+def rollout(score: float | None, confidence: float = 1.0, completed_at: int | None = None) -> Rollout:
+    nothing = np.zeros((1, 21))
+    verdict = Verdict(score, confidence, "", completed_at)
+    return Rollout(Start("x"), nothing, nothing, nothing, nothing, np.zeros((9, 7)), np.nan, (), verdict)
+
+
+@pytest.mark.parametrize(
+    ("worse", "better"),
+    [
+        (rollout(0.5), rollout(1.0)),
+        (rollout(None), rollout(0.0, 0.9)),
+        (rollout(1.0, 0.6), rollout(1.0, 0.95)),
+        (rollout(0.0, 0.95), rollout(0.0, 0.6)),
+    ],
+    ids=["score", "an abstention never wins", "surer success", "less sure failure"],
+)
+def test_the_best_is_told_by_score_then_by_certainty(worse: Rollout, better: Rollout) -> None:
+    assert best([worse, better], PointJudge()) is better and best([better, worse], PointJudge()) is better
+    assert best([worse, worse], PointJudge()) is worse
+
+
+def test_the_earliest_completion_breaks_a_tie() -> None:
+    class Every(PointJudge):
+        def frame_indices(self, n_frames: int) -> list[int]:
+            return list(range(n_frames))
+
+    late, early = rollout(1.0, 0.9, 7), rollout(1.0, 0.9, 4)
+    assert best([late, early], Every()) is early and best([early, late], Every()) is early
+
+
+def test_trials_on_the_station_can_look_ahead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    station = build_tiny_station(tmp_path / "station", simulated=True)
+    words = ["--config", station, "--policy", tmp_path / "station" / "policy", "--trials", 2, "--horizon", 5]
+    words += ["--run", tmp_path / "run", "--workers", 1, "--look-ahead", 3]
+    assert main(["evaluate", "policy", *map(str, words)]) == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["all"]["n"] == 2
+    assert main(["evaluate", "policy", "--policy", "expert", "--look-ahead", "3", "--run", str(tmp_path / "no")]) == 2
+    assert "look_ahead: found 3 with policy expert" in capsys.readouterr().err
