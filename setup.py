@@ -25,6 +25,7 @@ BASE = [
     "tokenizers>=0.20,<1",
     "einops>=0.7,<1",
     "scipy>=1.11,<2",
+    "scikit-image>=0.22,<1",  # structural similarity of imagined frames
     "tyro>=0.9.2,<2",
     "rich>=13.7,<16",
     "pydantic>=2.7,<3",

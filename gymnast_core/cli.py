@@ -61,7 +61,13 @@ VERBS: dict[str, tuple[str, str, str, str]] = {
         "gymnast_core.world_model.train",
         "TrainConfig",
         "train",
-        "train or fine-tune the world model",
+        "train the world model",
+    ),
+    "world-model finetune": (
+        "gymnast_core.world_model.finetune",
+        "FinetuneConfig",
+        "finetune",
+        "train a world model on with a station's own episodes",
     ),
     "world-model train-autoencoder": (
         "gymnast_core.world_model.train_autoencoder",
@@ -103,6 +109,7 @@ REPORTED = (
     "sft",
     "judge train",
     "world-model train",
+    "world-model finetune",
     "world-model train-autoencoder",
     "world-model evaluate",
     "evaluate policy",

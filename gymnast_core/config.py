@@ -130,8 +130,13 @@ class ModelsConfig:
     """Denoising steps a frame."""
     guidance: NotNegative = 1.0
     """Classifier-free guidance of the world model; 1 is none."""
+    solver: Literal["ddim", "dpm++"] = "ddim"
+    """How a frame is denoised: DDIM, or DPM-Solver++(2M), which needs fewer steps from three on."""
     cache: Literal["exact", "streaming"] = "streaming"
-    """What happens to the world model's keys and values when its window slides."""
+    """What happens to the world model's keys and values when its window slides: "exact" computes the window anew,
+    "streaming" keeps the old ones."""
+    compile_world_model: bool = False
+    """torch.compile and CUDA graphs for the imagination: for a GPU."""
     adapters: str = "runs/adapters"
     """Folder that adapted policies (LoRA adapters) are kept in."""
     device: str = "auto"

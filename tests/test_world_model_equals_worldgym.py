@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,15 @@ from gymnast_core.data.worldgym import scale_actions
 from gymnast_core.errors import CheckpointError
 from gymnast_core.world_model.actions import null_action, to_bridge, to_worldgym
 from gymnast_core.world_model.checkpoint import load_worldgym_checkpoint
-from gymnast_core.world_model.diffusion import Schedule, teacher_forcing_loss, teacher_forcing_mask
+from gymnast_core.world_model.diffusion import (
+    Schedule,
+    Solver,
+    SolverKind,
+    teacher_forcing_loss,
+    teacher_forcing_mask,
+)
 from gymnast_core.world_model.model import WorldModel, WorldModelConfig, parameter_count
-from gymnast_core.world_model.sampler import CacheMode, LatentRollout
+from gymnast_core.world_model.sampler import CACHE_MODES, CacheMode, LatentRollout
 from tests.parity.world_model import TOLERANCE, errors, load, main, rollout
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "fixtures" / "worldgym"
@@ -82,9 +91,89 @@ def test_frames_pushed_through_the_network(mode: CacheMode, at_full_window: int)
     play.start(torch.zeros(1, 2, 2, 1))
     for _ in range(19):
         play.extend(torch.zeros(1, 10), torch.zeros(1, 2, 2, 1))
-    before = model.frame_forwards
+    before = play.frame_forwards
     play.extend(torch.zeros(1, 10), torch.zeros(1, 2, 2, 1))
-    assert model.frame_forwards - before == at_full_window
+    assert play.frame_forwards - before == at_full_window
+
+
+def solve_gaussian(kind: SolverKind, levels: list[int], spread: float) -> float:
+    """Error at the last level of the exact probability flow of data N(0, spread^2), from x = 1 at the first level.
+
+    There the velocity is known, v = alpha eps - sigma x0 of the posterior means, and the exact x is proportional to the
+    standard deviation of the noisy data.
+    """
+    schedule = Schedule()
+    deviation = [math.sqrt(float(a) * spread**2 + 1 - float(a)) for a in schedule.abar]
+    solver = Solver(schedule, levels, kind)
+    solver.begin()
+    x = torch.ones((), dtype=torch.float64)
+    for i, level in enumerate(levels[:-1]):
+        abar = float(schedule.abar[level])
+        clean = math.sqrt(abar) * spread**2 / deviation[level] ** 2 * x
+        noise = (x - math.sqrt(abar) * clean) / math.sqrt(1 - abar)
+        x = solver.step(x, math.sqrt(abar) * noise - math.sqrt(1 - abar) * clean, i)
+    return abs(float(x) - deviation[levels[-1]] / deviation[levels[0]])
+
+
+def test_dpm_solver_converges_with_second_order_and_ddim_with_first() -> None:
+    counts = (10, 20, 40, 80)
+    for kind, order in (("ddim", 1), ("dpm++", 2)):
+        errors = [solve_gaussian(kind, list(range(960, 159, -800 // n)), 0.3) for n in counts]  # type: ignore[arg-type]
+        slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
+        assert all(abs(slope - order) < 0.35 for slope in slopes), (kind, errors)
+    few = list(range(960, 159, -160))
+    assert solve_gaussian("dpm++", few, 0.3) < 0.5 * solve_gaussian("ddim", few, 0.3)
+
+
+@pytest.mark.parametrize("mode", CACHE_MODES)
+def test_solvers_are_the_same_up_to_two_steps_and_cost_the_same(mode: CacheMode) -> None:
+    g = torch.Generator().manual_seed(1)
+    model = tiny()
+    first, actions = torch.randn(2, 4, 4, 3, generator=g), torch.randn(7, 2, 10, generator=g)
+    noise = torch.randn(7, 2, 4, 4, 3, generator=g)
+
+    def play(solver: SolverKind, steps: int, mode: CacheMode = mode) -> tuple[torch.Tensor, int]:
+        run = LatentRollout(model, Schedule(), sampling_steps=steps, solver=solver, mode=mode)
+        run.start(first)
+        return torch.stack([run.extend(actions[k], noise[k]) for k in range(7)], dim=1), run.frame_forwards
+
+    for steps in (1, 2, 5):
+        (ddim, spent), (dpm, spent_too) = play("ddim", steps), play("dpm++", steps)
+        assert spent == spent_too
+        assert ((ddim - dpm).abs().max() < 1e-5) == (steps < 3)
+    if mode in ("exact", "frame_cache"):
+        torch.testing.assert_close(play("dpm++", 5)[0], play("dpm++", 5, "no_cache")[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("mode", "guidance"), [("streaming", 1.0), ("streaming", 3.0), ("exact", 1.0)])
+def test_compiled_passes_equal_plain_ones_and_are_compiled_once_a_shape(mode: CacheMode, guidance: float) -> None:
+    torch._dynamo.reset()
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., object]:
+        compiled.append(1)
+        return graph.forward
+
+    g = torch.Generator().manual_seed(2)
+    model = tiny()
+    first, actions = torch.randn(2, 4, 4, 3, generator=g), torch.randn(9, 3, 10, generator=g)
+    noise, rows = torch.randn(9, 3, 4, 4, 3, generator=g), torch.tensor([0, 1, 0])
+
+    def play(run: LatentRollout) -> torch.Tensor:
+        run.start(first, rows)
+        return torch.stack([run.extend(actions[k], noise[k]) for k in range(9)], dim=1)
+
+    def rollout(compile: bool) -> LatentRollout:
+        return LatentRollout(
+            model, Schedule(), sampling_steps=3, guidance=guidance, mode=mode, compile=compile, backend=backend
+        )
+
+    fast = rollout(True)
+    plain, once, again = play(rollout(False)), play(fast), play(fast)
+    torch.testing.assert_close(once, plain, atol=1e-5, rtol=0)
+    assert torch.equal(once, again)
+    # The frame drawn alone, with the finished one before it, and in exact mode with its whole window.
+    assert len(compiled) == (2 if mode == "streaming" else 3)
 
 
 @settings(max_examples=15, deadline=None)

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from gymnast_core.cli import main
 from gymnast_core.data.episode import Episode, write_episode
+from gymnast_core.data.worldgym import read_video
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.protocols import Environment, Start
 from gymnast_core.world_model.autoencoder import SmallAutoencoder, SmallAutoencoderConfig, StableDiffusion3Autoencoder
@@ -29,7 +31,7 @@ from gymnast_core.world_model.checkpoint import (
 from gymnast_core.world_model.dataset import draw_clips, find_all, flatten, split
 from gymnast_core.world_model.diffusion import LossConfig
 from gymnast_core.world_model.environment import WorldModelEnvironment
-from gymnast_core.world_model.evaluate import EvaluateConfig, evaluate
+from gymnast_core.world_model.metrics import ssim
 from gymnast_core.world_model.model import WorldModel, WorldModelConfig
 from gymnast_core.world_model.rollout import RolloutConfig, read_actions, rollout
 from gymnast_core.world_model.train import TrainConfig, train
@@ -108,10 +110,25 @@ def test_training_lowers_the_loss_and_evaluation_writes_pictures(world: Path) ->
     losses = [line["loss"] for line in metrics(world / "run") if "loss" in line]
     assert losses[-1] < 0.7 * losses[0]
     assert list((world / "run" / "media").glob("strips_*.png"))
+    [video] = (world / "run" / "media").glob("samples_*.mp4")
+    assert read_video(video).shape == (9, 8 * (SIZE + 8), 8 * (2 * SIZE + 8), 3)  # one held-out episode
     out = world / "evaluation"
-    assert evaluate(EvaluateConfig(str(world / "run" / "model"), (str(world / "data"),), str(out), horizon=8)) == 0
+    words = ["world-model", "evaluate", "--model", str(world / "run" / "model"), "--data", str(world / "data")]
+    assert main([*words, "--run", str(out), "--horizon", "8"]) == 0
     result = json.loads((out / "result.json").read_text())
     assert result["psnr_5"] > 10 and (out / "media" / "actions.png").exists()
+    for name in ("PSNR by frame, dB", "SSIM by frame"):
+        assert [len(line) for line in result["curves"][name]["lines"].values()] == [8, 8]
+    page = (out / "report.html").read_text()
+    assert "SSIM by frame" in page and page.count("<svg") >= 2
+
+
+def test_structural_similarity_follows_its_definition() -> None:
+    a, b = (np.full((16, 16, 3), value, np.uint8) for value in (60, 180))
+    c1 = (0.01 * 255) ** 2  # flat pictures differ in luminance alone
+    assert ssim(a, b) == pytest.approx((2 * 60 * 180 + c1) / (60**2 + 180**2 + c1), abs=1e-5)
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    assert ssim(noise, noise) == pytest.approx(1.0) and ssim(noise, 255 - noise) < -0.5
 
 
 def test_latents_have_unit_spread_and_decode_near_the_frames(world: Path) -> None:
@@ -140,6 +157,21 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(world: Path,
     assert train(replace(plain, run=str(tmp_path / "killed"))) == 0
     for (name, a), b in zip(weights(tmp_path / "plain").items(), weights(tmp_path / "killed").values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_finetuning_goes_on_as_the_model_was_trained(world: Path, tmp_path: Path) -> None:
+    words = ["world-model", "finetune", "--data", str(world / "data"), "--cache", str(world / "cache")]
+    words += ["--run", str(tmp_path / "f"), "--steps", "50", "--batch", "8", "--horizon", "4", "--device", "cpu"]
+    assert main([*words, "--warmup", "5"]) == 2  # nothing to start from
+    assert main([*words, "--warmup", "5", "--init", str(world / "run" / "model")]) == 0
+    before, after = load_world_model(world / "run" / "model"), load_world_model(tmp_path / "f" / "model")
+    assert after.made_by["command"] == "gymnast world-model finetune"
+    assert after.made_by["training"] == before.made_by["training"] and after.sampling == before.sampling
+    assert after.model.config == before.model.config
+    moved = [(a - b).abs().max() for a, b in zip(after.model.parameters(), before.model.parameters(), strict=True)]
+    assert 0 < max(moved) < 2e-5 * 50  # AdamW moves a weight by about its learning rate a step
+    first, fresh = metrics(tmp_path / "f")[0]["loss"], metrics(world / "run")[0]["loss"]
+    assert first < 0.7 * fresh and (tmp_path / "f" / "report.html").exists()
 
 
 def test_two_processes_train_what_one_does(world: Path, tmp_path: Path) -> None:
@@ -189,8 +221,6 @@ def test_imagination_depends_on_the_start_and_its_seed_alone(world: Path) -> Non
 
 
 def test_rollout_plays_an_episode_a_file_and_a_sweep(world: Path, tmp_path: Path) -> None:
-    from gymnast_core.data.worldgym import read_video
-
     model, episode = str(world / "run" / "model"), str(find_all(world / "data")[0].path)
     assert rollout(RolloutConfig(model, str(tmp_path / "a.mp4"), episode=episode)) == 0
     assert read_video(tmp_path / "a.mp4").shape == (10, SIZE * 4, SIZE * 8, 3)  # the truth stands beside it

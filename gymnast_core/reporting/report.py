@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gymnast_core.config import parse_config
 from gymnast_core.data.frames import write_bytes
@@ -138,7 +138,9 @@ def write_report(
 
 
 def report_run(run_folder: str | os.PathLike[str], title: str, text: str = "") -> Path:
-    """A page of what a run logged: a curve for each metric, the figures of result.json, its pictures.
+    """A page of what a run logged: a curve for each metric, the figures of result.json, its latest pictures.
+
+    result.json may hold curves of its own, "curves": {title: {"x": [...], "x_label": "...", "lines": {label: [...]}}}.
 
     Raises: DataError when a file cannot be read or written.
     """
@@ -147,20 +149,28 @@ def report_run(run_folder: str | os.PathLike[str], title: str, text: str = "") -
     names = sorted({name for line in lines for name in line} - {"step", "time"})
     curves = tuple(metric_curve(run, {name: name}, name, "step") for name in names)
     rows: tuple[tuple[str, ...], ...] = ()
+    drawn: tuple[Curve, ...] = ()
     if (run / "result.json").exists():
         try:
-            result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            result = dict(json.loads((run / "result.json").read_text(encoding="utf-8")))
+            drawn = tuple(_result_curve(title, content) for title, content in result.pop("curves", {}).items())
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"{run / 'result.json'}: cannot read ({error})") from error
-        rows = (("figure", "value"), *((name, _text(value)) for name, value in sorted(dict(result).items())))
-    pictures = sorted((run / "media").glob("*.png")) + sorted((run / "media").glob("*.mp4"))
-    figures = tuple(Figure(str(path.relative_to(run)), path.name) for path in pictures[-6:])
-    sections = [Section("Result", text=text, rows=rows)] if rows or text else []
+        rows = (("figure", "value"), *((name, _text(value)) for name, value in sorted(result.items())))
+    pictures = sorted((run / "media").glob("*.png"))[-4:] + sorted((run / "media").glob("*.mp4"))[-2:]
+    figures = tuple(Figure(str(path.relative_to(run)), path.name) for path in pictures)
+    sections = [Section("Result", text=text, curves=drawn, rows=rows)] if rows or text else []
     if figures:
         sections.append(Section("Pictures", figures=figures))
     if curves:
         sections.append(Section("Curves", curves=curves))
     return write_report(run, title, sections)
+
+
+def _result_curve(title: str, content: Mapping[str, Any]) -> Curve:
+    x = tuple(float(value) for value in content["x"])
+    lines = {label: tuple(y) for label, y in content["lines"].items()}
+    return Curve(title, str(content["x_label"]), tuple(Series(label, x, y) for label, y in lines.items()))
 
 
 def _text(value: object) -> str:

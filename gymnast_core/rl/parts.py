@@ -67,7 +67,9 @@ def open_imagination(station: StationFile, max_rollouts: int = MAX_IMAGINED) -> 
         find_model(models.world_model, station.path),
         device=device_of(station.config),
         max_rollouts=max_rollouts,
-        sampling=SamplingConfig(models.sampling_steps, models.guidance, models.cache),
+        sampling=SamplingConfig(
+            models.sampling_steps, models.guidance, models.cache, models.solver, models.compile_world_model
+        ),
         autoencoder=models.autoencoder,
     )
 

@@ -68,8 +68,8 @@ class SmallAutoencoderConfig:
     """Channels at the coarse resolution; half of it at the finer one."""
 
     def __post_init__(self) -> None:
-        if self.image_size < 8 or self.image_size % 4:
-            raise ConfigError(f"autoencoder: image_size is {self.image_size}, must be at least 8 and divisible by 4")
+        if self.image_size < 12 or self.image_size % 4:  # 11 pixels are the window of the picture errors
+            raise ConfigError(f"autoencoder: image_size is {self.image_size}, must be at least 12 and divisible by 4")
         if self.latent_channels < 1 or self.width < 2 or self.width % 2:
             raise ConfigError(
                 f"autoencoder: latent_channels {self.latent_channels}, width {self.width}: must be positive, width even"

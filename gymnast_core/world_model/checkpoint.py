@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gymnast_core.config import parse_config
+from gymnast_core.config import find_model, parse_config
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.world_model.autoencoder import (
     Autoencoder,
@@ -27,6 +27,7 @@ from gymnast_core.world_model.autoencoder import (
     SmallAutoencoderConfig,
     StableDiffusion3Autoencoder,
 )
+from gymnast_core.world_model.diffusion import SOLVERS, SolverKind
 from gymnast_core.world_model.model import WorldModel, WorldModelConfig
 from gymnast_core.world_model.sampler import CACHE_MODES, CacheMode
 
@@ -39,11 +40,15 @@ class SamplingConfig:
     """How frames are drawn."""
 
     steps: int = 10
-    """DDIM steps a frame."""
+    """Denoising steps a frame."""
     guidance: float = 1.0
     """1 = the conditional prediction alone; above 1 sharpens obedience to the action at twice the cost."""
     mode: CacheMode = "exact"
     """Cache mode: exact (window recomputed once it slides), streaming (old keys kept), frame_cache, no_cache."""
+    solver: SolverKind = "ddim"
+    """"ddim", or "dpm++" (DPM-Solver++(2M)); the same up to two steps."""
+    compile: bool = False
+    """torch.compile, on a GPU with CUDA graphs: for long runs with an unchanging number of rollouts."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:
@@ -52,6 +57,8 @@ class SamplingConfig:
             raise ConfigError(f"sampling: guidance is {self.guidance}, must be between 0 and 100")
         if self.mode not in CACHE_MODES:
             raise ConfigError(f"sampling: mode is {self.mode!r}, must be one of {', '.join(CACHE_MODES)}")
+        if self.solver not in SOLVERS:
+            raise ConfigError(f"sampling: solver is {self.solver!r}, must be one of {', '.join(SOLVERS)}")
 
 
 @dataclass
@@ -177,10 +184,15 @@ def save_autoencoder(folder: str | Path, autoencoder: SmallAutoencoder, made_by:
 
 
 def load_autoencoder(name: str | Path, *, image_size: int = 256, device: str = "cpu") -> Autoencoder:
-    """An autoencoder by name: a small autoencoder's folder, or `sd3:FOLDER` for Stable Diffusion 3's."""
+    """An autoencoder by name: a small one's folder (also a shipped one's), or `sd3:FOLDER` for Stable Diffusion 3's.
+
+    Raises: ConfigError (no such folder), CheckpointError (incomplete, damaged, another kind).
+    """
     text = str(name)
     if text.startswith(SD3_PREFIX):
         return StableDiffusion3Autoencoder(text[len(SD3_PREFIX) :], image_size=image_size, device=device)
+    if not Path(text).is_absolute():
+        name = find_model(text)
     weights, config = read_folder(name, "small_autoencoder")
     autoencoder = SmallAutoencoder(parse_config(SmallAutoencoderConfig, config.get("model", {}), f"{name}/config.json"))
     load_weights(autoencoder, weights, f"{name}/weights.safetensors")
@@ -214,13 +226,14 @@ def save_world_model(folder: str | Path, loaded: LoadedWorldModel, weights: Mapp
 def load_world_model(folder: str | Path, device: str = "cpu", autoencoder: str = "") -> LoadedWorldModel:
     """Read a world-model folder, ready to imagine (evaluation mode, no gradients).
 
-    folder: ours, with its own autoencoder; or the public WorldGym training checkpoint (a file, full size, `ema`
-    weights), which comes without one: then `autoencoder` names it (see `load_autoencoder`).
+    folder: ours, by path or a shipped one's name ("mini/world_model"), with its own autoencoder; or the public WorldGym
+    training checkpoint (a file, full size, `ema` weights), which comes without one: then `autoencoder` names it (see
+    `load_autoencoder`).
 
-    Raises CheckpointError if files are missing, damaged or do not fit; ConfigError on a bad value in config.json, or
-    where a WorldGym checkpoint has no autoencoder named.
+    Raises CheckpointError if files are missing, damaged or do not fit; ConfigError for a folder that is not there, on a
+    bad value in config.json, or where a WorldGym checkpoint has no autoencoder named.
     """
-    folder = Path(folder)
+    folder = find_model(str(folder))
     if folder.is_file():
         if not autoencoder:
             raise ConfigError(f"{folder}: a WorldGym checkpoint holds no autoencoder; name it (sd3:FOLDER)")

@@ -1,4 +1,4 @@
-"""Noise schedule, velocity target, training losses and the DDIM step (WorldGym; "Diffusion Forcing", arXiv 2407.01392).
+"""Noise schedule, velocity target, training losses and solvers (WorldGym; "Diffusion Forcing", arXiv 2407.01392).
 
 With abar the cumulative signal share of a noise level: x_t = sqrt(abar) x + sqrt(1 - abar) eps and the network predicts
 v = sqrt(abar) eps - sqrt(1 - abar) x (Salimans & Ho, arXiv 2202.00512).
@@ -6,8 +6,10 @@ v = sqrt(abar) eps - sqrt(1 - abar) x (Salimans & Ho, arXiv 2202.00512).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ CONTEXT_LEVEL = 14
 
 Objective = Literal["diffusion_forcing", "teacher_forcing"]
 NoiseLevels = Literal["uniform", "sampler"]
+SolverKind = Literal["ddim", "dpm++"]
+SOLVERS: tuple[SolverKind, ...] = get_args(SolverKind)
 
 
 def sigmoid_alphas_cumprod(timesteps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Tensor:
@@ -60,20 +64,66 @@ class Schedule:
         return x * self.abar[CONTEXT_LEVEL].sqrt()
 
     def sampling_levels(self, steps: int) -> list[int]:
-        """DDIM levels from noisy to clean, steps + 1 of them, the last -1 (clean): linspace(-1, last, steps + 1)."""
+        """Levels from noisy to clean, steps + 1 of them, the last -1 (clean): linspace(-1, last, steps + 1)."""
         if not 1 <= steps <= self.timesteps:
             raise ConfigError(f"diffusion: sampling steps is {steps}, must be between 1 and {self.timesteps}")
         return [int(v) for v in torch.linspace(-1, self.timesteps - 1, steps + 1, dtype=torch.float64)][::-1]
 
-    def ddim_step(self, x: Tensor, v: Tensor, level: int, next_level: int) -> Tensor:
-        """One deterministic step from level to next_level (-1 = clean); x and v of one shape."""
-        abar = self.abar[level]
-        clean = abar.sqrt() * x - (1 - abar).sqrt() * v
-        if next_level < 0:
-            return clean
-        noise = (1 - abar).sqrt() * x + abar.sqrt() * v
-        following = self.abar[next_level]
-        return following.sqrt() * clean + (1 - following).sqrt() * noise
+
+class Solver:
+    """Turns velocities into one frame's way from noise to clean, a step a level; `begin` again for every frame.
+
+    Both kinds predict the clean latents x0 = sqrt(abar) x - sqrt(1 - abar) v and move to the next level by
+    x <- p x + q x0 + r x0_before. With alpha = sqrt(abar), sigma = sqrt(1 - abar), primes for the next level:
+
+    - "ddim" (Song et al., arXiv 2010.02502, eta 0): p = sigma' / sigma, q = alpha' - alpha p, r = 0. First order.
+    - "dpm++" (DPM-Solver++(2M), Lu et al., arXiv 2211.01095, Algorithm 2): with lambda = log(alpha / sigma),
+      h = lambda' - lambda and h_before of the step before, x0 becomes x0 + (x0 - x0_before) h / (2 h_before). Second
+      order. The first step knows no step before it and at the last one h is infinite, so these two are DDIM's: with one
+      or two steps the kinds are the same.
+    """
+
+    def __init__(self, schedule: Schedule, levels: Sequence[int], kind: SolverKind = "ddim") -> None:
+        """levels: from noisy to clean as `Schedule.sampling_levels` gives them; -1 is clean."""
+        if kind not in SOLVERS:
+            raise ConfigError(f"sampling: solver is {kind!r}, must be one of {', '.join(SOLVERS)}")
+        self.levels = tuple(levels)
+        self.kind = kind
+        abar = [float(schedule.abar[level]) if level >= 0 else 1.0 for level in self.levels]
+        alpha, sigma = [math.sqrt(a) for a in abar], [math.sqrt(1 - a) for a in abar]
+        self._clean = list(zip(alpha, sigma))
+        self._steps: list[tuple[float, float, float]] = []
+        before = 0.0
+        for i in range(len(abar) - 1):
+            p = sigma[i + 1] / sigma[i]
+            q, r = alpha[i + 1] - alpha[i] * p, 0.0
+            if sigma[i + 1] > 0:
+                h = math.log(alpha[i + 1] / sigma[i + 1]) - math.log(alpha[i] / sigma[i])
+                if kind == "dpm++" and i > 0:
+                    q, r = q * (1 + h / (2 * before)), -q * h / (2 * before)
+                before = h
+            self._steps.append((p, q, r))
+        self._x0: Tensor | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self._steps)
+
+    def begin(self) -> None:
+        """Forget the last frame."""
+        self._x0 = None
+
+    def step(self, x: Tensor, v: Tensor, index: int) -> Tensor:
+        """x at levels[index] and the network's velocity there -> x at levels[index + 1]; one shape."""
+        alpha, sigma = self._clean[index]
+        p, q, r = self._steps[index]
+        x0 = alpha * x - sigma * v
+        following = q * x0 if p == 0 else p * x + q * x0
+        if r != 0:
+            assert self._x0 is not None, "begin, then steps in order"
+            following = following + r * self._x0
+        self._x0 = x0
+        return following
 
 
 @dataclass(frozen=True)

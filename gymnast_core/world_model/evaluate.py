@@ -7,20 +7,22 @@ one frame what constant actions do, one row each: rows that look alike mean that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gymnast_core.data.frames import read_image, write_image
 from gymnast_core.errors import ConfigError
 from gymnast_core.progress import console
+from gymnast_core.reporting.media import write_video
 from gymnast_core.run_folder import RunFolder, derive_seed
 from gymnast_core.world_model.actions import to_bridge
 from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig, load_world_model
 from gymnast_core.world_model.dataset import EpisodeFile, find_all, parse_source, split
 from gymnast_core.world_model.imagine import imagine
-from gymnast_core.world_model.metrics import psnr
+from gymnast_core.world_model.metrics import psnr, ssim
 
 HORIZONS = (1, 5, 10, 20, 30)
 SHEET_STEP_M = 0.02
@@ -47,7 +49,9 @@ class EvaluateConfig:
     frame: str = ""
     """Picture for the action sheet; default the first held-out episode's first frame."""
     steps: int = 0
-    """DDIM steps; 0 = the model's own."""
+    """Denoising steps; 0 = the model's own."""
+    solver: str = ""
+    """ddim or dpm++; empty = the model's own."""
     mode: str = ""
     """Cache mode; empty = the model's own."""
     device: str = "cpu"
@@ -58,10 +62,37 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: psnr_K and copy_K in dB for each horizon K. strips: pairs of film strips, truth above imagination."""
+    """Imagined episodes against the true ones.
+
+    metrics: for each horizon K, psnr_K and ssim_K, and of copying the first frame copy_K (PSNR) and copy_ssim_K.
+    errors: the same four, by every frame 1 .. horizon: "psnr", "copy", "ssim", "copy_ssim".
+    counts: how many episodes reach each frame 1 .. horizon.
+    strips: pairs of film strips, truth above imagination. samples: (T, S, 2 S, 3) videos, truth left.
+    """
 
     metrics: Mapping[str, float]
+    errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    counts: Sequence[int] = ()
     strips: Sequence[np.ndarray] = field(default_factory=tuple)
+    samples: Sequence[np.ndarray] = field(default_factory=tuple)
+
+    def result(self) -> dict[str, Any]:
+        """For result.json: the metrics, how many episodes reach the last frame, and `curves` as a report draws them."""
+        frames = list(range(1, len(self.counts) + 1))
+        lines = {
+            "PSNR by frame, dB": ("psnr", "copy"),
+            "SSIM by frame": ("ssim", "copy_ssim"),
+        }
+        curves = {
+            title: {
+                "x_label": "imagined frame",
+                "x": frames,
+                "lines": {"imagined": list(self.errors[ours]), "first frame copied": list(self.errors[copied])},
+            }
+            for title, (ours, copied) in lines.items()
+            if frames
+        }
+        return {**self.metrics, "episodes_to_the_end": self.counts[-1] if frames else 0, "curves": curves}
 
 
 def evaluate_episodes(
@@ -71,6 +102,7 @@ def evaluate_episodes(
     seed: int,
     sampling: SamplingConfig | None = None,
     strips: int = 6,
+    samples: int = 6,
 ) -> Evaluation:
     """Replay each episode's actions from its first frame and compare; episodes shorter than a horizon leave it out."""
     size = loaded.autoencoder.image_size
@@ -89,25 +121,51 @@ def evaluate_episodes(
         [derive_seed(seed, "evaluate", i) for i in range(len(episodes))],
         sampling,
     )
-    metrics: dict[str, float] = {}
-    for k in HORIZONS:
-        long_enough = [(i, frames) for i, (frames, _) in enumerate(episodes) if len(frames) > k]
-        if not long_enough:
-            continue
-        metrics[f"psnr_{k}"] = float(np.mean([psnr(frames[k], videos[i, k]) for i, frames in long_enough]))
-        metrics[f"copy_{k}"] = float(np.mean([psnr(frames[k], frames[0]) for i, frames in long_enough]))
-    pictures = []
-    for i, (frames, _) in enumerate(episodes[:strips]):
+    errors: dict[str, list[float]] = {name: [] for name in ("psnr", "copy", "ssim", "copy_ssim")}
+    counts = []
+    for k in range(1, padded.shape[1] + 1):
+        reaching = [(frames[k], videos[i, k], frames[0]) for i, (frames, _) in enumerate(episodes) if len(frames) > k]
+        counts.append(len(reaching))
+        errors["psnr"].append(float(np.mean([psnr(true, ours) for true, ours, _ in reaching])))
+        errors["copy"].append(float(np.mean([psnr(true, first) for true, _, first in reaching])))
+        errors["ssim"].append(float(np.mean([ssim(true, ours) for true, ours, _ in reaching])))
+        errors["copy_ssim"].append(float(np.mean([ssim(true, first) for true, _, first in reaching])))
+    metrics = {f"{name}_{k}": values[k - 1] for name, values in errors.items() for k in HORIZONS if k <= len(values)}
+    pictures, sample_videos = [], []
+    for i, (frames, _) in enumerate(episodes[: max(strips, samples)]):
         pick = np.linspace(0, len(frames) - 1, min(10, len(frames))).astype(int)
         rows = [np.concatenate(list(source[pick]), axis=1) for source in (frames, videos[i])]
         pictures.append(np.concatenate(rows, axis=0))
-    return Evaluation(metrics, pictures)
+        sample_videos.append(np.concatenate((frames, videos[i, : len(frames)]), axis=2))
+    return Evaluation(metrics, errors, counts, pictures[:strips], sample_videos[:samples])
+
+
+def write_samples(path: Path, samples: Sequence[np.ndarray], rate_hz: float = 5.0, columns: int = 2) -> None:
+    """One video of several episodes (T, S, 2 S, 3) on a grid, truth left and imagination right in each.
+
+    Shorter episodes hold their last frame; small pictures are enlarged to 128 pixels or more.
+    """
+    if not samples:
+        return
+    longest = max(len(sample) for sample in samples)
+    scale = max(1, -(-128 // samples[0].shape[1]))
+    cells = [
+        np.pad(sample[np.minimum(np.arange(longest), len(sample) - 1)], ((0, 0), (4, 4), (4, 4), (0, 0)))
+        .repeat(scale, 1)
+        .repeat(scale, 2)
+        for sample in samples
+    ]
+    cells += [np.zeros_like(cells[0])] * (-len(cells) % min(columns, len(cells)))
+    width = min(columns, len(samples))
+    rows = [np.concatenate(cells[i : i + width], axis=2) for i in range(0, len(cells), width)]
+    write_video(path, np.concatenate(rows, axis=1), rate_hz)
 
 
 def format_horizons(metrics: Mapping[str, float]) -> str:
-    """One line: horizon, PSNR, and the copy-first-frame baseline."""
+    """One line: horizon, PSNR and SSIM, and in brackets those of copying the first frame."""
     parts = [
-        f"frame {k} {metrics[f'psnr_{k}']:.1f} dB (copy {metrics[f'copy_{k}']:.1f})"
+        f"frame {k} {metrics[f'psnr_{k}']:.1f} dB {metrics[f'ssim_{k}']:.2f} "
+        f"(copy {metrics[f'copy_{k}']:.1f} {metrics[f'copy_ssim_{k}']:.2f})"
         for k in HORIZONS
         if f"psnr_{k}" in metrics
     ]
@@ -163,16 +221,17 @@ def action_sheet(
     return np.concatenate(rows, axis=0), dict(zip(actions, videos, strict=True))
 
 
-def chosen_sampling(loaded: LoadedWorldModel, steps: int, mode: str) -> SamplingConfig:
-    """The model's own sampling with what the command line replaces."""
+def chosen_sampling(loaded: LoadedWorldModel, steps: int, mode: str, solver: str = "") -> SamplingConfig:
+    """The model's own sampling with what the command line replaces; 0 and "" leave it."""
     own = loaded.sampling
-    return SamplingConfig(steps or own.steps, own.guidance, mode or own.mode)  # type: ignore[arg-type]
+    changes = {"steps": steps, "mode": mode, "solver": solver}
+    return replace(own, **{name: value for name, value in changes.items() if value})  # type: ignore[arg-type]
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """Write media/strips.png, media/actions.png and result.json; prints the table of horizons."""
     loaded = load_world_model(config.model, config.device)
-    sampling = chosen_sampling(loaded, config.steps, config.mode)
+    sampling = chosen_sampling(loaded, config.steps, config.mode, config.solver)
     if config.horizon < 1 or config.episodes < 1:
         raise ConfigError(f"horizon {config.horizon} and episodes {config.episodes} must be at least 1")
     files: list[EpisodeFile] = []
@@ -184,10 +243,11 @@ def evaluate(config: EvaluateConfig) -> int:
     folder = RunFolder(config.run, config, tensorboard=False)
     result = evaluate_episodes(loaded, files[: config.episodes], config.horizon, config.seed, sampling)
     write_strips(folder.media("strips.png"), result.strips)
+    write_samples(folder.media("samples.mp4"), result.samples)
     frame = read_image(config.frame) if config.frame else files[0].read(loaded.autoencoder.image_size)[0][0]
     sheet, _ = action_sheet(loaded, frame, seed=config.seed, sampling=sampling)
     write_image(folder.media("actions.png"), sheet)
-    folder.write_result({"episodes": min(len(files), config.episodes), **result.metrics})
+    folder.write_result({"episodes": min(len(files), config.episodes), **result.result()})
     console.print(format_horizons(result.metrics))
     console.print(f"pictures in {folder.path / 'media'}")
     return 0

@@ -34,6 +34,8 @@ class Imagination:
             sampling_steps=sampling.steps,
             guidance=sampling.guidance,
             mode=sampling.mode,
+            solver=sampling.solver,
+            compile=sampling.compile,
         )
         self._noise: list[torch.Generator] = []
         self.latents: list[Tensor] = []

@@ -8,7 +8,7 @@ channels, P patches ("tokens") a frame, D model width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,7 +68,7 @@ class WorldModelConfig:
 
 
 class TemporalCache:
-    """Keys and values of earlier frames for every temporal block, allocated once.
+    """Keys and values of earlier frames for every temporal block, allocated once for a whole window.
 
     A frame's keys carry their rotary position, so the order of the slots does not matter and the buffer can be a ring.
 
@@ -79,25 +79,24 @@ class TemporalCache:
         self, config: WorldModelConfig, batch: int, tokens: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         shape = (batch, tokens, config.num_heads, config.max_frames, config.head_dim)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
+        with torch.inference_mode(False):  # whoever writes later may be in or out of inference mode
+            self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
+            self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_layers)]
+        self.batch, self.tokens, self.device, self.dtype = batch, tokens, device, dtype
 
-    @property
-    def batch(self) -> int:
-        return self.keys[0].shape[0]
+    def clear(self) -> None:
+        """Zero everything: what a mask hides is multiplied by zero, and must be finite for that."""
+        for tensor in (*self.keys, *self.values):
+            tensor.zero_()
 
-    def write(self, layer: int, keys: Tensor, values: Tensor, slots: Iterable[int], used: int) -> tuple[Tensor, Tensor]:
-        """Store (B, P, heads, T, head_dim) at the given T slots; returns views of the first `used` slots."""
-        k, v = self.keys[layer], self.values[layer]
-        for i, slot in enumerate(slots):
-            k[:, :, :, slot] = keys[:, :, :, i]
-            v[:, :, :, slot] = values[:, :, :, i]
-        return k[:, :, :, :used], v[:, :, :, :used]
+    def copy_rows(self, other: TemporalCache, rows: Tensor) -> None:
+        """Take row rows[i] of the other cache's slot 0 as this one's row i. rows: (B,) int64."""
+        for ours, theirs in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
+            ours[:, :, :, 0] = theirs[:, :, :, 0].index_select(0, rows)
 
-    def select(self, rows: Tensor) -> None:
-        """Replace row i by old row rows[i]; the batch becomes len(rows). rows: (B_new,) int64."""
-        self.keys = [k.index_select(0, rows) for k in self.keys]
-        self.values = [v.index_select(0, rows) for v in self.values]
+
+Memory = tuple[Tensor, Tensor, Tensor]
+"""One layer's keys and values (B, P, heads, slots, head_dim) and the slots (T,) a pass writes to."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +104,23 @@ class CacheStep:
     """How one forward pass uses the cache.
 
     cache: where keys and values live.
-    slots: for each of the T frames of the pass, the slot its keys and values go to.
-    used: slots 0 .. used - 1 are attended to.
+    slots: (T,) int64, the slot that each of the T frames' keys and values go to.
+    mask: (T, slots) bool, True where a frame looks.
     """
 
     cache: TemporalCache
-    slots: tuple[int, ...]
-    used: int
+    slots: Tensor
+    mask: Tensor
+
+    def memory(self, layer: int) -> Memory:
+        return self.cache.keys[layer], self.cache.values[layer], self.slots
 
 
 def rotary_angles(positions: Tensor, channels: int) -> Tensor:
     """Angles (..., channels / 2) of integer or real positions (...,), float64: position / base^(i / half)."""
     half = channels // 2
-    frequencies = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64, device=positions.device) / half)
+    exponents = torch.arange(half, dtype=torch.float64, device=positions.device) / half
+    frequencies = torch.exp(-math.log(ROPE_BASE) * exponents)
     return positions.to(torch.float64)[..., None] * frequencies
 
 
@@ -145,7 +148,7 @@ def rotation(angles: Tensor, dtype: torch.dtype) -> Rotation:
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Turn neighbouring channel pairs of x (..., head_dim) by the angles; cos and sin broadcast to the pairs."""
     cos, sin = by
-    if x.dtype == torch.float32 and not x.is_cuda:
+    if x.dtype == torch.float32 and not x.is_cuda and not torch.compiler.is_compiling():
         # One complex product instead of four real ones: a tenth of the frame time at the miniature's size.
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
         return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2)
@@ -177,17 +180,17 @@ class Attention(nn.Module):
         *,
         temporal: bool,
         mask: Tensor | None = None,
-        step: CacheStep | None = None,
-        layer: int = 0,
+        memory: Memory | None = None,
     ) -> Tensor:
-        """x (B, T, P, D) -> (B, T, P, D), over P (spatial) or over T and the cache (temporal)."""
+        """x (B, T, P, D) -> (B, T, P, D), over P (spatial) or over T and what is remembered (temporal)."""
         b, t, p, d = x.shape
         qkv = self.qkv_proj(x).view(b, t, p, 3, self.num_heads, d // self.num_heads)
         # (3, B, T, heads, P, head) within a frame, (3, B, P, heads, T, head) along time
         q, k, v = qkv.permute(3, 0, 2, 4, 1, 5) if temporal else qkv.permute(3, 0, 1, 4, 2, 5)
         q, k = rotate(q, turn), rotate(k, turn)
-        if step is not None:
-            k, v = step.cache.write(layer, k, v, step.slots, step.used)
+        if memory is not None:
+            keys, values, slots = memory
+            k, v = keys.index_copy_(3, slots, k), values.index_copy_(3, slots, v)
         out = attend(q, k, v, mask)
         out = out.permute(0, 3, 1, 2, 4) if temporal else out.permute(0, 1, 3, 2, 4)
         result: Tensor = self.out_proj(out.reshape(b, t, p, d))
@@ -216,15 +219,12 @@ class Block(nn.Module):
         *,
         temporal: bool,
         mask: Tensor | None = None,
-        step: CacheStep | None = None,
-        layer: int = 0,
+        memory: Memory | None = None,
     ) -> Tensor:
         """x (B, T, P, D), condition (B, T, 1, D) after its SiLU -> (B, T, P, D)."""
         modulation = self.adaLN_modulation[1](condition)
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.chunk(6, dim=-1)
-        attended = self.attn(
-            modulated_norm(x, shift_a, scale_a), turn, temporal=temporal, mask=mask, step=step, layer=layer
-        )
+        attended = self.attn(modulated_norm(x, shift_a, scale_a), turn, temporal=temporal, mask=mask, memory=memory)
         x = torch.addcmul(x, gate_a, attended)
         return torch.addcmul(x, gate_f, self.ffwd(modulated_norm(x, shift_f, scale_f)))
 
@@ -234,6 +234,20 @@ class Layer(nn.Module):
         super().__init__()
         self.s_block = Block(dim, num_heads)
         self.t_block = Block(dim, num_heads)
+
+    def forward(
+        self,
+        x: Tensor,
+        condition: Tensor,
+        turn_s: Rotation,
+        turn_t: Rotation,
+        mask: Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """x (B, T, P, D), condition (B, T, 1, D), rotations within a frame and along time -> (B, T, P, D)."""
+        x = self.s_block(x, condition, turn_s, temporal=False)
+        result: Tensor = self.t_block(x, condition, turn_t, temporal=True, mask=mask, memory=memory)
+        return result
 
 
 class FinalLayer(nn.Module):
@@ -268,8 +282,6 @@ class WorldModel(nn.Module):
         self.action_embedder = nn.Linear(config.action_dim, dim)
         self.blocks = nn.ModuleList(Layer(dim, config.num_heads) for _ in range(config.num_layers))
         self.final_layer = FinalLayer(dim, patch * patch * config.in_channels)
-        self.frame_forwards = 0
-        """Frames pushed through the network for each rollout so far: what a cache is there to save."""
 
     def initialise(self, seed: int) -> None:
         """Fresh weights, reproducibly: Xavier for matrices, zero for every gate and for the output (adaLN-Zero)."""
@@ -298,18 +310,19 @@ class WorldModel(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         step: CacheStep | None = None,
+        run_layer: Callable[..., Tensor] = Layer.__call__,
     ) -> Tensor:
         """Velocity of every frame.
 
         x: (B, T, H, W, C) noisy latents. t: (B, T) integer noise levels. action: (B, T, action_dim), WorldGym scaling.
         positions: (T,) time of each frame in frames, default 0 .. T - 1; only differences matter.
-        mask: (T, keys) bool, True where frame i may see key frame j; default causal over the T frames, everything when
-        there is a cache. Returns (B, T, H, W, C).
+        mask: (T, T) bool, True where frame i may see frame j; default causal. step: keys and values of earlier frames,
+        with its own mask. run_layer: calls a layer with its arguments (compiled, for instance).
+        Returns (B, T, H, W, C).
         """
         b, frames, height, width, channels = x.shape
         patch, config = self.config.patch_size, self.config
         rows, columns = height // patch, width // patch
-        self.frame_forwards += frames
         dtype = self.x_proj.weight.dtype
 
         # A convolution whose kernel equals its stride is one matrix product per patch.
@@ -322,14 +335,14 @@ class WorldModel(nn.Module):
 
         if positions is None:
             positions = torch.arange(frames, device=x.device)
-        if mask is None and step is None and frames > 1:
+        if step is not None:
+            mask = step.mask
+        elif mask is None and frames > 1:
             mask = torch.ones(frames, frames, dtype=torch.bool, device=x.device).tril()
         turn_s = rotation(spatial_angles(rows, columns, config.head_dim, config.spatial_rope, x.device), dtype)
         turn_t = rotation(rotary_angles(positions, config.head_dim), dtype)
         for i, layer in enumerate(self.blocks):
-            assert isinstance(layer, Layer)
-            h = layer.s_block(h, condition, turn_s, temporal=False)
-            h = layer.t_block(h, condition, turn_t, temporal=True, mask=mask, step=step, layer=i)
+            h = run_layer(layer, h, condition, turn_s, turn_t, mask, None if step is None else step.memory(i))
         out: Tensor = self.final_layer(h, condition)
         out = out.view(b, frames, rows, columns, patch, patch, channels).permute(0, 1, 2, 4, 3, 5, 6)
         return out.reshape(b, frames, height, width, channels)

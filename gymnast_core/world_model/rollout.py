@@ -44,7 +44,9 @@ class RolloutConfig:
     steps: int = 30
     """Frames of a sweep; at most so many of an episode or file."""
     sampling_steps: int = 0
-    """DDIM steps; 0 = the model's own."""
+    """Denoising steps; 0 = the model's own."""
+    solver: str = ""
+    """ddim or dpm++; empty = the model's own."""
     mode: str = ""
     """Cache mode; empty = the model's own."""
     rate_hz: float = 5.0
@@ -111,7 +113,7 @@ def rollout(config: RolloutConfig) -> int:
     if frame is None or actions is None:
         raise ConfigError("nothing to play: give --episode, or --frame with --actions or --sweep")
     actions = actions[: config.steps]
-    sampling = chosen_sampling(loaded, config.sampling_steps, config.mode)
+    sampling = chosen_sampling(loaded, config.sampling_steps, config.mode, config.solver)
     video = imagine(loaded, [frame], actions[None], [config.seed], sampling)[0]
     if truth is not None:
         truth = truth[: len(video)]

@@ -12,23 +12,29 @@ Named modes, from slow to fast. While the window has not slid they all compute t
 
 Rotary positions count from the rollout's first frame and never restart: attention depends only on differences between
 positions, and those stay below max_frames because only the last max_frames frames are kept.
+
+Every pass over the cache attends to the whole pre-allocated window through a mask, and says in a tensor where its
+frames go, so that shapes never change from frame to frame: one for "finished frame and the one being drawn", one for
+"the one being drawn", one for "the whole window". `compile` makes just these fast (`compiled.py`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.world_model.actions import null_action
-from gymnast_core.world_model.diffusion import CONTEXT_LEVEL, Schedule
+from gymnast_core.world_model.compiled import CompiledPasses
+from gymnast_core.world_model.diffusion import CONTEXT_LEVEL, Schedule, Solver, SolverKind
 from gymnast_core.world_model.model import CacheStep, TemporalCache, WorldModel
 
 CacheMode = Literal["no_cache", "frame_cache", "exact", "streaming"]
-CACHE_MODES: tuple[CacheMode, ...] = ("no_cache", "frame_cache", "exact", "streaming")
+CACHE_MODES: tuple[CacheMode, ...] = get_args(CacheMode)
 
 
 class LatentRollout:
@@ -42,21 +48,32 @@ class LatentRollout:
         sampling_steps: int = 10,
         guidance: float = 1.0,
         mode: CacheMode = "exact",
+        solver: SolverKind = "ddim",
+        compile: bool = False,
+        backend: str | Callable[..., Any] = "inductor",
     ) -> None:
-        """guidance: v = (1 - guidance) v_null + guidance v_cond; 1.0 needs no second pass."""
+        """guidance: v = (1 - guidance) v_null + guidance v_cond; 1.0 needs no second pass.
+
+        compile: passes of unchanging shape go through torch.compile with this backend, which takes a while at first and
+        again for every other number of rollouts, and on a GPU are replayed as CUDA graphs.
+        """
         if mode not in CACHE_MODES:
             raise ConfigError(f"world model: cache mode is {mode!r}, must be one of {', '.join(CACHE_MODES)}")
         self.model = model
         self.schedule = schedule
-        self.levels = schedule.sampling_levels(sampling_steps)
+        self.solver = Solver(schedule, schedule.sampling_levels(sampling_steps), solver)
         self.guidance = guidance
         self.mode = mode
         self.window = model.config.max_frames
+        self.frame_forwards = 0
+        """Frames pushed through the network for each rollout so far: what a cache is there to save."""
+        self._compiled = CompiledPasses(model, backend) if compile else None
         self._latents: deque[Tensor] = deque(maxlen=self.window)
         self._actions: deque[Tensor] = deque(maxlen=self.window)
         self._frames = 0
         self._committed = 0
         self._cache: TemporalCache | None = None
+        self._slots: Tensor = torch.empty(0)
 
     @property
     def frames(self) -> int:
@@ -73,28 +90,32 @@ class LatentRollout:
         A group that shares its first frame pays for it once: it goes through the network U times, not N times.
         """
         n, height, width, _ = first.shape
-        tokens = self.model.tokens(height, width)
-        config, dtype = self.model.config, self.model.x_proj.weight.dtype
+        count = n if rows is None else len(rows)
+        no_move = torch.zeros(n, self.model.config.action_dim, device=first.device)
         self._latents.clear()
         self._actions.clear()
-        self._frames, self._committed, self._cache = 1, 0, None
-        no_move = torch.zeros(n, config.action_dim, device=first.device)
-        if self.mode in ("exact", "streaming"):
-            self._cache = TemporalCache(config, n * self.branches, tokens, first.device, dtype)
-            if rows is not None and len(rows) != n:
-                self._commit_first(first, no_move)
-        elif self.mode == "frame_cache":
-            count = n if rows is None else len(rows)
-            self._cache = TemporalCache(config, count * self.branches, tokens, first.device, dtype)
+        self._frames, self._committed = 1, 0
+        if self.mode != "no_cache":
+            self._slots = torch.arange(self.window, device=first.device)
+            self._cache = self._empty_cache(count, height, width, first.device)
+            if rows is not None and count != n and self.mode in ("exact", "streaming"):
+                self._commit_first(first, no_move, rows)
         if rows is not None:
-            if self._committed and self._cache is not None:
-                branch_rows = torch.cat([rows + n * branch for branch in range(self.branches)])
-                self._cache.select(branch_rows)
-            elif self._cache is not None and self._cache.batch != len(rows) * self.branches:
-                self._cache = TemporalCache(config, len(rows) * self.branches, tokens, first.device, dtype)
             first, no_move = first[rows], no_move[rows]
         self._latents.append(first)
         self._actions.append(no_move)
+
+    def _empty_cache(self, count: int, height: int, width: int, device: torch.device) -> TemporalCache:
+        """The last rollout's memory where its size fits, zeroed: recorded passes write to its very address."""
+        batch, tokens = count * self.branches, self.model.tokens(height, width)
+        cache = self._cache
+        if cache is None or (cache.batch, cache.tokens, cache.device) != (batch, tokens, device):
+            cache = TemporalCache(self.model.config, batch, tokens, device, self.model.x_proj.weight.dtype)
+            if self._compiled is not None:
+                self._compiled.forget()
+        else:
+            cache.clear()
+        return cache
 
     @torch.no_grad()
     def extend(self, action: Tensor, noise: Tensor) -> Tensor:
@@ -103,9 +124,10 @@ class LatentRollout:
             raise ConfigError("world model: extend before start")
         action, noise = action.to(self._latents[0].device), noise.to(self._latents[0].device)
         x = noise
-        for i, (level, following) in enumerate(zip(self.levels[:-1], self.levels[1:], strict=True)):
-            v = self._velocity(x, action, level, first_pass=i == 0)
-            x = self.schedule.ddim_step(x, v, level, following)
+        self.solver.begin()
+        for i in range(self.solver.steps):
+            v = self._velocity(x, action, self.solver.levels[i], first_pass=i == 0)
+            x = self.solver.step(x, v, i)
         self._latents.append(x)
         self._actions.append(action)
         self._frames += 1
@@ -115,27 +137,34 @@ class LatentRollout:
 
     def _velocity(self, x: Tensor, action: Tensor, level: int, first_pass: bool) -> Tensor:
         index, window = self._frames, self.window
-        slid = index + 1 > window
+        context = min(index, window - 1)
         if self.mode == "no_cache":
-            context = min(index, window - 1)
-            return self._pass(x, action, level, context, slots=None, used=0)
-        assert self._cache is not None
-        if self.mode == "frame_cache" or (self.mode == "exact" and slid):
-            context = min(index, window - 1)
+            return self._pass(x, action, level, context, compiled=context == window - 1)
+        if self.mode == "frame_cache" or (self.mode == "exact" and index + 1 > window):
+            # The window lies in slots 0 .. context, in order of time.
             if first_pass:
-                return self._pass(x, action, level, context, slots=tuple(range(context + 1)), used=context + 1)
-            return self._pass(x, action, level, 0, slots=(context,), used=context + 1)
+                slots = self._slots[: context + 1]
+                step = self._cache_step(slots, self._slots <= slots[:, None])
+                return self._pass(x, action, level, context, step, compiled=context == window - 1)
+            slots = self._slots[context : context + 1]
+            return self._pass(x, action, level, 0, self._cache_step(slots, self._slots[None] <= context))
         # A ring: frame k lives in slot k mod window. The frame being drawn overwrites the one that has just left.
-        used = min(index + 1, window)
+        drawn = index % window
+        slots, mask = self._slots[drawn : drawn + 1], self._slots[None] < index + 1
         if first_pass and self._committed < index:
-            slots = ((index - 1) % window, index % window)
-            v = self._pass(x, action, level, 1, slots=slots, used=used)
+            past = (index - 1) % window
+            slots = torch.cat((self._slots[past : past + 1], slots))
+            mask = torch.cat((mask & (self._slots[None] != drawn), mask))
             self._committed = index
-            return v
-        return self._pass(x, action, level, 0, slots=(index % window,), used=used)
+            return self._pass(x, action, level, 1, self._cache_step(slots, mask))
+        return self._pass(x, action, level, 0, self._cache_step(slots, mask))
+
+    def _cache_step(self, slots: Tensor, mask: Tensor) -> CacheStep:
+        assert self._cache is not None
+        return CacheStep(self._cache, slots, mask)
 
     def _pass(
-        self, x: Tensor, action: Tensor, level: int, context: int, *, slots: tuple[int, ...] | None, used: int
+        self, x: Tensor, action: Tensor, level: int, context: int, step: CacheStep | None = None, compiled: bool = True
     ) -> Tensor:
         """Push `context` finished frames and the frame being drawn through the network; its velocity (N, H, W, C)."""
         n, device = x.shape[0], x.device
@@ -147,35 +176,37 @@ class LatentRollout:
             latents = torch.cat((self.schedule.present_context(past), latents), dim=1)
             actions = torch.cat((past_actions, actions), dim=1)
             t = torch.cat((torch.full((n, context), CONTEXT_LEVEL, device=device), t), dim=1)
-        frames = context + 1
         positions = torch.arange(self._frames - context, self._frames + 1, device=device)
-        mask, step = None, None
-        if slots is not None:
-            assert self._cache is not None
-            step = CacheStep(self._cache, slots, used)
-            if frames > 1:
-                mask = torch.ones(frames, used, dtype=torch.bool, device=device)
-                for row in range(frames):
-                    mask[row, list(slots[row + 1 :])] = False
-        if self.branches == 2:
-            null = null_action(actions.shape[-1]).to(actions).expand_as(actions)
-            latents, t = torch.cat((latents, latents)), torch.cat((t, t))
-            actions = torch.cat((actions, null))
-        v = self.model(latents, t, actions, positions=positions, mask=mask, step=step)[:, -1].float()
+        v = self._network(latents, t, actions, positions, step, compiled)[:, -1].float()
         if self.branches == 2:
             conditional, unconditional = v.chunk(2)
             v = (1 - self.guidance) * unconditional + self.guidance * conditional
         return v
 
-    @torch.no_grad()
-    def _commit_first(self, first: Tensor, action: Tensor) -> None:
-        """Store the first frame's keys and values before its rows are copied to the rollouts that share it."""
-        assert self._cache is not None
-        n = first.shape[0]
-        t = torch.full((n, 1), CONTEXT_LEVEL, device=first.device)
-        latents, actions = self.schedule.present_context(first)[:, None], action[:, None]
+    def _network(
+        self, latents: Tensor, t: Tensor, actions: Tensor, positions: Tensor, step: CacheStep | None, compiled: bool
+    ) -> Tensor:
+        """One pass over frames (N, T, ...), with guidance of both branches: (branches * N, T, H, W, C)."""
         if self.branches == 2:
             null = null_action(actions.shape[-1]).to(actions).expand_as(actions)
             latents, t, actions = torch.cat((latents, latents)), torch.cat((t, t)), torch.cat((actions, null))
-        self.model(latents, t, actions, step=CacheStep(self._cache, (0,), 1))
+        self.frame_forwards += latents.shape[1]
+        if compiled and self._compiled is not None:
+            return self._compiled(latents, t, actions, positions, step)
+        v: Tensor = self.model(latents, t, actions, positions=positions, step=step)
+        return v
+
+    @torch.no_grad()
+    def _commit_first(self, first: Tensor, action: Tensor, rows: Tensor) -> None:
+        """Compute each distinct first frame's keys and values once and copy them to the rollouts that share it."""
+        assert self._cache is not None
+        n, height, width, _ = first.shape
+        distinct = TemporalCache(
+            self.model.config, n * self.branches, self.model.tokens(height, width), first.device, self._cache.dtype
+        )
+        t = torch.full((n, 1), CONTEXT_LEVEL, device=first.device)
+        slot = self._slots[:1]
+        step = CacheStep(distinct, slot, self._slots[None] <= 0)
+        self._network(self.schedule.present_context(first)[:, None], t, action[:, None], slot, step, compiled=False)
+        self._cache.copy_rows(distinct, torch.cat([rows + n * branch for branch in range(self.branches)]))
         self._committed = 1

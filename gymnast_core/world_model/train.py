@@ -1,4 +1,4 @@
-"""`gymnast world-model train`: trains or fine-tunes the world model on any mix of episode folders.
+"""`gymnast world-model train`: trains the world model on any mix of episode folders.
 
 The autoencoder is frozen and the latents are kept on disk. Batches and noise of step n depend on the seed and n alone,
 so a resumed run goes on exactly as if it had not been cut.
@@ -12,15 +12,14 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gymnast_core.config import NotNegative, Positive
-from gymnast_core.errors import CheckpointError, ConfigError, DataError
+from gymnast_core.config import NotNegative, Positive, find_model
+from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.progress import console, interruptible, progress_bar
 from gymnast_core.run_folder import RunFolder, derive_seed
 from gymnast_core.world_model.actions import null_action
@@ -37,7 +36,7 @@ from gymnast_core.world_model.checkpoint import (
 )
 from gymnast_core.world_model.dataset import EpisodeFile, FlatEpisodes, draw_clips, flatten
 from gymnast_core.world_model.diffusion import LossConfig, Schedule, draw_noise, training_loss
-from gymnast_core.world_model.evaluate import evaluate_episodes, format_horizons, write_strips
+from gymnast_core.world_model.evaluate import evaluate_episodes, format_horizons, write_samples, write_strips
 from gymnast_core.world_model.model import WorldModel, WorldModelConfig, parameter_count
 from gymnast_core.world_model.train_autoencoder import learning_rate
 
@@ -46,6 +45,8 @@ from gymnast_core.world_model.train_autoencoder import learning_rate
 class TrainConfig:
     """Training of the world model. Values are those of the WorldGym paper; `recipes/` holds this and the miniature."""
 
+    COMMAND: ClassVar[str] = "gymnast world-model train"
+
     run: str = "runs/world_model/train"
     """Run folder; a second start in the same folder resumes. The result is its subfolder `model`."""
     data: tuple[str, ...] = ()
@@ -53,7 +54,7 @@ class TrainConfig:
     autoencoder: str = ""
     """A small autoencoder's folder, or sd3:FOLDER for Stable Diffusion 3's. Empty with `init`: that model's own."""
     init: str = ""
-    """Fine-tune from this: a world-model folder, or a WorldGym training checkpoint (.pt). Empty: fresh weights."""
+    """Start from this: a world-model folder, or a WorldGym training checkpoint (.pt). Empty: fresh weights."""
     cache: str = "runs/cache"
     """Where latents are kept for the next run."""
     image_size: int = 256
@@ -138,9 +139,7 @@ def pick_device(name: str) -> torch.device:
 
 def prepare(config: TrainConfig, device: torch.device) -> tuple[WorldModel, Autoencoder]:
     """The network to start from and its frozen autoencoder."""
-    init = Path(config.init) if config.init else None
-    if init is not None and not init.exists():
-        raise CheckpointError(f"{init}: no such world model (a folder, or a WorldGym .pt file)")
+    init = find_model(config.init) if config.init else None
     loaded = load_world_model(init, str(device)) if init is not None and init.is_dir() else None
     if config.autoencoder:
         autoencoder = load_autoencoder(config.autoencoder, image_size=config.image_size, device=str(device))
@@ -288,11 +287,17 @@ def _train(config: TrainConfig, workers: Workers) -> int:
         copy = WorldModel(model.config).to(device).eval().requires_grad_(False)
         copy.load_state_dict(average)
         made_by = {
-            "command": "gymnast world-model train",
+            "command": config.COMMAND,
             "step": step,
             "seconds": round(elapsed, 1),
             "data": list(config.data),
             "objective": config.loss.objective,
+            "training": {
+                "loss": asdict(config.loss),
+                "clip_frames": config.clip_frames,
+                "first_action_zero": config.first_action_zero,
+                "action_dropout": config.action_dropout,
+            },
             "init": config.init,
             "seed": config.seed,
         }
@@ -307,14 +312,15 @@ def _train(config: TrainConfig, workers: Workers) -> int:
         )
         save_world_model(folder.path / "model", snapshot())
 
-    def measure() -> dict[str, float]:
+    def measure() -> dict[str, Any]:
         if not held or not first:
             return {}
         result = evaluate_episodes(snapshot(), held[: config.evaluate_episodes], config.horizon, config.seed)
         write_strips(folder.media(f"strips_{step:08d}.png"), result.strips)
+        write_samples(folder.media(f"samples_{step:08d}.mp4"), result.samples)
         folder.log(step, result.metrics)
         console.print(f"step {step}: {format_horizons(result.metrics)}")
-        return dict(result.metrics)
+        return result.result()
 
     forward: Any = torch.compile(model) if config.compile else model
     shared: Any = None
@@ -325,7 +331,7 @@ def _train(config: TrainConfig, workers: Workers) -> int:
     model.train()
     last_save = last_measure = time.monotonic()
     losses: list[float] = []
-    latest: dict[str, float] = {}
+    latest: dict[str, Any] = {}
     with interruptible() as interrupted, progress_bar() as bar:
         task = bar.add_task("world model", total=config.steps, completed=step, note="", visible=first)
         while step < config.steps:
