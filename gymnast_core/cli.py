@@ -104,6 +104,8 @@ VERBS: dict[str, tuple[str, str, str, str]] = {
 }
 
 
+# What a verb reads where no --from is given and the defaults of its options, a paper's, are not for a first try.
+DEFAULT_RECIPES = {"world-model train": "world_model/recipes/mini.yaml"}
 # Verbs of the lower levels, which know no reports: their run's page is written here.
 REPORTED = (
     "sft",
@@ -151,6 +153,8 @@ def _run(verb: str, words: list[str]) -> int:
             ) from error
         config_class = getattr(module, class_name)
         recipe, words = _take_recipe(words)
+        if recipe is None and verb in DEFAULT_RECIPES:
+            recipe = str(Path(__file__).resolve().parent / DEFAULT_RECIPES[verb])
         default = load_config(config_class, recipe) if recipe else tyro.MISSING_NONPROP
         complaint = io.StringIO()
         try:

@@ -44,6 +44,7 @@ from gymnast_core.run_folder import RunFolder, derive_seed, seed_everything
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 Count = Annotated[int, Field(ge=1)]
+SHIPPED = "mini/policy"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class SFTConfig:
     mix_ratio: Positive = 1.0
     """Mixed samples for each sample of the demonstrations; the paper's Iter-SFT has 1."""
     base: str = ""
-    """Checkpoint folder to start from, or the name of a shipped one; empty: a new model."""
+    """Checkpoint folder to start from, or the name of a shipped one; empty: a new model by `init` or `model`, and where
+    these are empty too the shipped mini/policy."""
     chunk_length: Annotated[int, Field(ge=0, le=64)] = 0
     """Actions of one forward of a base; 0: as its config.json says, 5 where it says nothing."""
     image_variant: ImageVariant | Literal[""] = ""
@@ -360,7 +362,7 @@ class Trainer:
             weights = {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
             optimizer = self.optimizer.state_dict()
         if self.ranks.first:
-            facts = {"samples": now.samples, "seconds": now.seconds, "processes": self.ranks.size}
+            facts: dict[str, Any] = {"samples": now.samples, "seconds": now.seconds, "processes": self.ranks.size}
             facts["settings"] = self._settings()
             self.run.save_checkpoint(now.step, {"weights": weights, "optimizer": optimizer, **facts})
         self.ranks.wait()
@@ -373,8 +375,8 @@ class Trainer:
         changed = [name for name, value in settings.items() if then.get(name, value) != value]
         if changed:
             raise CheckpointError(
-                f"{self.run.path}: holds a run with {changed[0]} {then[changed[0]]}, found {settings[changed[0]]}; go on "
-                "with the same options, or choose another --run"
+                f"{self.run.path}: holds a run with {changed[0]} {then[changed[0]]}, found {settings[changed[0]]}; "
+                "give the same options, or choose another --run"
             )
         before = int(state.get("processes", 1))
         if before != self.ranks.size:
@@ -453,19 +455,19 @@ class Trainer:
 def build_policy(config: SFTConfig, demonstrations: Sequence[TrainingEpisode], device: str) -> OpenVLAPolicy:
     """The policy to train, on `device`: a base with its statistics, or a new model with those of the demonstrations.
 
-    Raises: ConfigError when neither or both are given, CheckpointError for a bad base.
+    Raises: ConfigError when base and init are both given, CheckpointError for a bad base.
     """
-    if config.base:
-        if config.init:
-            raise ConfigError("base and init: found both, give one of them")
+    if config.base and config.init:
+        raise ConfigError("base and init: found both, give one of them")
+    named = config.base or ("" if config.init or config.model else SHIPPED)
+    if named:
         # Float32 masters whatever the device; the forward runs in bfloat16 on a GPU.
         dtype = torch.bfloat16 if config.lora_rank and device.startswith("cuda") else torch.float32
-        base = find_model(config.base)
+        base = find_model(named)
         given = (config.chunk_length or None, config.image_variant or None)
         return OpenVLAPolicy(read_checkpoint(base, device, dtype, *given), config.unnorm_key)
-    recipe = config.model if not config.init else load_model_recipe(config.init)
-    if recipe is None:
-        raise ConfigError("base or init: found neither, needed a checkpoint folder (--base) or a recipe (--init mini)")
+    recipe = load_model_recipe(config.init) if config.init else config.model
+    assert recipe is not None
     if config.lora_rank:
         raise ConfigError(f"lora_rank: found {config.lora_rank} for a new model, needed 0 (there is no base to adapt)")
     statistics = compute_statistics([entry.actions for entry in demonstrations])

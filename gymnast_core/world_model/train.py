@@ -25,6 +25,7 @@ from gymnast_core.run_folder import RunFolder, derive_seed
 from gymnast_core.world_model.actions import null_action
 from gymnast_core.world_model.autoencoder import Autoencoder
 from gymnast_core.world_model.checkpoint import (
+    SD3_PREFIX,
     LoadedWorldModel,
     SamplingConfig,
     check_fit,
@@ -52,7 +53,8 @@ class TrainConfig:
     data: tuple[str, ...] = ()
     """Folders of episodes (gymnast's or WorldGym's layout), each as FOLDER or FOLDER@WEIGHT."""
     autoencoder: str = ""
-    """A small autoencoder's folder, or sd3:FOLDER for Stable Diffusion 3's. Empty with `init`: that model's own."""
+    """A small autoencoder's folder (or a shipped one, mini/world_model/autoencoder), or sd3:FOLDER for Stable Diffusion
+    3's. Empty with `init`: that model's own."""
     init: str = ""
     """Start from this: a world-model folder, or a WorldGym training checkpoint (.pt). Empty: fresh weights."""
     cache: str = "runs/cache"
@@ -142,7 +144,9 @@ def prepare(config: TrainConfig, device: torch.device) -> tuple[WorldModel, Auto
     init = find_model(config.init) if config.init else None
     loaded = load_world_model(init, str(device)) if init is not None and init.is_dir() else None
     if config.autoencoder:
-        autoencoder = load_autoencoder(config.autoencoder, image_size=config.image_size, device=str(device))
+        named = config.autoencoder
+        place = named if named.startswith(SD3_PREFIX) else find_model(named)
+        autoencoder = load_autoencoder(place, image_size=config.image_size, device=str(device))
     elif loaded is not None:
         autoencoder = loaded.autoencoder
     else:
