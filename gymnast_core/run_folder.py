@@ -5,6 +5,7 @@ runs/<kind>/<name>/
     metrics.jsonl      one line a logged step; tensorboard/ holds the same
     progress.jsonl     what a watching process (the adapter node) reads while the run goes on
     checkpoints/step_N/state.pt   weights, optimiser, step, random state, data position: enough to resume
+    checkpoints/best              link to the checkpoint with the best score, where the run has one
     media/             pictures and videos
     result.json        written at the end
     report.html
@@ -12,6 +13,7 @@ runs/<kind>/<name>/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -50,6 +52,8 @@ class RunFolder:
             write_bytes(self.path / "config.yaml", dump_config(config).encode())
         self._tensorboard_wanted = tensorboard
         self._tensorboard: Any = None
+        self._best: tuple[int, float] | None = None
+        """Step and score of the best checkpoint."""
 
     def media(self, name: str) -> Path:
         """Path for a picture or video of this run."""
@@ -82,19 +86,23 @@ class RunFolder:
         """The lines of metrics.jsonl so far; a line cut short by a crash is left out."""
         return read_json_lines(self.path / "metrics.jsonl")
 
-    def save_checkpoint(self, step: int, state: Mapping[str, Any], keep: int = 2) -> Path:
-        """Write checkpoints/step_N/state.pt atomically and delete all but the last `keep`.
+    def save_checkpoint(self, step: int, state: Mapping[str, Any], keep: int = 2, score: float | None = None) -> Path:
+        """Write checkpoints/step_N/state.pt atomically and delete all but the last `keep` and the best.
 
         state: nested dicts and lists of tensors, numbers, text and booleans (it is read with weights_only=True).
+        score: larger is better; the earliest of equals stays the best. None: this one cannot be the best.
 
         Raises: CheckpointError when it cannot be written; the previous checkpoint stays.
         """
-        final = self.path / "checkpoints" / f"step_{step:08d}"
+        final = self._folder(step)
         temporary = final.with_name(f".{final.name}.tmp")
+        best = self._best
+        if score is not None and math.isfinite(score) and (best is None or score > best[1]):
+            best = (step, float(score))
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            torch.save({"step": step, **state}, temporary / "state.pt")
+            torch.save({"step": step, "best": best and list(best), **state}, temporary / "state.pt")
             shutil.rmtree(final, ignore_errors=True)
             os.replace(temporary, final)
         except (OSError, RuntimeError) as error:
@@ -102,8 +110,10 @@ class RunFolder:
             raise CheckpointError(
                 f"{final}: cannot write the checkpoint ({error}); the previous one is kept"
             ) from error
+        self._remember_best(best)
         for old in self._checkpoints()[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            if self._best is None or old != self._folder(self._best[0]):
+                shutil.rmtree(old, ignore_errors=True)
         return final
 
     def load_checkpoint(self) -> dict[str, Any] | None:
@@ -122,16 +132,48 @@ class RunFolder:
                 problem = error
                 continue
             self._cut_metrics(int(state["step"]))
+            best = state.get("best")
+            self._remember_best(best and (int(best[0]), float(best[1])))
             return state
         if found:
             raise CheckpointError(f"{found[-1]}/state.pt: unreadable ({problem}); delete it to start anew")
         return None
+
+    def load_best(self) -> dict[str, Any] | None:
+        """The state of the best checkpoint so far, or None where no checkpoint had a score.
+
+        Raises: CheckpointError when it is unreadable.
+        """
+        if self._best is None:
+            return None
+        path = self._folder(self._best[0]) / "state.pt"
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise CheckpointError(f"{path}: the best checkpoint is unreadable ({error})") from error
+        return state
 
     def close(self) -> None:
         """Flush TensorBoard."""
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = None
+
+    def _folder(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step_{step:08d}"
+
+    def _remember_best(self, best: tuple[int, float] | None) -> None:
+        """Also after a kill between writing a checkpoint and linking it, or after going back to an earlier one."""
+        self._best = best if best is not None and self._folder(best[0]).exists() else None
+        link = self.path / "checkpoints" / "best"
+        temporary = link.with_name(".best.tmp")
+        with contextlib.suppress(OSError):  # for people; where links are not possible the states still say which it is
+            temporary.unlink(missing_ok=True)
+            if self._best is None:
+                link.unlink(missing_ok=True)
+            else:
+                temporary.symlink_to(self._folder(self._best[0]).name)
+                os.replace(temporary, link)
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("step_*"))

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from point_world import PointEnvironment, PointJudge, PointPolicy, point_starts
@@ -116,11 +117,26 @@ def test_a_killed_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None
         return [{k: v for k, v in line.items() if not k.startswith(("seconds", "time"))} for line in lines]
 
     assert curve("killed") == curve("straight") and len(curve("straight")) == 12
+    killed, straight = (RunFolder(tmp_path / name, tensorboard=False) for name in ("killed", "straight"))
+    for run in (killed, straight):
+        newest = run.load_checkpoint()
+        assert newest is not None
+        rewards = [line["mean_reward"] for line in run.read_metrics()]
+        over = {step: np.mean(rewards[step - 3 : step]) for step in range(3, 13)}
+        step = max(over, key=lambda step: over[step])
+        assert newest["best"] == [step, pytest.approx(over[step])] and step < 11, "the test must cover an old best"
+        kept = sorted(path.name for path in (run.path / "checkpoints").iterdir())
+        assert kept == ["best", f"step_{step:08d}", "step_00000011", "step_00000012"]
+        assert (run.path / "checkpoints" / "best" / "state.pt").exists()
+    one, other = killed.load_best(), straight.load_best()
+    assert one is not None and other is not None
+    assert all(torch.equal(value, other["weights"][name]) for name, value in one["weights"].items())
 
 
 def many_steps(folder: Path) -> None:
     torch.set_num_threads(1)
-    one = trainer(folder, dataclasses.replace(CONFIG, groups=3, min_groups=3))
+    config = dataclasses.replace(CONFIG, groups=3, min_groups=3, best_over=3, horizon=10, learning_rate=1e-3)
+    one = trainer(folder, config)
     while one.update < 12:
         one.step()
 

@@ -54,6 +54,9 @@ class TrainConfig:
     """Folder of a learned judge instead of the station's judge."""
     out: str = ""
     """Name of the adapter, or folder of the checkpoint when all weights are trained; empty: by station and time."""
+    keep: Literal["last", "best"] = "last"
+    """What is saved at the end: the weights after the last update, or those of the checkpoint with the best reward over
+    some updates (the recipe's `best_over`)."""
     adapters: str = ""
     """Folder for adapters."""
     device: str = ""
@@ -106,9 +109,10 @@ def _train(config: TrainConfig, run: RunFolder) -> int:
     trainer = GRPOTrainer(policy, policy.model, environment, judge, starts, recipe, run)
     stopped_by = train_within(trainer, config.updates, config.seconds, run)
     trainer.save()
+    kept = (trainer.restore_best() if config.keep == "best" else None) or trainer.update
     if processes.rank != 0:
         return 0
-    made_by = {"made_by": "gymnast train", "environment": config.environment, "updates": trainer.update}
+    made_by = {"made_by": "gymnast train", "environment": config.environment, "updates": kept}
     if recipe.trainable == "lora":
         folder = config.adapters or station.models.adapters
         name = config.out or adapters.adapter_name(station.name, f"train_{config.environment}")
@@ -130,7 +134,12 @@ def _train(config: TrainConfig, run: RunFolder) -> int:
         "GRPO training",
         [
             Section(
-                "What was done", told, facts=(("updates", f"{trainer.update}, ended by {stopped_by}"), ("saved", where))
+                "What was done",
+                told,
+                facts=(
+                    ("updates", f"{trainer.update}, ended by {stopped_by}"),
+                    ("saved", f"{where}, as it was after update {kept}"),
+                ),
             ),
             Section(
                 "Success while training (sampled, not greedy)",

@@ -87,6 +87,10 @@ class GRPOConfig:
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
     """Updates between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """So many last ones are kept, and the best one."""
+    best_over: Annotated[int, Field(ge=1)] = 5
+    """The best checkpoint has the highest mean reward over this many updates up to it. An update's reward is that of the
+    rollouts it learned from, so the weights are one update ahead of it."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -242,6 +246,8 @@ class GRPOTrainer:
         self.example: Rollout | None = None
         """One of the latest rollouts, a successful one where there is one, to look at."""
         self._fruitless = 0
+        self._recent: list[float] = []
+        """Mean rewards of the last `best_over` updates."""
         self._named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self._named:
             raise ConfigError("the policy has no trainable parameter: attach an adapter or train it in full")
@@ -392,6 +398,7 @@ class GRPOTrainer:
         metrics["seconds_update"] = time.monotonic() - generated
         if self.processes.rank == 0:
             self.run.log(self.update, metrics)
+        self._recent = [*self._recent, metrics["mean_reward"]][-self.config.best_over :]
         if self.update % self.config.checkpoint_every == 0:
             self.save()
         return metrics
@@ -464,12 +471,22 @@ class GRPOTrainer:
                 "update": self.update,
                 "batch": self.batch,
                 "fruitless": self._fruitless,
+                "recent": self._recent,
                 "weights": self.weights(),
                 "optimizer": self.optimizer.state_dict(),
                 "ranks": ranks,
             },
             keep=self.config.keep_checkpoints,
+            score=float(np.mean(self._recent)) if len(self._recent) == self.config.best_over else None,
         )
+
+    def restore_best(self) -> int | None:
+        """Give the policy the weights of the best checkpoint; its number of updates, None where there is no best."""
+        state = self.run.load_best()
+        if state is None:
+            return None
+        self.load_weights(state["weights"])
+        return int(state["update"])
 
     def _resume(self) -> None:
         state = self.run.load_checkpoint()
@@ -481,7 +498,7 @@ class GRPOTrainer:
             group["lr"] = self.config.learning_rate
             group["weight_decay"] = self.config.weight_decay
         self.update, self.batch = int(state["update"]), int(state["batch"])
-        self._fruitless = int(state["fruitless"])
+        self._fruitless, self._recent = int(state["fruitless"]), list(state.get("recent", []))
         ranks, rank, size = state["ranks"], self.processes.rank, self.processes.size
         if len(ranks) == size:
             carried = ranks[rank]["carried"]
