@@ -18,11 +18,11 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from gymnast_core.config import Fraction, NotNegative, StationConfig, find_model, load_config
+from gymnast_core.config import Fraction, NotNegative, StationConfig, load_config
 from gymnast_core.data.episode import EpisodeWriter, iterate_episodes, read_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.progress import console, interruptible, progress_bar
-from gymnast_core.protocols import Policy, Start, TrainablePolicy
+from gymnast_core.protocols import EpisodicPolicy, Policy, Start, TrainablePolicy
 from gymnast_core.run_folder import derive_seed
 from gymnast_core.station.environment import StationEnvironment
 from gymnast_core.station.expert import ExpertPolicy, MixedPolicy, RandomPolicy
@@ -40,7 +40,8 @@ class CollectConfig:
     config: str = "robot_configs/simulated_drawer.yaml"
     """Station file; it needs a simulation section."""
     policy: str = "expert"
-    """"expert", "mixed" (expert and random in turn), "random", or a policy checkpoint's folder."""
+    """"expert", "mixed" (expert and random in turn), "random", a policy checkpoint's folder, recorded actions (.npz),
+    or a policy server's address (http://host:port)."""
     episodes: Annotated[int, Field(gt=0)] = 100
     tasks: tuple[str, ...] = ()
     """Tasks in turn; none: all of the station's."""
@@ -80,20 +81,22 @@ class Plan(Protocol):
     def __call__(self, policy: Policy, station_file: str, rollouts: int) -> _Actor: ...
 
 
-class _LearnedActor:
-    """A checkpoint, sampled or greedy, one chunk after another."""
+class _PolicyActor:
+    """Any policy, one chunk after another: sampled where it can be and a temperature is given, greedy otherwise."""
 
-    def __init__(self, policy: TrainablePolicy, temperature: float) -> None:
+    def __init__(self, policy: Policy, temperature: float) -> None:
         self._policy = policy
         self._temperature = temperature
         self._seed, self._call = 0, 0
 
     def begin(self, seed: int) -> None:
         self._seed, self._call = seed, 0
+        if isinstance(self._policy, EpisodicPolicy):
+            self._policy.restart()
 
     def act(self, frames: np.ndarray, instructions: list[str]) -> np.ndarray:
         self._call += 1
-        if self._temperature == 0:
+        if self._temperature == 0 or not isinstance(self._policy, TrainablePolicy):
             return self._policy.act(frames, instructions)
         seeds = [derive_seed(self._seed, self._call, row) for row in range(len(frames))]
         return self._policy.sample(frames, instructions, self._temperature, seeds).actions
@@ -112,7 +115,9 @@ def collect(options: CollectConfig, plan: Plan | None = None) -> int:
     for task in options.tasks:
         station.task(task)
     if options.policy not in SCRIPTED:
-        find_model(options.policy, options.config)
+        from gymnast_core.policy.load import check_policy
+
+        check_policy(options.policy, options.config)
     if options.look_ahead and (plan is None or options.policy in SCRIPTED):
         found = f"policy {options.policy}" if options.policy in SCRIPTED else "no plan"
         raise ConfigError(f"look_ahead: found {options.look_ahead} with {found}; needed 0, or a learned policy")
@@ -170,9 +175,9 @@ def _collect_one(options: CollectConfig, station: StationConfig, plan: Plan | No
     """In a worker: one episode; returns whether it was kept and whether it succeeded."""
     if "environment" not in _cache:
         os.environ.setdefault("LP_NUM_THREADS", "1")
-        _cache["environment"] = StationEnvironment(station)
-        _cache["actor"] = _make_actor(options, station, plan, _cache["environment"])
-    environment: StationEnvironment = _cache["environment"]
+        environment = StationEnvironment(station)
+        _cache.update(actor=_make_actor(options, station, plan, environment), environment=environment)
+    environment = _cache["environment"]
     actor: _Actor = _cache["actor"]
     tasks = options.tasks or tuple(sorted(station.tasks))
     task = tasks[seed % len(tasks)]
@@ -226,10 +231,10 @@ def _make_actor(
         return MixedPolicy(expert, RandomPolicy())
     import torch
 
-    from gymnast_core.policy.openvla import load_policy
+    from gymnast_core.policy.load import open_policy
 
     torch.set_num_threads(1)
-    policy = load_policy(find_model(options.policy, options.config), unnorm_key=station.models.unnorm_key)
+    policy = open_policy(options.policy, station.models.unnorm_key, beside=options.config)
     if options.look_ahead and plan is not None:
         return plan(policy, options.config, options.look_ahead)
-    return _LearnedActor(policy, options.temperature)
+    return _PolicyActor(policy, options.temperature)

@@ -25,7 +25,8 @@ class EvaluatePolicyConfig:
     """Options of `gymnast evaluate policy`."""
 
     policy: str = "expert"
-    """A policy checkpoint's folder, or "expert", "random"."""
+    """A policy checkpoint's folder, recorded actions (.npz), a policy server's address (http://host:port), or "expert",
+    "random"."""
     config: str = "robot_configs/simulated_drawer.yaml"
     """Station file; it needs a simulation section."""
     tasks: tuple[str, ...] = ()

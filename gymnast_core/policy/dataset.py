@@ -2,8 +2,8 @@
 
 Whatever an episode is stored in, training sees a `TrainingEpisode`. There are readers of gymnast episodes
 (`episode.json`) and of WorldGym's layout (`N.mp4` with `N.npz`, the instruction in `N.json` or given for the whole
-folder); another layout is one more class and one more function in `READERS`. Only small things are held for good; frames
-are read when needed and kept while they fit the memory set aside.
+folder); another layout is one more class and one more function in `READERS`. Only small things are held for good;
+frames are read when needed and kept while they fit the memory set aside.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def find_entries(
 
     instruction: for episodes that carry none. labels: what the safety envelope let through, or what was commanded.
 
-    Raises: DataError when a folder holds no episode or none that is used, or an episode is broken (its file is named) or
-        has no instruction.
+    Raises: DataError when a folder holds no episode or none that is used, or when an episode is broken (its file is
+        named) or has no instruction.
     """
     entries: list[TrainingEpisode] = []
     for folder in folders:

@@ -245,6 +245,9 @@ def read_image_processor(folder: str | os.PathLike[str], size: int, variant: Ima
         raise CheckpointError(f"{path}: image_resize_strategy is {strategy!r}, only 'resize-naive' is supported")
     if any(entry != (3, size, size) for entry in sizes):
         raise CheckpointError(f"{path}: input_sizes {sizes}, config.json says {size}x{size}")
-    if len(pairs) != 2 or any(len(mean) != 3 or len(std) != 3 or min(std) <= 0 for mean, std in pairs):
-        raise CheckpointError(f"{path}: needed two means and two positive deviations of 3 channels each")
+    numbers = [value for pair in pairs for part in pair for value in part]
+    if [len(part) for pair in pairs for part in pair] != [3] * 4 or not np.isfinite(numbers).all():
+        raise CheckpointError(f"{path}: needed two means and two deviations of 3 finite channels each")
+    if any(min(std) <= 0 for _, std in pairs):
+        raise CheckpointError(f"{path}: a deviation is not positive")
     return ImageProcessor(size, variant, (pairs[0], pairs[1]), content)

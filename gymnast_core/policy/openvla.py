@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gymnast_core.errors import DataError
+from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.policy.checkpoint import Checkpoint, base_state, read_checkpoint, write_checkpoint
 from gymnast_core.policy.config import ImageVariant
 from gymnast_core.policy.model import PromptBatch
@@ -70,12 +70,12 @@ class OpenVLAPolicy:
         Raises: DataError for a bad frame, instruction or temperature, or when seeds do not fit.
         """
         _check_temperature(temperature)
-        if len(seeds) != len(frames):
-            raise DataError(f"seeds: found {len(seeds)}, needed one for each of {len(frames)} frames")
         logits = self._logits_without_gradient(frames, instructions)
         log_p = torch.log_softmax(logits / temperature, dim=-1).cpu().numpy()
         cumulative = np.cumsum(np.exp(log_p.astype(np.float64)), axis=-1)
-        uniform = np.stack([np.random.default_rng(seed).random(log_p.shape[1]) for seed in seeds])
+        if len(seeds) != len(log_p) or any(seed != int(seed) or seed < 0 for seed in seeds):
+            raise DataError(f"seeds: found {len(seeds)}, needed a whole number from 0 for each of {len(log_p)} frames")
+        uniform = np.stack([np.random.default_rng(int(seed)).random(log_p.shape[1]) for seed in seeds])
         below = cumulative < (uniform * cumulative[..., -1])[..., None]
         drawn = np.minimum(below.sum(-1), self.config.n_bins - 1)
         chosen = np.take_along_axis(log_p, drawn[..., None], axis=-1)[..., 0]
@@ -97,7 +97,7 @@ class OpenVLAPolicy:
             raise DataError(
                 f"tokens: found {tokens.min()} .. {tokens.max()}, allowed are 0 .. {self.config.n_bins - 1}"
             )
-        logits = self.model.action_logits(*self.inputs(self.images.prepare(frames), instructions))
+        logits = self.model(*self.inputs(self.images.prepare(frames), instructions))
         chosen = torch.as_tensor(tokens.astype(np.int64)).to(logits.device)
         return token_log_probs(logits, chosen, temperature)
 
@@ -134,6 +134,9 @@ class OpenVLAPolicy:
 
     def _logits_without_gradient(self, frames: np.ndarray, instructions: Sequence[str]) -> torch.Tensor:
         """Action logits; rows that are the same frame and instruction (a group's first call) are computed once."""
+        frames = np.asarray(frames)
+        if frames.ndim < 4:
+            raise DataError(f"frames: found shape {frames.shape}, needed (N, height, width, 3) RGB")
         if len(frames) != len(instructions):
             raise DataError(f"instructions: found {len(instructions)}, needed one for each of {len(frames)} frames")
         if not len(frames):
@@ -148,7 +151,7 @@ class OpenVLAPolicy:
             for begin in range(0, len(distinct), self.max_batch):
                 chosen = distinct[begin : begin + self.max_batch]
                 prepared = self.images.prepare(np.asarray(frames)[chosen])
-                parts.append(self.model.action_logits(*self.inputs(prepared, [instructions[i] for i in chosen])))
+                parts.append(self.model(*self.inputs(prepared, [instructions[i] for i in chosen])))
         logits = torch.cat(parts)
         return logits if len(distinct) == len(frames) else logits[torch.as_tensor(rows, device=logits.device)]
 
@@ -175,14 +178,26 @@ def load_policy(
     device: "cpu", "cuda", "cuda:1", or "auto": a GPU where there is one. dtype: default float32 on a CPU and bfloat16
     on a GPU. The rest as in `read_checkpoint` and `OpenVLAPolicy`.
 
-    Raises: CheckpointError.
+    Raises: CheckpointError; ConfigError when there is no such device.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device)
     if dtype is None:
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     checkpoint = read_checkpoint(folder, device, dtype, chunk_length, image_variant)
     return OpenVLAPolicy(checkpoint, unnorm_key)
+
+
+def choose_device(name: str) -> str:
+    """What "auto" means here: a GPU where there is one. Raises: ConfigError for a device this machine lacks."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    present = {"cpu": 1, "cuda": torch.cuda.device_count()}
+    if kind not in present or (number and not number.isdecimal()):
+        raise ConfigError(f"device: found {name!r}, allowed are auto, cpu, cuda and cuda:N")
+    if int(number or 0) >= present[kind]:
+        raise ConfigError(f"device: found {name!r}, but torch sees {present[kind]} of that kind; use auto or cpu")
+    return name
 
 
 def _check_temperature(temperature: float) -> None:

@@ -29,7 +29,7 @@ from gymnast_core.policy.checkpoint import check_target, read_checkpoint, with_s
 from gymnast_core.policy.config import ImageVariant
 from gymnast_core.policy.dataset import Kept, Labels, Order, Samples, TrainingEpisode, find_entries, split_entries
 from gymnast_core.policy.images import Augmentation, augment
-from gymnast_core.policy.openvla import OpenVLAPolicy
+from gymnast_core.policy.openvla import OpenVLAPolicy, choose_device
 from gymnast_core.policy.parallel import (
     Ranks,
     load_whole_optimizer_state,
@@ -164,7 +164,7 @@ class Trainer:
         mixed = find_entries(config.mix, config.instruction, config.labels, "successes") if config.mix else []
         train, held = split_entries(demonstrations, config.holdout, config.seed)
         self._train_entries = train
-        self.policy = build_policy(config, train, self.ranks.device(config.device))
+        self.policy = build_policy(config, train, self.ranks.device(choose_device(config.device)))
         self.adapter = "sft" if config.lora_rank else None
         self._prepare(self.policy)
         self.ranks.shard(self.policy.model)
