@@ -1,7 +1,9 @@
-"""Speed of imagining: cache modes, what decoding costs, and the full size on a GPU.
+"""Imagining: speed of the cache modes, what decoding costs, what fewer steps and old keys cost, full size on a GPU.
 
     python -m benchmarks.world_model                    the four cache modes at a full window, as ratios
     python -m benchmarks.world_model --table decoding   a rollout with every frame decoded, or only those looked at
+    python -m benchmarks.world_model --table solvers    picture error of a trained model by solver and steps
+    python -m benchmarks.world_model --table sliding    exact against streaming past the window of a trained model
     python -m benchmarks.world_model --table full       full size (608 M), bf16, compiled; on a CUDA machine, see below
 
 The rows of a table share one process and the same layers, so their ratios mean something on a busy machine; on a CPU,
@@ -21,18 +23,23 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gymnast_core.reporting.media import write_picture
 from gymnast_core.world_model.autoencoder import Autoencoder, StableDiffusion3Autoencoder
 from gymnast_core.world_model.checkpoint import LoadedWorldModel, load_world_model
-from gymnast_core.world_model.diffusion import Schedule, Solver, SolverKind
+from gymnast_core.world_model.dataset import EpisodeFile, find_all
+from gymnast_core.world_model.diffusion import SOLVERS, Schedule, Solver, SolverKind
+from gymnast_core.world_model.evaluate import evaluate_episodes
 from gymnast_core.world_model.imagine import Imagination
+from gymnast_core.world_model.metrics import psnr
 from gymnast_core.world_model.model import WorldModel, WorldModelConfig, parameter_count
-from gymnast_core.world_model.sampler import CACHE_MODES, LatentRollout
+from gymnast_core.world_model.sampler import CACHE_MODES, CacheMode, LatentRollout
 
 
 def seconds(device: torch.device) -> float:
@@ -169,6 +176,67 @@ def decoding_table(options: argparse.Namespace) -> None:
         )
 
 
+def held_out(options: argparse.Namespace) -> list[EpisodeFile]:
+    return [file for folder in options.data.split(",") for file in find_all(folder)][: options.episodes]
+
+
+def table_head(frames: Sequence[int], first: str) -> None:
+    print("| " + " | ".join([first, *(f"frame {k}" for k in frames)]) + " |")
+    print("|---" * (len(frames) + 1) + "|")
+
+
+def solver_table(options: argparse.Namespace) -> None:
+    """PSNR in dB and SSIM of held-out episodes; the network's cost grows with steps + 1 (streaming)."""
+    loaded, files = load_world_model(options.model, options.device), held_out(options)
+    frames = (1, 5, 10, 20, 30)
+    print(describe(options))
+    print(f"{options.model}, {len(files)} episodes of {options.data}, {loaded.sampling.mode}; dB (SSIM)\n")
+    table_head(frames, "solver and steps")
+    chosen: list[tuple[SolverKind, int]] = [("ddim", 1), ("ddim", 2)]
+    chosen += [(kind, steps) for steps in (3, 5, 10) for kind in SOLVERS]
+    for kind, steps in chosen:
+        sampling = replace(loaded.sampling, steps=steps, solver=kind)
+        error = evaluate_episodes(loaded, files, max(frames), 0, sampling, strips=0, samples=0).metrics
+        cells = [f"{error[f'psnr_{k}']:.2f} ({error[f'ssim_{k}']:.3f})" for k in frames]
+        name = f"either, {steps}" if steps < 3 else f"{kind}, {steps}"
+        print("| " + " | ".join([name, *cells]) + " |", flush=True)
+    cells = [f"{error[f'copy_{k}']:.2f} ({error[f'copy_ssim_{k}']:.3f})" for k in frames]
+    print("| " + " | ".join(["first frame copied", *cells]) + " |", flush=True)
+
+
+def sliding_table(options: argparse.Namespace) -> None:
+    """PSNR and SSIM of exact and streaming on episodes longer than the window, and how far they are apart."""
+    loaded, files = load_world_model(options.model, options.device), held_out(options)
+    frames, window = (10, 20, 30, 45, 60), loaded.model.config.max_frames
+    print(describe(options))
+    print(f"{options.model}, {len(files)} episodes of {options.data}, window {window}; dB (SSIM)\n")
+    table_head(frames, "mode")
+    videos: dict[str, list[np.ndarray]] = {}
+    modes: tuple[CacheMode, ...] = ("exact", "streaming")
+    for mode in modes:
+        result = evaluate_episodes(
+            loaded, files, max(frames), 0, replace(loaded.sampling, mode=mode), strips=0, samples=len(files)
+        )
+        videos[mode] = list(result.samples)
+        error = result.metrics
+        cells = [f"{error[f'psnr_{k}']:.2f} ({error[f'ssim_{k}']:.3f})" for k in frames]
+        print("| " + " | ".join([mode, *cells]) + " |", flush=True)
+    size = loaded.autoencoder.image_size
+    pairs = list(zip(videos["exact"], videos["streaming"], strict=True))
+    cells = [f"{np.mean([psnr(a[k, :, size:], b[k, :, size:]) for a, b in pairs]):.2f}" for k in frames]
+    print("| " + " | ".join(["one against the other", *cells]) + " |")
+    cells = [f"{error[f'copy_{k}']:.2f} ({error[f'copy_ssim_{k}']:.3f})" for k in frames]
+    print("| " + " | ".join(["first frame copied", *cells]) + " |")
+    if options.picture:
+        picked = [0, 5, *frames]
+        rows = []
+        for exact, streaming in pairs[:3]:
+            for source in (exact[:, :, :size], exact[:, :, size:], streaming[:, :, size:]):
+                rows.append(np.concatenate(list(source[picked]), axis=1))
+            rows.append(np.full((6, rows[-1].shape[1], 3), 255, np.uint8))
+        write_picture(options.picture, np.concatenate(rows[:-1]).repeat(2, 0).repeat(2, 1))
+
+
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a large matrix product."""
     side, repeats = (8192, 20) if device.type == "cuda" else (1024, 3)
@@ -264,7 +332,7 @@ def full_table(options: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", choices=("cache", "decoding", "full"), default="cache")
+    parser.add_argument("--table", choices=("cache", "decoding", "solvers", "sliding", "full"), default="cache")
     parser.add_argument("--device", default="")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: only in the full table")
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
@@ -281,8 +349,11 @@ def main() -> int:
     cache.add_argument("--steps", type=int, default=10, help="denoising steps")
     cache.add_argument("--guidance", type=float, default=1.0)
     cache.add_argument("--bf16", action="store_true")
-    decoding = parser.add_argument_group("decoding")
-    decoding.add_argument("--model", default="mini/world_model", help="world-model folder")
+    parser.add_argument("--model", default="mini/world_model", help="of the tables decoding, solvers and sliding")
+    trained = parser.add_argument_group("solvers and sliding")
+    trained.add_argument("--data", default="runs/data/heldout,runs/data/heldout_policy", help="folders of episodes")
+    trained.add_argument("--episodes", type=int, default=1000, help="at most so many")
+    trained.add_argument("--picture", default="", help="PNG with the truth, exact and streaming, frame by frame")
     full = parser.add_argument_group("full size")
     full.add_argument("--batches", default="1,8,32")
     full.add_argument("--mode", choices=CACHE_MODES, default="streaming")
@@ -293,7 +364,14 @@ def main() -> int:
         options.device = "cuda" if options.table == "full" and torch.cuda.is_available() else "cpu"
     if options.compile is None:
         options.compile = options.table == "full"
-    {"cache": cache_table, "decoding": decoding_table, "full": full_table}[options.table](options)
+    tables = {
+        "cache": cache_table,
+        "decoding": decoding_table,
+        "solvers": solver_table,
+        "sliding": sliding_table,
+        "full": full_table,
+    }
+    tables[options.table](options)
     return 0
 
 

@@ -54,8 +54,9 @@ def read_worldgym_episode(video: str | os.PathLike[str], size: int | None = None
     try:
         with np.load(path, allow_pickle=False) as archive:
             scaled = np.asarray(archive["arr_0"], dtype=np.float32)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot read the actions 'arr_0' ({error})") from error
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        reason = "no array of numbers" if "allow_pickle" in str(error) else error
+        raise DataError(f"{path}: cannot read the actions 'arr_0' ({reason})") from error
     if scaled.ndim != 2 or scaled.shape[1] != WORLDGYM_ACTION_DIM:
         raise DataError(f"{path}: 'arr_0' has shape {scaled.shape}, needed (steps, {WORLDGYM_ACTION_DIM})")
     if len(scaled) != len(frames):

@@ -116,7 +116,8 @@ def load_worldgym_checkpoint(
     try:
         content = torch.load(path, map_location=device, weights_only=True, mmap=device != "meta")
     except Exception as error:  # torch raises many kinds on a damaged or foreign file
-        raise CheckpointError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0][:200]})") from error
+        reason = "it holds more than tensors" if "weights_only" in str(error) else str(error).splitlines()[0][:200]
+        raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); it may be cut short") from error
     if not isinstance(content, dict) or which not in content or not isinstance(content[which], dict):
         found = ", ".join(sorted(map(str, content)))[:200] if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(

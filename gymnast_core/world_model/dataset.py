@@ -52,13 +52,16 @@ class EpisodeFile:
         return self.path.suffix == ".mp4" and self.path.parent.name == "test"
 
     def stamp(self) -> str:
-        """Changes when the episode's file does."""
-        file = self.path if self.path.suffix == ".mp4" else self.path / "steps.jsonl"
-        try:
-            status = file.stat()
-        except OSError as error:
-            raise DataError(f"{file}: cannot read: {error.strerror or error}") from error
-        return f"{self.path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+        """Changes when one of the episode's files does."""
+        parts = [str(self.path.resolve())]
+        video = self.path.suffix == ".mp4"
+        for file in (self.path, self.path.with_suffix(".npz")) if video else (self.path / "steps.jsonl",):
+            try:
+                status = file.stat()
+            except OSError as error:
+                raise DataError(f"{file}: cannot read: {error.strerror or error}") from error
+            parts.append(f"{status.st_size}:{status.st_mtime_ns}")
+        return ":".join(parts)
 
 
 def find_all(folder: str | Path) -> list[EpisodeFile]:

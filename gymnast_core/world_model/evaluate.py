@@ -24,7 +24,7 @@ from gymnast_core.world_model.dataset import EpisodeFile, find_all, parse_source
 from gymnast_core.world_model.imagine import imagine
 from gymnast_core.world_model.metrics import psnr, ssim
 
-HORIZONS = (1, 5, 10, 20, 30)
+HORIZONS = (1, 5, 10, 20, 30, 45, 60)
 SHEET_STEP_M = 0.02
 """Metres a step of the action sheet's constant translations."""
 SHEET_TURN_RAD = 0.1
@@ -54,6 +54,8 @@ class EvaluateConfig:
     """ddim or dpm++; empty = the model's own."""
     mode: str = ""
     """Cache mode; empty = the model's own."""
+    autoencoder: str = ""
+    """Only for a WorldGym checkpoint, which holds none: "sd3:FOLDER"."""
     device: str = "cpu"
     """torch device."""
     seed: int = 0
@@ -65,34 +67,29 @@ class Evaluation:
     """Imagined episodes against the true ones.
 
     metrics: for each horizon K, psnr_K and ssim_K, and of copying the first frame copy_K (PSNR) and copy_ssim_K.
-    errors: the same four, by every frame 1 .. horizon: "psnr", "copy", "ssim", "copy_ssim".
-    counts: how many episodes reach each frame 1 .. horizon.
+    psnr, copy: PSNR of every frame 1 .. horizon, in dB, imagined and copied. counts: how many episodes reach it.
     strips: pairs of film strips, truth above imagination. samples: (T, S, 2 S, 3) videos, truth left.
     """
 
     metrics: Mapping[str, float]
-    errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    psnr: Sequence[float] = ()
+    copy: Sequence[float] = ()
     counts: Sequence[int] = ()
     strips: Sequence[np.ndarray] = field(default_factory=tuple)
     samples: Sequence[np.ndarray] = field(default_factory=tuple)
 
     def result(self) -> dict[str, Any]:
         """For result.json: the metrics, how many episodes reach the last frame, and `curves` as a report draws them."""
-        frames = list(range(1, len(self.counts) + 1))
-        lines = {
-            "PSNR by frame, dB": ("psnr", "copy"),
-            "SSIM by frame": ("ssim", "copy_ssim"),
-        }
+        chosen = [k for k in HORIZONS if k <= len(self.counts)]
+        similar = [[self.metrics[f"{name}_{k}"] for k in chosen] for name in ("ssim", "copy_ssim")]
         curves = {
-            title: {
-                "x_label": "imagined frame",
-                "x": frames,
-                "lines": {"imagined": list(self.errors[ours]), "first frame copied": list(self.errors[copied])},
-            }
-            for title, (ours, copied) in lines.items()
-            if frames
+            title: {"x_label": "imagined frame", "x": x, "lines": {"imagined": ours, "first frame copied": copied}}
+            for title, x, ours, copied in (
+                ("PSNR by frame, dB", list(range(1, len(self.counts) + 1)), list(self.psnr), list(self.copy)),
+                ("SSIM by frame", chosen, *similar),
+            )
         }
-        return {**self.metrics, "episodes_to_the_end": self.counts[-1] if frames else 0, "curves": curves}
+        return {**self.metrics, "episodes_to_the_end": self.counts[-1] if self.counts else 0, "curves": curves}
 
 
 def evaluate_episodes(
@@ -121,23 +118,24 @@ def evaluate_episodes(
         [derive_seed(seed, "evaluate", i) for i in range(len(episodes))],
         sampling,
     )
-    errors: dict[str, list[float]] = {name: [] for name in ("psnr", "copy", "ssim", "copy_ssim")}
-    counts = []
+    curve, copied, counts = [], [], []
+    metrics: dict[str, float] = {}
     for k in range(1, padded.shape[1] + 1):
         reaching = [(frames[k], videos[i, k], frames[0]) for i, (frames, _) in enumerate(episodes) if len(frames) > k]
         counts.append(len(reaching))
-        errors["psnr"].append(float(np.mean([psnr(true, ours) for true, ours, _ in reaching])))
-        errors["copy"].append(float(np.mean([psnr(true, first) for true, _, first in reaching])))
-        errors["ssim"].append(float(np.mean([ssim(true, ours) for true, ours, _ in reaching])))
-        errors["copy_ssim"].append(float(np.mean([ssim(true, first) for true, _, first in reaching])))
-    metrics = {f"{name}_{k}": values[k - 1] for name, values in errors.items() for k in HORIZONS if k <= len(values)}
+        curve.append(float(np.mean([psnr(true, ours) for true, ours, _ in reaching])))
+        copied.append(float(np.mean([psnr(true, first) for true, _, first in reaching])))
+        if k in HORIZONS:
+            metrics[f"psnr_{k}"], metrics[f"copy_{k}"] = curve[-1], copied[-1]
+            metrics[f"ssim_{k}"] = float(np.mean([ssim(true, ours) for true, ours, _ in reaching]))
+            metrics[f"copy_ssim_{k}"] = float(np.mean([ssim(true, first) for true, _, first in reaching]))
     pictures, sample_videos = [], []
     for i, (frames, _) in enumerate(episodes[: max(strips, samples)]):
         pick = np.linspace(0, len(frames) - 1, min(10, len(frames))).astype(int)
         rows = [np.concatenate(list(source[pick]), axis=1) for source in (frames, videos[i])]
         pictures.append(np.concatenate(rows, axis=0))
         sample_videos.append(np.concatenate((frames, videos[i, : len(frames)]), axis=2))
-    return Evaluation(metrics, errors, counts, pictures[:strips], sample_videos[:samples])
+    return Evaluation(metrics, curve, copied, counts, pictures[:strips], sample_videos[:samples])
 
 
 def write_samples(path: Path, samples: Sequence[np.ndarray], rate_hz: float = 5.0, columns: int = 2) -> None:
@@ -230,7 +228,7 @@ def chosen_sampling(loaded: LoadedWorldModel, steps: int, mode: str, solver: str
 
 def evaluate(config: EvaluateConfig) -> int:
     """Write media/strips.png, media/actions.png and result.json; prints the table of horizons."""
-    loaded = load_world_model(config.model, config.device)
+    loaded = load_world_model(config.model, config.device, config.autoencoder)
     sampling = chosen_sampling(loaded, config.steps, config.mode, config.solver)
     if config.horizon < 1 or config.episodes < 1:
         raise ConfigError(f"horizon {config.horizon} and episodes {config.episodes} must be at least 1")

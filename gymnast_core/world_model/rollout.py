@@ -77,7 +77,8 @@ def read_actions(path: str | Path) -> np.ndarray:
                 array = archive[names[0]]
         array = np.asarray(array, dtype=np.float32)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a readable .npz or .npy of numbers ({error})") from error
+        reason = "no array of numbers" if "allow_pickle" in str(error) else error
+        raise DataError(f"{path}: not a readable .npz or .npy of numbers ({reason})") from error
     if array.ndim != 2 or array.shape[1] not in (7, 10) or len(array) < 1:
         raise DataError(f"{path}: actions are {array.shape}, must be (T, 7) or (T, 10)")
     if not np.isfinite(array).all():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
@@ -25,7 +25,6 @@ from gymnast_core.run_folder import RunFolder, derive_seed
 from gymnast_core.world_model.actions import null_action
 from gymnast_core.world_model.autoencoder import Autoencoder
 from gymnast_core.world_model.checkpoint import (
-    SD3_PREFIX,
     LoadedWorldModel,
     SamplingConfig,
     check_fit,
@@ -144,9 +143,7 @@ def prepare(config: TrainConfig, device: torch.device) -> tuple[WorldModel, Auto
     init = find_model(config.init) if config.init else None
     loaded = load_world_model(init, str(device)) if init is not None and init.is_dir() else None
     if config.autoencoder:
-        named = config.autoencoder
-        place = named if named.startswith(SD3_PREFIX) else find_model(named)
-        autoencoder = load_autoencoder(place, image_size=config.image_size, device=str(device))
+        autoencoder = load_autoencoder(config.autoencoder, image_size=config.image_size, device=str(device))
     elif loaded is not None:
         autoencoder = loaded.autoencoder
     else:
@@ -183,6 +180,12 @@ def update_average(average: Mapping[str, Tensor], model: torch.nn.Module, decay:
     torch._foreach_lerp_(
         [average[name] for name, _ in model.named_parameters()], [p.detach() for p in model.parameters()], 1 - decay
     )
+
+
+def _some(names: Sequence[str], limit: int = 4) -> str:
+    distinct = sorted(set(names))
+    more = f" and {len(distinct) - limit} more" if len(distinct) > limit else ""
+    return ", ".join(distinct[:limit]) + more
 
 
 @dataclass(frozen=True)
@@ -260,6 +263,9 @@ def _train(config: TrainConfig, workers: Workers) -> int:
     if not first:
         workers.wait()  # the first process fills the cache
     flat, held = read_data()
+    if first:
+        for file in held[: config.evaluate_episodes]:
+            file.read(autoencoder.image_size)  # a broken one is named now, not at the first evaluation
     folder = RunFolder(config.run, config if first else None)
     if first:
         workers.wait()
@@ -276,7 +282,7 @@ def _train(config: TrainConfig, workers: Workers) -> int:
     step, elapsed = 0, 0.0
     state = folder.load_checkpoint()
     if state is not None:
-        load_weights(model, state["model"], f"{folder.path}/checkpoints")
+        load_weights(model, state["model"], f"{folder.path}/checkpoints, from which --run {config.run} resumes,")
         average = {name: tensor.to(device) for name, tensor in state["ema"].items()}
         optimiser.load_state_dict(state["optimiser"])
         step, elapsed = int(state["step"]), float(state["elapsed"])
@@ -380,12 +386,13 @@ def _train(config: TrainConfig, workers: Workers) -> int:
                         )
                     (loss / config.accumulate).backward()
                 total += float(loss.detach()) / config.accumulate
-            if workers.any(not np.isfinite(total), device):
+            slope = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm))
+            if workers.any(not np.isfinite(total + slope), device):
                 raise DataError(
-                    f"world model: loss is {total} at step {step}; its clips came from {', '.join(clips.names[:4])} "
-                    f"...; the last good checkpoint in {folder.path} is kept; look at them or lower learning_rate"
+                    f"world model: loss is {total} and its gradient's norm {slope} at step {step} (the batch of this "
+                    f"step and seed {config.seed}); its clips came from {_some(clips.names)}; the last good checkpoint "
+                    f"in {folder.path} is kept; look at them or lower learning_rate"
                 )
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             update_average(average, model, config.ema, step)
