@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import colorsys
 import json
 import math
 import shutil
+import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +27,8 @@ from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.policy import adapters
 from gymnast_core.policy.checkpoint import build_meta, read_checkpoint
 from gymnast_core.policy.config import read_policy_config
-from gymnast_core.policy.images import Augmentation, augment, prepare
+from gymnast_core.policy.images import Augmentation, augment, prepare, turn_colours
+from gymnast_core.policy.load import open_policy
 from gymnast_core.policy.manage import ListAdaptersConfig, RemoveAdapterConfig, list_adapters, remove_adapter
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
 from gymnast_core.policy.prompt import normalise_instruction
@@ -29,7 +36,7 @@ from gymnast_core.policy.recipe import ModelRecipe, TowerRecipe, new_checkpoint
 from gymnast_core.policy.scripted import load_script
 from gymnast_core.policy.statistics import compute_statistics, read_statistics
 from gymnast_core.policy.tokens import ActionTokens
-from gymnast_core.protocols import Policy, TrainablePolicy
+from gymnast_core.protocols import EpisodicPolicy, Policy, TrainablePolicy
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 FIXTURE = SHARED / "fixtures" / "openvla"
@@ -85,21 +92,41 @@ def test_every_golden_value_is_met() -> None:
     assert not bad
 
 
-@needs_fixture
-@pytest.mark.parametrize("mistake", ["rms_norm_eps", "missing", "vision_eps"])
-def test_parity_check_notices_small_mistakes(mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def fixture_copy(tmp_path: Path) -> Path:
+    """The golden values, to be damaged."""
     target = tmp_path / "fixture"
     shutil.copytree(FIXTURE, target)
     target.chmod(0o755)
     for path in target.iterdir():
         path.chmod(0o644)
+    return target
+
+
+@needs_fixture
+def test_parity_check_names_what_is_missing_or_altered(fixture_copy: Path) -> None:
+    golden = load_file(str(fixture_copy / "golden.safetensors"))
+    gradient = next(name for name in golden if name.startswith("grpo_clipped_grad."))
+    del golden["row0_projected"], golden[gradient]
+    golden["sampled_entropy"][1, 7] += 1e-3
+    save_file(golden, str(fixture_copy / "golden.safetensors"))
+    comparison = compare(fixture_copy)
+    bad = {name for name, error, tolerance in comparison.lines if not error <= tolerance}
+    assert bad == {"row0_projected (missing)", "sampled_entropy", "grpo_clipped_grad.* (1 of 6 missing)"}
+    del golden["input_ids"]
+    save_file(golden, str(fixture_copy / "golden.safetensors"))
+    assert parity_main([str(fixture_copy)]) == 1
+    (fixture_copy / "model.safetensors").unlink()
+    assert parity_main([str(fixture_copy)]) == 1
+
+
+@needs_fixture
+@pytest.mark.parametrize("mistake", ["rms_norm_eps", "vision_eps"])
+def test_parity_check_notices_small_mistakes(mistake: str, fixture_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = fixture_copy
     if mistake == "rms_norm_eps":  # the mistake that moves the goldens least
         text = json.loads((target / "config.json").read_text())["text_config"]
         edit_json(target / "config.json", text_config={**text, "rms_norm_eps": 1e-5})
-    elif mistake == "missing":
-        golden = load_file(str(target / "golden.safetensors"))
-        del golden["row0_projected"]
-        save_file(golden, str(target / "golden.safetensors"))
     else:
         monkeypatch.setattr("gymnast_core.policy.vision.LAYER_NORM_EPS", 1e-5)
     assert parity_main([str(target)]) == 1
@@ -148,7 +175,7 @@ def break_vocabulary(folder: Path) -> None:
     edit_json(folder / "config.json", text_config={**text, "vocab_size": text["vocab_size"] + 1})
 
 
-def break_causal(folder: Path) -> None:
+def break_attention(folder: Path) -> None:
     state = load_file(str(folder / "model.safetensors"))
     for name, value in state.items():
         if "self_attn.o_proj" in name:
@@ -160,6 +187,20 @@ def break_tensor(folder: Path) -> None:
     state = load_file(str(folder / "model.safetensors"))
     del state["projector.fc2.bias"]
     save_file(state, str(folder / "model.safetensors"))
+
+
+def break_tokens(folder: Path) -> None:
+    """A vocabulary of the right size in another order."""
+    text = (folder / "tokenizer.json").read_text()
+    content = json.loads(text)
+    words = content["model"]["vocab"]
+    words["<s>"], words["</s>"] = words["</s>"], words["<s>"]
+    for token in content["added_tokens"]:
+        token["id"] = words.get(token["content"], token["id"])
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+NOT_A_NUMBER = {"mean": [float("nan"), 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 
 
 def break_statistics(folder: Path, dimension: int, low: float, high: float) -> None:
@@ -174,8 +215,11 @@ def break_statistics(folder: Path, dimension: int, low: float, high: float) -> N
     ("damage", "message"),
     [
         (break_vocabulary, "vocabulary"),
-        (break_causal, "causal"),
+        (break_attention, "causal"),
         (break_tensor, "projector.fc2.bias"),
+        (break_tokens, "'<s>' is token 2, config.json says 1"),
+        (lambda f: (f / "action_head--1000_checkpoint.pt").touch(), "regression or diffusion head"),
+        (lambda f: edit_json(f / "preprocessor_config.json", tvf_normalize_params=[NOT_A_NUMBER] * 2), "finite"),
         (lambda f: edit_json(f / "config.json", bidirectional_attention=False), "causal"),
         (lambda f: break_statistics(f, 2, 0.1, 0.1), "dimension 2 has no range"),
         (lambda f: break_statistics(f, 4, float("nan"), 1.0), "dimension 4 is not finite"),
@@ -194,6 +238,75 @@ def test_a_broken_checkpoint_is_refused_in_one_line(folder: Path, tmp_path: Path
     with pytest.raises(CheckpointError, match=message) as caught:
         load_policy(target, device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_causal_attention_is_refused_at_load(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **others: object) -> torch.Tensor:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(key.shape[2] - query.shape[2])
+        return plain(query, key, value, attn_mask=mask)
+
+    monkeypatch.setattr("gymnast_core.policy.llama.F.scaled_dot_product_attention", causal)
+    with pytest.raises(CheckpointError, match="attention is causal"):
+        load_policy(folder, device="cpu")
+
+
+def test_padding_is_not_attended_to(policy: OpenVLAPolicy) -> None:
+    pixels, prompts = policy.inputs(policy.images.prepare(FRAMES), INSTRUCTIONS)
+    assert prompts.lengths.min() < prompts.lengths.max()
+    with torch.no_grad():
+        before = policy.model.action_logits(pixels, prompts)
+        pad = prompts.ids == policy.config.pad_token_id
+        after = policy.model.action_logits(pixels, replace(prompts, ids=prompts.ids.masked_fill(pad, 5)))
+    assert torch.equal(before, after)
+
+
+def test_what_others_need_of_a_checkpoint_is_kept(folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(folder, source)
+    maps = {"AutoProcessor": "processing_prismatic.PrismaticProcessor"}
+    edit_json(source / "preprocessor_config.json", auto_map=maps, means=[[0.485, 0.456, 0.406], [0.5] * 3])
+    edit_json(source / "config.json", auto_map={"AutoConfig": "configuration_prismatic.OpenVLAConfig"}, hf_llm_id="x")
+    (source / "modeling_prismatic.py").write_text("raise SystemExit('never run')\n")
+    edit_json(source / "dataset_statistics.json", other={"action": {"q01": [math.nan] * 7, "q99": [1.0] * 7}})
+    saved = load_policy(source, "station", device="cpu").save(tmp_path / "saved")
+    assert {path.name for path in source.iterdir()} <= {path.name for path in saved.iterdir()}
+    for name in ("preprocessor_config.json", "config.json"):
+        before, after = (json.loads((f / name).read_text()) for f in (source, saved))
+        assert {key: after[key] for key in before if key not in ("norm_stats", "torch_dtype", "text_config")} == {
+            key: before[key] for key in before if key not in ("norm_stats", "torch_dtype", "text_config")
+        }
+    assert load_policy(saved, "station", device="cpu").images.normalisation == policy_normalisation(folder)
+
+
+def policy_normalisation(folder: Path) -> object:
+    return load_policy(folder, device="cpu").images.normalisation
+
+
+def test_an_interrupted_or_failing_write_leaves_what_was_there(
+    policy: OpenVLAPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = policy.save(tmp_path / "out", {"number": 1})
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gymnast_core.policy.checkpoint._write_weights", stop)
+    with pytest.raises(KeyboardInterrupt):
+        policy.save(target, {"number": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert json.loads((target / "gymnast.json").read_text()) == {"number": 1}
+    (tmp_path / "file").touch()
+    for bad in (tmp_path / "file", tmp_path / "file" / "below", tmp_path):
+        with pytest.raises(CheckpointError, match=r"not a checkpoint|cannot be written"):
+            policy.save(bad)
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu:1", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(folder: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device: found '{device}'"):
+        load_policy(folder, device=device)
 
 
 def test_an_unknown_statistics_key_lists_those_present(folder: Path) -> None:
@@ -267,6 +380,7 @@ def test_actions_lie_within_the_statistics(policy: OpenVLAPolicy) -> None:
         (FRAMES[:1, :, :, :1], ["open"], "shape"),
         (FRAMES[:1, :1, :1], ["open"], "pixels"),
         (FRAMES[:1], ["open", "close"], "instructions"),
+        (FRAMES[0], ["open"] * 48, "needed \\(N, height, width, 3\\)"),
         (FRAMES[:0], [], "frames"),
         (FRAMES[:1], [" \n "], "empty"),
         (FRAMES[:1], ["open " * 2000], "512"),
@@ -346,6 +460,29 @@ def test_image_variants_differ_and_augmentation_is_seeded() -> None:
     assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
 
 
+def test_colours_turn_as_in_the_standard_library() -> None:
+    image = np.concatenate([RANDOM.random((60, 3)), [[0.0] * 3, [1.0] * 3, [0.4] * 3, [1, 0, 0], [0, 1, 0], [0, 0, 1]]])
+    for factor, turn in ((1.0, 0.0), (0.8, 0.05), (1.7, -0.3)):
+        for colour, found in zip(image, turn_colours(image, factor, turn)):
+            hue, saturation, value = colorsys.rgb_to_hsv(*colour)
+            wanted = colorsys.hsv_to_rgb((hue + turn) % 1.0, min(1.0, saturation * factor), value)
+            assert found == pytest.approx(wanted, abs=1e-9)
+
+
+def test_training_crops_keep_as_much_as_acting_does() -> None:
+    """Columns hold their own number, so that the first and last one tell where a crop began and ended."""
+    ramp = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (256, 1, 3))
+    sides = {"center_crop": [], "resize": []}  # type: dict[str, list[float]]
+    for variant, found in sides.items():
+        for seed in range(40):
+            crop = augment(ramp, variant, 64, Augmentation(0.9), np.random.default_rng(seed))  # type: ignore[arg-type]
+            found.append((float(crop[0, -1, 0]) - float(crop[0, 0, 0])) / 255)
+    acting = prepare(ramp, "center_crop", 64).astype(float)
+    assert np.ptp(acting[0, :, 0]) / 255 == pytest.approx(np.sqrt(0.9), abs=0.01)
+    assert sides["center_crop"] == pytest.approx([np.sqrt(0.9)] * 40, abs=0.01)  # OpenVLA-OFT: scale 0.9 to 0.9
+    assert min(sides["resize"]) < 0.96 and max(sides["resize"]) > 0.97
+
+
 # --- adapters -----------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +508,8 @@ def test_adapters_come_and_go_and_leave_the_base_untouched(
         outcomes[names] = policy.act(FRAMES, INSTRUCTIONS)
         assert not np.array_equal(outcomes[names], base)
     assert not np.array_equal(outcomes["open_drawer",], outcomes["open_drawer", "close_drawer"])
+    adapters.activate(policy, "open_drawer", "open_drawer")  # naming one twice does not double it
+    assert np.array_equal(policy.act(FRAMES, INSTRUCTIONS), outcomes["open_drawer",])
     store = adapters.AdapterStore(tmp_path)
     store.save(policy, "open_drawer", "open_drawer", "lab", "open_drawer", {"success_after": 0.5})
     adapters.deactivate(policy)
@@ -423,7 +562,7 @@ def test_a_merged_adapter_acts_as_it_did(policy: OpenVLAPolicy, tmp_path: Path) 
     assert float((before - after).abs().max()) < 1e-3
 
 
-# --- the other implementation of the protocol ---------------------------------------------------------------------
+# --- other implementations of the protocol ------------------------------------------------------------------------
 
 
 def test_a_script_is_a_policy(tmp_path: Path) -> None:
@@ -440,3 +579,74 @@ def test_a_script_is_a_policy(tmp_path: Path) -> None:
     np.savez(tmp_path / "wrong.npz", motion=actions)
     with pytest.raises(DataError, match=r"wrong\.npz"):
         load_script(tmp_path / "wrong.npz")
+    assert isinstance(open_policy(tmp_path / "script.npz"), EpisodicPolicy)
+
+
+class Server(ThreadingHTTPServer):
+    """A policy server as AutoEval has them; `spoil` changes what it answers."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.policy, self.paths = policy, []  # type: Policy, list[str]
+        self.spoil: Callable[[np.ndarray], bytes | None] = lambda actions: None
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        server: Server = self.server  # type: ignore[assignment]
+        server.paths.append(self.path)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path != "/act":
+            return self.answer(404, b"{}")
+        request = json.loads(body)
+        image = request["image"]
+        blob = base64.b64decode(image["__numpy__"])
+        frame = np.frombuffer(blob, image["dtype"]).reshape(image["shape"])
+        actions = server.policy.act(frame[None], [request["instruction"]])[0]
+        encoded = {"__numpy__": base64.b64encode(actions.tobytes()).decode(), "dtype": "<f4", "shape": actions.shape}
+        return self.answer(200, server.spoil(actions) or json.dumps(encoded).encode())
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server(policy: OpenVLAPolicy) -> Iterator[Server]:
+    with Server(policy) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def test_a_policy_behind_a_server_acts_like_the_policy(policy: OpenVLAPolicy, server: Server) -> None:
+    remote = open_policy(f"http://127.0.0.1:{server.server_port}")
+    assert isinstance(remote, EpisodicPolicy) and not isinstance(remote, TrainablePolicy)
+    assert remote.chunk_length == 5
+    assert np.array_equal(remote.act(FRAMES, INSTRUCTIONS), policy.act(FRAMES, INSTRUCTIONS))
+    remote.restart()
+    assert server.paths == ["/act", "/reset", *["/act"] * 6, "/reset"]
+    server.spoil = lambda actions: json.dumps(json.dumps(actions.tolist())).encode()  # a list, encoded twice
+    assert remote.act(FRAMES[:1], ["open"]) == pytest.approx(policy.act(FRAMES[:1], ["open"]))
+    for spoil, message in (
+        (lambda actions: b"<html>", "no JSON"),
+        (lambda actions: json.dumps(actions[0].tolist()).encode(), "1 actions, needed 5"),
+        (lambda actions: json.dumps((actions * math.nan).tolist()).encode(), "finite"),
+        (lambda actions: json.dumps({"action": actions.tolist()}).encode(), "found dict"),
+        (lambda actions: b'{"__numpy__": "AAAA", "dtype": "|O", "shape": [1]}', "not an array"),
+    ):
+        server.spoil = spoil
+        with pytest.raises(DataError, match=message):
+            remote.act(FRAMES[:1], ["open"])
+    with pytest.raises(CheckpointError, match="takes no adapter"):
+        open_policy(remote.address, adapter="mine")  # type: ignore[attr-defined]
+    remote.close()  # type: ignore[attr-defined]
+    for bad in ("http://", "http://localhost:99999", "http://a?b"):
+        with pytest.raises(ConfigError, match="needed http"):
+            open_policy(bad)

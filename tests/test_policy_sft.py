@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from safetensors.torch import load_file
 from gymnast_core.cli import main as gymnast
 from gymnast_core.config import dump_config, load_config
 from gymnast_core.data.episode import Episode, write_episode
-from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.policy import adapters
-from gymnast_core.policy.dataset import Order, Samples, chunk_at, find_entries
+from gymnast_core.policy.dataset import OUTCOMES, Order, Samples, chunk_at, find_entries
 from gymnast_core.policy.openvla import load_policy
 from gymnast_core.policy.recipe import ModelRecipe, TowerRecipe
 from gymnast_core.policy.sft import RECIPES, SFTConfig, Trainer, sft
@@ -82,6 +83,35 @@ def config(data: Path, tmp_path: Path, name: str = "a", **changes: object) -> SF
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
+def test_the_mix_takes_judged_successes_only(data: Path, tmp_path: Path) -> None:
+    for seed, success in enumerate((True, False, None)):
+        write_episode(tmp_path / "mix" / str(seed), make_episode(seed, "open", success))
+    chosen = {kept: [e.path.name for e in find_entries([str(tmp_path / "mix")], kept=kept)] for kept in OUTCOMES}  # type: ignore[arg-type]
+    assert chosen == {"all": ["0", "1", "2"], "not failures": ["0", "2"], "successes": ["0"]}
+    trainer = Trainer(config(data, tmp_path, "mix", mix=(str(tmp_path / "mix"),)))
+    assert [len(source.entries) for source in trainer.sources] == [10, 1]
+    write_episode(tmp_path / "none" / "0", make_episode(0, "open", None))
+    with pytest.raises(DataError, match="1 episodes, none of them judged a success"):
+        Trainer(config(data, tmp_path, "none", mix=(str(tmp_path / "none"),)))
+
+
+def test_a_missing_frame_is_named_before_training(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "03" / "frames" / "000002.png").unlink()
+    with pytest.raises(DataError, match=r"03/frames/000002\.png: no such image file"):
+        Trainer(config(tmp_path / "data", tmp_path, "hole"))
+
+
+def test_learning_rate_is_that_of_openvla_oft(data: Path, tmp_path: Path) -> None:
+    """Up from a tenth, then constant, then a tenth."""
+    trainer = Trainer(config(data, tmp_path, "rate", learning_rate=1.0, warmup=10, decay_after=30, steps=100))
+    rates = []
+    for step in (0, 4, 9, 29, 30, 99):
+        trainer.progress.step = step
+        rates.append(trainer.learning_rate())
+    assert rates == pytest.approx([0.19, 0.55, 1.0, 1.0, 0.1, 0.1])
+
+
 def test_labels_past_the_end_stand_still_with_the_last_gripper() -> None:
     actions = np.arange(21, dtype=np.float32).reshape(3, 7)
     assert np.array_equal(chunk_at(actions, 0, 3), actions)
@@ -120,6 +150,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
     assert whole.train()
     half = Trainer(config(data, tmp_path, "half", steps=4))
     assert half.train()
+    with pytest.raises(CheckpointError, match="batch_size 8, found 4"):
+        Trainer(config(data, tmp_path, "half", batch_size=4))
     rest = Trainer(config(data, tmp_path, "half"))
     assert rest.progress.step == 4
     assert rest.train()
@@ -274,6 +306,9 @@ def test_shipped_recipes_are_valid() -> None:
         ({"data": ("/nowhere",)}, DataError, "/nowhere"),
         ({"model": None, "init": "tiny"}, ConfigError, "shipped recipe"),
         ({"lora_rank": 4}, ConfigError, "lora_rank"),
+        ({"base": "nowhere", "model": None}, ConfigError, "model 'nowhere' not found"),
+        ({"out": "/dev/null/policy"}, CheckpointError, "cannot be written"),
+        ({"device": "tpu"}, ConfigError, "device"),
     ],
 )
 def test_bad_settings_are_one_clear_line(

@@ -66,6 +66,10 @@ class RemotePolicy:
         if status not in (200, 204, 404):
             raise DataError(f"{self.address}/reset: answered {status} {reply[:200]!r}, needed 200")
 
+    def close(self) -> None:
+        """Close the connection; the next call opens it again."""
+        self._connection.close()
+
     def act(self, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
         """Chunks (N, K, 7) float32. Raises: DataError for bad input, or when the server's answer is none."""
         if len(frames) != len(instructions) or not len(frames):
