@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -71,7 +73,15 @@ def test_a_recording_cut_at_any_byte_keeps_its_whole_steps(tmp_path_factory: pyt
     np.testing.assert_array_equal(episode.frames, frames[: episode.length + 1])
 
 
-@pytest.mark.parametrize("line", [b"[1, 2]\n", b'{"frame": "x", "stamp_ns": 0, "state": []}\n', b"\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[1, 2]\n",
+        b'{"frame": "x", "stamp_ns": 0, "state": []}\n',
+        b'{"frame": 0, "stamp_ns": 1%b, "state": [0,0,0,0,0,0,0]}\n' % (b"0" * 30),
+        b"\xff\xfe\n",
+    ],
+)
 def test_a_broken_line_is_named_and_nothing_else_escapes(tmp_path: Path, line: bytes) -> None:
     write_steps(tmp_path / "a", 2, finish=True)
     steps = tmp_path / "a" / "steps.jsonl"
@@ -80,6 +90,22 @@ def test_a_broken_line_is_named_and_nothing_else_escapes(tmp_path: Path, line: b
         read_episode(tmp_path / "a")
     with pytest.raises(DataError, match="not an episode folder"):
         read_episode(tmp_path)
+
+
+@pytest.mark.parametrize("field", [{"success": "yes"}, {"metadata": [1]}, {"instruction": 5}, {"version": 99}])
+def test_a_field_of_the_wrong_type_in_episode_json_is_named(tmp_path: Path, field: dict) -> None:
+    write_steps(tmp_path / "a", 2, finish=True)
+    header = tmp_path / "a" / "episode.json"
+    header.write_text(json.dumps({**json.loads(header.read_text()), **field}))
+    with pytest.raises(DataError, match=rf"episode\.json: .*{next(iter(field))}"):
+        read_episode(tmp_path / "a")
+
+
+def test_frames_of_two_sizes_are_refused_by_name(tmp_path: Path) -> None:
+    write_steps(tmp_path / "a", 2, finish=True)
+    cv2.imwrite(str(tmp_path / "a/frames/000001.png"), np.zeros((20, 20, 3), np.uint8))
+    with pytest.raises(DataError, match=r"a/frames: found sizes \[\(20, 20\), \(24, 32\)\]"):
+        read_episode(tmp_path / "a")
 
 
 def test_writing_into_an_existing_episode_is_refused(tmp_path: Path) -> None:
@@ -111,6 +137,11 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "image.png")
     with pytest.raises(DataError, match="no such image"):
         read_image(tmp_path / "nowhere.png")
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)  # claims 3.6 gigapixels
+    with pytest.raises(DataError, match="not a readable image"):
+        read_image(tmp_path / "image.png")
 
 
 @given(st.lists(st.floats(-0.049, 0.049), min_size=3, max_size=3), st.booleans())
@@ -161,11 +192,12 @@ def test_every_shipped_station_file_is_valid_and_round_trips(path: Path, tmp_pat
         ({"name": "x", "safety": {"workspace_min": [0, 0]}}, "safety.workspace_min"),
         ({"name": "x", "tasks": {"open": {"max_steps": 3}}}, "tasks.open.instruction: found nothing"),
         ({"name": "x", "judge": {"kind": "oracle"}}, "judge.kind: found 'oracle'"),
+        ({"name": "x", "tasks": {}}, "tasks: found {}"),
     ],
 )
 def test_a_wrong_station_file_is_refused_naming_file_and_field(tmp_path: Path, content: dict, field: str) -> None:
     path = tmp_path / "station.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump({"tasks": {"open": {"instruction": "open it"}}, **content}))
     with pytest.raises(ConfigError) as caught:
         load_config(StationConfig, path)
     assert field in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)

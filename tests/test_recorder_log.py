@@ -103,3 +103,14 @@ def test_recover_finishes_an_episode_that_was_cut(tmp_path: Path, capsys: pytest
     episode = read_episode(tmp_path / "episode")
     assert episode.length == 3 and not episode.complete
     assert is_whole(tmp_path / "episode" / LOG_FOLDER / "log_0.mcap")
+
+
+def test_recover_names_a_complete_episode_that_lost_its_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with EpisodeWriter(tmp_path / "episode", "close the drawer", {}) as writer:
+        writer.add_observation(np.full((32, 32, 3), 7, np.uint8))
+        writer.finish(success=True)
+    (tmp_path / "episode" / "steps.jsonl").unlink()
+    assert recover(RecoverConfig(tmp_path)) == 2
+    assert "steps.jsonl: cannot read" in capsys.readouterr().err

@@ -180,7 +180,7 @@ def read_episode(folder: str | os.PathLike[str], frames: bool = True) -> Episode
     Raises: DataError naming the file when it is missing, not of this format, or its arrays do not fit together.
     """
     folder = Path(folder)
-    header = _read_header(folder)
+    header = read_header(folder)
     observations: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
     path = folder / "steps.jsonl"
@@ -209,11 +209,14 @@ def read_episode(folder: str | os.PathLike[str], frames: bool = True) -> Episode
         executed = np.array([_floats(step["executed"]) for step in steps], dtype=np.float32).reshape(-1, ACTION_DIM)
         states = np.array([_floats(o["state"]) for o in observations], dtype=np.float32).reshape(-1, STATE_DIM)
         stamps = np.array([o["stamp_ns"] for o in observations], dtype=np.int64)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: a line lacks a field or holds the wrong count of numbers ({error})") from error
     images = np.empty((0, 0, 0, 3), dtype=np.uint8)
     if frames:
-        images = np.stack([read_image(folder / "frames" / f"{o['frame']:06d}.png") for o in observations])
+        pictures = [read_image(folder / "frames" / f"{o['frame']:06d}.png") for o in observations]
+        if len(sizes := {picture.shape[:2] for picture in pictures}) > 1:
+            raise DataError(f"{folder}/frames: found sizes {sorted(sizes)} (height, width), needed one for all frames")
+        images = np.stack(pictures)
     return Episode(
         instruction=header["instruction"],
         frames=images,
@@ -223,7 +226,7 @@ def read_episode(folder: str | os.PathLike[str], frames: bool = True) -> Episode
         stamps=stamps,
         success=header.get("success"),
         complete=header.get("status") == "complete",
-        metadata=header.get("metadata", {}),
+        metadata=header["metadata"],
     )
 
 
@@ -254,7 +257,8 @@ def iterate_episodes(root: str | os.PathLike[str]) -> Iterator[Path]:
         yield path.parent
 
 
-def _read_header(folder: Path) -> dict[str, Any]:
+def read_header(folder: Path) -> dict[str, Any]:
+    """The fields of episode.json. Raises: DataError when it is missing, broken or of another format."""
     path = folder / "episode.json"
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
@@ -262,7 +266,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder}: not an episode folder (it holds no episode.json)") from error
     except OSError as error:
         raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits, ...
         raise DataError(f"{path}: not JSON ({error})") from error
     if not isinstance(header, dict) or header.get("format") != "gymnast-episode":
         raise DataError(f"{path}: not a gymnast episode")
@@ -270,6 +274,10 @@ def _read_header(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path}: version {header.get('version')}, this release reads {FORMAT_VERSION}")
     if not isinstance(header.get("instruction"), str):
         raise DataError(f"{path}: field 'instruction' is missing or not text")
+    if not isinstance(header.get("success"), (bool, type(None))):
+        raise DataError(f"{path}: success: found {header['success']!r}, needed true, false or null")
+    if not isinstance(header.setdefault("metadata", {}), dict):
+        raise DataError(f"{path}: metadata: found {type(header['metadata']).__name__}, needed a mapping of facts")
     return header
 
 

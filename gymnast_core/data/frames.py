@@ -40,7 +40,10 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such image file")
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # its header claims more pixels than OpenCV decodes
+        image = None
     if image is None:
         raise DataError(f"{path}: not a readable image (PNG or JPEG expected)")
     channels = 1 if image.ndim == 2 else image.shape[2]

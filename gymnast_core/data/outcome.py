@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gymnast_core.data.episode import read_header
 from gymnast_core.data.frames import write_bytes
-from gymnast_core.errors import DataError
 
 
 def set_outcome(folder: str | os.PathLike[str], success: bool | None, facts: Mapping[str, Any]) -> None:
@@ -18,10 +18,7 @@ def set_outcome(folder: str | os.PathLike[str], success: bool | None, facts: Map
     Raises: DataError when the folder holds no episode or the file cannot be written; the old file then stays.
     """
     path = Path(folder) / "episode.json"
-    try:
-        header = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: cannot read: {error}") from error
+    header = read_header(path.parent)
     header["success"] = success
-    header["metadata"] = {**header.get("metadata", {}), **facts}
+    header["metadata"] = {**header["metadata"], **facts}
     write_bytes(path, json.dumps(header, indent=1).encode())

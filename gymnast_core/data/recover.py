@@ -14,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from gymnast_core.data.episode import iterate_episodes, read_episode
+from gymnast_core.data.episode import iterate_episodes, read_episode, read_header
 from gymnast_core.data.frames import write_bytes
 from gymnast_core.data.mcap_log import recover_bag
 from gymnast_core.errors import DataError
@@ -42,14 +42,16 @@ def recover_episode(folder: Path) -> str:
         recovery = recover_bag(bag)
         log = f", log of {sum(recovery.counts.values())} messages {'was whole' if recovery.whole else 're-indexed'}"
     path = folder / "episode.json"
-    header = json.loads(path.read_text(encoding="utf-8"))
+    header = read_header(folder)
     was = header.get("status")
     for leftover in [*folder.glob(".*.tmp"), *folder.glob("frames/.*.tmp")]:
         leftover.unlink(missing_ok=True)
     try:
         steps = read_episode(folder, frames=False).length
-    except DataError:  # stopped before the first frame
-        steps = 0
+    except DataError:
+        if was == "complete":
+            raise
+        steps = 0  # stopped before the first frame
     if was == "recording":
         header.update(status="incomplete", steps=steps)
         write_bytes(path, json.dumps(header, indent=1).encode())
@@ -65,7 +67,7 @@ def recover(config: RecoverConfig) -> int:
     for folder in episodes:
         try:
             print(recover_episode(folder))
-        except (DataError, json.JSONDecodeError) as error:
+        except DataError as error:
             failures += 1
             print(f"{folder}: {error}", file=sys.stderr)
     return 2 if failures else 0
