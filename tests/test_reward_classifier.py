@@ -58,7 +58,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_agrees_with_what_happened_on_fresh_episodes(trained: Path) -> None:
     station = trained / "station.yaml"
-    station.write_text(f"name: x\njudge: {{kind: classifier, checkpoint: {trained}/judge}}\nmodels: {{device: cpu}}\n")
+    station.write_text(
+        f"name: x\ntasks: {{one: {{instruction: any}}}}\njudge: {{kind: classifier, checkpoint: {trained}/judge}}\n"
+        "models: {device: cpu}\n"
+    )
     words = ["--data", trained / "fresh", "--config", station, "--run", trained / "evaluation"]
     assert main(["evaluate", "judge", *map(str, words)]) == 0
     result = json.loads((trained / "evaluation" / "result.json").read_text())
@@ -113,7 +116,9 @@ def test_a_damaged_judge_is_named(trained: Path, tmp_path: Path) -> None:
 
 def test_the_station_file_chooses_the_judge() -> None:
     def station(**judge: object) -> StationConfig:
-        return parse_config(StationConfig, {"name": "x", "judge": judge}, "test")
+        return parse_config(
+            StationConfig, {"name": "x", "tasks": {"t": {"instruction": "any"}}, "judge": judge}, "test"
+        )
 
     truth = load_judge(station(kind="truth"))
     assert isinstance(truth, TruthJudge) and isinstance(truth, Judge)

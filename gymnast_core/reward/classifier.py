@@ -83,9 +83,9 @@ class ClassifierJudge:
         indices = list(range(n_frames - 1, -1, -self.config.stride))[: self.config.window]
         return indices[::-1]
 
-    def probabilities(self, frames: np.ndarray) -> np.ndarray:
-        """Frames (n, H, W, 3) uint8 to (n, instructions) in [0, 1]."""
-        images = prepare(frames, self.config.size)
+    def probabilities(self, *videos: np.ndarray) -> np.ndarray:
+        """Frames (n, H, W, 3) uint8, of one or several sizes, to (sum of n, instructions) in [0, 1]."""
+        images = torch.cat([prepare(frames, self.config.size) for frames in videos])
         with torch.inference_mode():
             parts = [
                 torch.sigmoid(self.network(part.to(self.device).float() / 255)).cpu() for part in images.split(512)
@@ -101,7 +101,7 @@ class ClassifierJudge:
         ]
         if not known:
             return verdicts
-        probabilities = self.probabilities(np.concatenate([videos[i] for i in known]))
+        probabilities = self.probabilities(*(videos[i] for i in known))
         begin = 0
         for i in known:
             part = probabilities[begin : begin + len(videos[i]), self._index[_normal(instructions[i])]]

@@ -96,10 +96,12 @@ def train_judge(config: JudgeTrainConfig) -> int:
     seed_everything(config.seed)
     run = RunFolder(config.run, config)
     episodes = _read_all(config.data, config.size)
+    if len(episodes) < 2:
+        raise DataError(f"{', '.join(config.data)}: found 1 episode with an outcome; needed 2, one to measure on")
     instructions = tuple(sorted({episode.instruction for episode in episodes}))
     generator = np.random.default_rng(config.seed)
     order = generator.permutation(len(episodes))
-    n_held_out = max(1, round(config.held_out * len(episodes)))
+    n_held_out = min(max(1, round(config.held_out * len(episodes))), len(episodes) - 1)
     held_out = [episodes[i] for i in order[:n_held_out]]
     training = [episodes[i] for i in order[n_held_out:]]
     if config.decoded:
