@@ -125,6 +125,15 @@ def test_dpm_solver_converges_with_second_order_and_ddim_with_first() -> None:
     assert solve_gaussian("dpm++", few, 0.3) < 0.5 * solve_gaussian("ddim", few, 0.3)
 
 
+@needs_fixtures
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda p: p.stem)
+def test_the_fused_attention_of_gpus_and_large_frames_gives_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gymnast_core.world_model.model.PLAIN_ATTENTION_KEYS", 0)
+    assert max(errors(path).values()) <= TOLERANCE
+
+
 @pytest.mark.parametrize("mode", CACHE_MODES)
 def test_solvers_are_the_same_up_to_two_steps_and_cost_the_same(mode: CacheMode) -> None:
     g = torch.Generator().manual_seed(1)

@@ -43,8 +43,9 @@ class SamplingConfig:
     """Denoising steps a frame."""
     guidance: float = 1.0
     """1 = the conditional prediction alone; above 1 sharpens obedience to the action at twice the cost."""
-    mode: CacheMode = "exact"
-    """Cache mode: exact (window recomputed once it slides), streaming (old keys kept), frame_cache, no_cache."""
+    mode: CacheMode = "streaming"
+    """What happens once the window slides: streaming (old keys kept), exact (window recomputed); for comparison also
+    frame_cache and no_cache."""
     solver: SolverKind = "ddim"
     """"ddim", or "dpm++" (DPM-Solver++(2M)); the same up to two steps."""
     compile: bool = False

@@ -156,10 +156,14 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention over (..., L, head_dim); mask is boolean, True where a query may look."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, temporal: bool) -> Tensor:
+    """Softmax attention over (B, T or P, heads, L, head_dim); mask (L, keys) is True where a query may look."""
     if q.is_cuda or k.shape[-2] > PLAIN_ATTENTION_KEYS:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        # The fused kernels want four dimensions. Along time a batch has as many sequences as tokens, which may be more
+        # than a kernel's batch dimension holds, so they join the heads; within a frame frames join the batch.
+        pair = (1, 2) if temporal else (0, 1)
+        flat = F.scaled_dot_product_attention(q.flatten(*pair), k.flatten(*pair), v.flatten(*pair), attn_mask=mask)
+        return flat.view(q.shape)
     weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
     if mask is not None:
         weights = weights.masked_fill(~mask, float("-inf"))
@@ -191,7 +195,7 @@ class Attention(nn.Module):
         if memory is not None:
             keys, values, slots = memory
             k, v = keys.index_copy_(3, slots, k), values.index_copy_(3, slots, v)
-        out = attend(q, k, v, mask)
+        out = attend(q, k, v, mask, temporal=temporal)
         out = out.permute(0, 3, 1, 2, 4) if temporal else out.permute(0, 1, 3, 2, 4)
         result: Tensor = self.out_proj(out.reshape(b, t, p, d))
         return result

@@ -9,6 +9,7 @@ Named modes, from slow to fast. While the window has not slid they all compute t
   equals no_cache for ever.
 - "streaming": as exact, but after the window has slid old keys and values are kept. Deeper layers then still carry what
   they took from frames that have left the window: more memory than the network was trained with, and no recomputation.
+  The default: on a trained model the two are as good as each other (docs/explanation/world_model.md).
 
 Rotary positions count from the rollout's first frame and never restart: attention depends only on differences between
 positions, and those stay below max_frames because only the last max_frames frames are kept.
@@ -47,7 +48,7 @@ class LatentRollout:
         *,
         sampling_steps: int = 10,
         guidance: float = 1.0,
-        mode: CacheMode = "exact",
+        mode: CacheMode = "streaming",
         solver: SolverKind = "ddim",
         compile: bool = False,
         backend: str | Callable[..., Any] = "inductor",
