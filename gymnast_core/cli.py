@@ -76,10 +76,10 @@ VERBS: dict[str, tuple[str, str, str, str]] = {
         "train the small autoencoder",
     ),
     "world-model evaluate": (
-        "gymnast_core.world_model.evaluate",
+        "gymnast_core.evaluation.world_model",
         "EvaluateConfig",
         "evaluate",
-        "picture error by horizon against copying the first frame, and an action sheet",
+        "picture error by horizon, and how far imagined outcomes can be trusted",
     ),
     "world-model rollout": (
         "gymnast_core.world_model.rollout",
@@ -113,7 +113,6 @@ REPORTED = (
     "world-model train",
     "world-model finetune",
     "world-model train-autoencoder",
-    "world-model evaluate",
     "evaluate policy",
 )
 MINI_DOMAIN = (

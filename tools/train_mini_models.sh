@@ -25,7 +25,7 @@ collect --out $data/heldout --policy expert --episodes 56 --first-seed 91000 --n
 [ -d $mini/policy ] || gymnast sft --from gymnast_core/policy/recipes/mini.yaml --data $data/demonstrations \
   --out $mini/policy --run $mini/sft
 collect --out $data/play/policy --policy $mini/policy --episodes 130 --first-seed 40000 --temperature 1.0
-collect --out $data/heldout_policy --policy $mini/policy --episodes 40 --first-seed 95000 --temperature 1.0
+collect --out $data/heldout_policy --policy $mini/policy --episodes 120 --first-seed 95000 --temperature 1.0
 
 [ -d $mini/autoencoder/model ] || gymnast world-model train-autoencoder \
   --from gymnast_core/world_model/recipes/mini_autoencoder.yaml \
@@ -40,7 +40,9 @@ gymnast world-model reconstruct --data $data/play $data/demonstrations --out $da
 gymnast world-model train --from gymnast_core/world_model/recipes/mini.yaml \
   --data $data/demonstrations@1 $data/play/mixed@1.5 $data/play/flawed@1.5 $data/play/random@0.5 $data/play/policy@2 \
   --autoencoder $mini/autoencoder/model --run $mini/world_model
-gymnast world-model evaluate --model $mini/world_model/model --data $data/heldout --run $mini/world_model_evaluation
+# What its pictures and outcomes are worth; writes gate.json and familiarity.safetensors beside the weights.
+gymnast world-model evaluate --model $mini/world_model/model --data $data/heldout $data/heldout_policy --held-out 0 \
+  --config simulated_drawer --policy $mini/policy --judge $mini/judge --run $mini/world_model_evaluation
 gymnast evaluate policy --policy $mini/policy --trials 100 --run $mini/policy_evaluation
 
 if [ "${1:-}" = ship ]; then
