@@ -181,6 +181,16 @@ class AdaptationConfig:
     """Imagined steps a rollout."""
 
 
+    gate_judge: str = ""
+    """Folder of another learned judge, which trains no adapter, for the before and after measurements; empty: the one
+    judge does both, and the report says so."""
+    world_model_gate: Literal["require", "warn"] = "require"
+    """What follows where the world model's figures or the start frame do not hold (below): the base policy is kept, or
+    a warning is all."""
+    min_agreement: Fraction = 0.85
+    """Least share of replayed station episodes that end as they really did (`gymnast world-model evaluate`)."""
+    max_bias: Fraction = 0.10
+    """Largest distance between a policy's success in imagination and on the station."""
 @dataclass(frozen=True)
 class LookAheadConfig:
     """Looking before acting: candidate chunks are tried in imagination, and the best one is executed."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 from tiny_station import INSTRUCTION, build_tiny_station, picture
 
 from gymnast_core.cli import main
@@ -22,7 +25,7 @@ from gymnast_core.data.frames import write_image
 from gymnast_core.errors import DataError
 from gymnast_core.protocols import Start, Verdict
 from gymnast_core.reporting.media import write_video
-from gymnast_core.rl.adapt import read_frame
+from gymnast_core.rl.adapt import read_frame, read_frames
 from gymnast_core.rl.gate import judge_adapter, safety_shares
 from gymnast_core.rl.rollout import Rollout
 from gymnast_core.rl.starts import read_starts
@@ -41,7 +44,10 @@ def arguments(station: Path, run: Path, **fields: object) -> list[str]:
         "run": run,
         **fields,
     }
-    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = []
+    for name, value in values.items():
+        words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    return words
 
 
 def test_adapt_reports_its_phases_result_and_page(station: Path, tmp_path: Path) -> None:
@@ -51,6 +57,8 @@ def test_adapt_reports_its_phases_result_and_page(station: Path, tmp_path: Path)
     assert code == (0 if result["accepted"] else 1)
     assert result["iterations"] == 2 and result["pairs"] == 8 and result["run_folder"] == str(run)
     assert result["accepted"] == (not result["failed_conditions"]) == bool(result["adapter_id"])
+    assert "never measured" in result["world_model"] and result["distrust"], "only a warning at this station"
+    assert result["gate_judge_trained_the_adapter"] is True and "one judge only" in (run / "report.html").read_text()
     lines = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
     phases = [line["phase"] for line in lines]
     assert list(dict.fromkeys(phases)) == ["load", "before", "train", "after", "gate"]
@@ -100,6 +108,28 @@ def test_bad_input_is_one_clear_line(
     assert not any("Traceback" in line for line in errors)
 
 
+def test_distrusted_imagination_keeps_the_base_and_says_why(station: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(station.read_text())
+    content["adaptation"] = {**content["adaptation"], "iterations": 1, "world_model_gate": "require"}
+    shutil.copytree(content["judge"]["checkpoint"], station.parent / "second_judge", dirs_exist_ok=True)
+    content["adaptation"]["gate_judge"] = "second_judge"  # beside the station file
+    strict = station.with_name("strict.yaml")
+    strict.write_text(yaml.safe_dump(content))
+    film = tmp_path / "film.mp4"
+    write_video(film, np.stack([picture(i) for i in range(4)]))
+    frames = [station.parent / "start.png", f"{film}:2", f"{film}:-1"]
+    run = tmp_path / "run"
+    assert main(["adapt", *arguments(strict, run, frame=frames)]) == 1
+    result = json.loads((run / "result.json").read_text())
+    assert not result["accepted"] and not result["adapter_id"] and "base policy kept" in result["message"]
+    assert any("never measured" in words for words in result["failed_conditions"])
+    assert result["distrust"] == result["failed_conditions"][-len(result["distrust"]) :]
+    assert result["gate_judge_trained_the_adapter"] is False
+    assert all((run / "media" / f"start_{number}.png").exists() for number in range(3))
+    page = (run / "report.html").read_text()
+    assert "the base policy is kept" in page and "never measured" in page and "film.mp4:2" in page
+
+
 def test_frames_come_from_images_videos_and_episodes(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", picture(3))
     assert np.array_equal(read_frame(str(tmp_path / "a.png")), picture(3))
@@ -113,6 +143,12 @@ def test_frames_come_from_images_videos_and_episodes(tmp_path: Path) -> None:
     assert np.array_equal(read_frame(str(tmp_path / "episode"), 1), picture(1))
     with pytest.raises(DataError, match="no index 2"):
         read_frame(str(tmp_path / "episode"), 2)
+    several = read_frames([str(tmp_path / "a.png"), f"{tmp_path / 'episode'}:1", str(tmp_path / "episode")], 0)
+    assert [np.array_equal(f, picture(i)) for f, i in zip(several, (3, 1, 0))] == [True] * 3
+    with pytest.raises(DataError, match="no index 7"):
+        read_frames([f"{tmp_path / 'episode'}:7"])
+    with pytest.raises(DataError, match="no such image"):
+        read_frames(["nowhere.mp4:3"])
 
 
 def test_a_broken_start_frame_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +163,7 @@ def test_a_broken_start_frame_is_left_out_and_named(tmp_path: Path, capsys: pyte
         read_starts(tmp_path)
 
 
-def rollouts(rewards: list[float | None], size: float = 0.01) -> list[Rollout]:
+def rollouts(rewards: Sequence[float | None], size: float = 0.01) -> list[Rollout]:
     empty = np.empty((0, 0))
     actions = np.full((10, 7), size, dtype=np.float32)
     actions[1::2] *= -1
@@ -162,6 +198,8 @@ def test_the_gate_lets_through_only_what_rose_and_stayed_safe(station: Path) -> 
     assert (safety_shares(rollouts([1.0], 0.08), config) == 1).all()
     unjudged = judge_adapter(rollouts(low), rollouts([None] * 12 + [1.0] * 4), config)
     assert not unjudged.accepted and "could be judged" in unjudged.failed_conditions[0]
+    doubtful = judge_adapter(rollouts(low), rollouts(high), config, ("the world model is too eager",))
+    assert not doubtful.accepted and doubtful.failed_conditions == ("the world model is too eager",)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

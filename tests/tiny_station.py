@@ -60,7 +60,7 @@ def build_tiny_station(folder: Path, seed: int = 0, simulated: bool = False) -> 
         folder / "world_model", sampling=SamplingConfig(2, 1.0, "streaming")
     )
     rollouts = measure(
-        load_policy(folder / "policy"), environment, probing, Start(INSTRUCTION, picture()), 32, 10, 1.0, seed
+        load_policy(folder / "policy"), environment, probing, [Start(INSTRUCTION, picture())], 32, 10, 1.0, seed
     )
     scores = []
     for rollout in rollouts:
@@ -94,6 +94,7 @@ def build_tiny_station(folder: Path, seed: int = 0, simulated: bool = False) -> 
             "seconds": 60.0,
             "evaluation_rollouts": 8,
             "horizon": 10,
+            "world_model_gate": "warn",
         },
     }
     if simulated:

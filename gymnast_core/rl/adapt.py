@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,22 +17,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from gymnast_core.config import NotNegative, Positive
+from gymnast_core.config import NotNegative, Positive, find_model
 from gymnast_core.data.episode import read_episode
 from gymnast_core.data.frames import check_frame, read_image, resize_frame, write_image
 from gymnast_core.data.worldgym import read_video
 from gymnast_core.errors import DataError, GymnastError
 from gymnast_core.progress import console, interrupts, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start
-from gymnast_core.rl.gate import GateResult, judge_adapter, safety_shares
+from gymnast_core.rl.gate import GateResult, judge_adapter, judge_imagination, safety_shares
 from gymnast_core.rl.rollout import Rollout, RolloutOptions, run_rollouts
 from gymnast_core.rl.selection import BestAdapter
 from gymnast_core.rl.starts import check_instruction, read_starts
 from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer, load_recipe
 from gymnast_core.run_folder import RunFolder, derive_seed
 
+ONE_JUDGE = "there is one judge only: it trained the adapter, and it scores before and after"
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
 
 
@@ -39,12 +41,14 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
 class AdaptConfig:
     """Test-time training from one frame and an instruction. Empty and unset fields are taken from the station file."""
 
-    frame: str
-    """Where the frame comes from: a PNG or JPEG file, a video, or the folder of a logged episode."""
+    frame: Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+    """Where the frame comes from: a PNG or JPEG file, a video, or the folder of a logged episode; several: practice
+    begins at each in turn. `SOURCE:INDEX` names the frame of a video or the step of an episode."""
     instruction: str
     """What the robot should do."""
     index: int = 0
-    """Which frame of a video, or which step of an episode; negative counts from the end."""
+    """Which frame of a video, or which step of an episode, where the source does not say; negative counts from the
+    end."""
     config: str = "simulated_drawer"
     """Station file: a path, or the name of a shipped one."""
     run: str = ""
@@ -56,7 +60,8 @@ class AdaptConfig:
     judge: str = ""
     """Folder of a learned judge instead of the station's judge."""
     gate_judge: str = ""
-    """Folder of another learned judge for the measurements before and after: one that did not train the adapter."""
+    """Folder of another learned judge for the measurements before and after, one that did not train the adapter;
+    empty: the station's gate_judge."""
     recipe: str = ""
     """GRPO recipe: "mini", "paper" or a YAML file."""
     iterations: Annotated[int, Field(ge=1)] | None = None
@@ -88,13 +93,13 @@ class BudgetSpent(Exception):
 def adapt(config: AdaptConfig) -> int:
     """Run test-time training; 0 when an adapter was accepted, 1 when the base was kept, 130 when interrupted."""
     instruction = check_instruction(config.instruction)
-    frame = read_frame(config.frame, config.index)
+    frames = read_frames(config.frame, config.index)
     began = datetime.now()
     name = config.run or f"runs/adapt/{began:%Y%m%d_%H%M%S}"
     run = RunFolder(name, config)
     try:
         with interrupts():
-            return _adapt(config, run, frame, instruction)
+            return _adapt(config, run, frames, instruction)
     except KeyboardInterrupt:
         run.report_progress("interrupted", message="interrupted; start again with the same run folder to resume")
         console.print(f"interrupted; resume with --run {run.path}", markup=False, highlight=False, soft_wrap=True)
@@ -104,6 +109,21 @@ def adapt(config: AdaptConfig) -> int:
         raise
     finally:
         run.close()
+
+
+def read_frames(sources: Sequence[str], index: int = 0) -> list[np.ndarray]:
+    """A frame (H, W, 3) uint8 of each source: `PATH`, or `PATH:INDEX` where the path itself holds no such file.
+
+    Raises: DataError, see `read_frame`, and where there is no source.
+    """
+    if not sources:
+        raise DataError("frame: found none, needed at least one image, video or episode folder")
+    frames = []
+    for source in sources:
+        path, colon, last = source.rpartition(":")
+        named = colon and re.fullmatch(r"-?\d+", last) and not Path(source).expanduser().exists()
+        frames.append(read_frame(path, int(last)) if named else read_frame(source, index))
+    return frames
 
 
 def read_frame(source: str, index: int = 0) -> np.ndarray:
@@ -131,7 +151,7 @@ def measure(
     policy: Policy,
     environment: Environment,
     judge: Judge,
-    start: Start,
+    starts: Sequence[Start],
     count: int,
     horizon: int,
     temperature: float | None,
@@ -139,14 +159,14 @@ def measure(
     tick: Callable[[], None] | None = None,
     video: bool = True,
 ) -> list[Rollout]:
-    """`count` judged rollouts from one start; rollout i depends on (seed, i) and the policy alone."""
-    starts = [Start(start.instruction, start.frame, start.task, derive_seed(seed, "noise", i)) for i in range(count)]
+    """`count` judged rollouts from the starts in turn; rollout i depends on (seed, i) and the policy alone."""
+    begun = [dataclasses.replace(starts[i % len(starts)], seed=derive_seed(seed, "noise", i)) for i in range(count)]
     seeds = [derive_seed(seed, "policy", i) for i in range(count)]
     options = RolloutOptions(horizon, temperature, keep_frames=video, keep_video=video)
-    return run_rollouts(policy, environment, judge, starts, seeds, options, tick)
+    return run_rollouts(policy, environment, judge, begun, seeds, options, tick)
 
 
-def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: str) -> int:
+def _adapt(config: AdaptConfig, run: RunFolder, frames: Sequence[np.ndarray], instruction: str) -> int:
     from gymnast_core.policy import adapters
     from gymnast_core.reward import load_judge
     from gymnast_core.reward.classifier import load_classifier
@@ -167,19 +187,28 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
         policy = parts.open_policy(opened)
         environment = parts.open_imagination(opened)
         judge = load_judge(station, opened.path, run.path)
-        gate_judge = load_classifier(config.gate_judge, station.models.device) if config.gate_judge else judge
+        second = config.gate_judge or budget.gate_judge
+        folder = find_model(second, opened.path) if second else None
+        own = find_model(station.judge.checkpoint, opened.path) if station.judge.kind == "classifier" else None
+        gate_judge = load_classifier(folder, station.models.device) if folder and folder != own else judge
     if instruction not in [task.instruction for task in station.tasks.values()]:
         console.print(f"note: '{instruction}' is no task of station '{station.name}'", style="yellow", markup=False)
-    start = Start(instruction, resize_frame(frame, station.camera.observation_size))
-    write_image(run.media("start.png"), frame)
-    fidelity = parts.frame_fidelity(environment, start.frame if start.frame is not None else frame)
-    if fidelity < parts.FAR_DECIBELS:
+    starts = [Start(instruction, resize_frame(frame, station.camera.observation_size)) for frame in frames]
+    for number, frame in enumerate(frames):
+        write_image(run.media(f"start_{number}.png"), frame)
+    trust = judge_imagination(opened, environment.loaded, frames, instruction)
+    console.print(f"world model: {trust.world_model}", highlight=False, markup=False, soft_wrap=True)
+    for words in trust.frames:
+        console.print(f"start frame {words}", highlight=False, markup=False, soft_wrap=True)
+    for words in trust.failed:
         console.print(
-            "warning: this frame is out of domain for the world model (its autoencoder gives it back at "
-            f"{fidelity:.1f} dB, below {parts.FAR_DECIBELS:.0f}): success in imagination says little about the station",
-            style="yellow",
+            f"WARNING: {words}: success in imagination says little about the station",
+            style="bold yellow",
             markup=False,
+            soft_wrap=True,
         )
+    if gate_judge is judge:
+        console.print(f"note: {ONE_JUDGE}", style="yellow", markup=False, soft_wrap=True)
 
     evaluation_seed = derive_seed(config.seed, "gate")
     temperature = config.evaluation_temperature or None
@@ -187,7 +216,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
     def validate() -> tuple[float, float]:
         seed = derive_seed(config.seed, "validation")
         drawn = measure(
-            policy, environment, judge, start, config.validation_rollouts, horizon, temperature, seed, video=False
+            policy, environment, judge, starts, config.validation_rollouts, horizon, temperature, seed, video=False
         )
         judged = [rollout.reward for rollout in drawn if math.isfinite(rollout.reward)]
         return float(np.mean(judged)) if judged else math.nan, float(safety_shares(drawn, station).mean())
@@ -195,7 +224,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
     def evaluate(phase: str) -> list[Rollout]:
         run.report_progress(phase, 0, iterations)
         with console.status(f"{count} imagined rollouts {phase} training"):
-            return measure(policy, environment, gate_judge, start, count, horizon, temperature, evaluation_seed)
+            return measure(policy, environment, gate_judge, starts, count, horizon, temperature, evaluation_seed)
 
     before = evaluate("before")
     rewards_before = np.array([rollout.reward for rollout in before])
@@ -206,7 +235,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
 
     parts.prepare_training(policy, recipe)
     rehearsal = read_starts(config.rehearsal, station.camera.observation_size) if config.rehearsal else ()
-    trainer = GRPOTrainer(policy, policy.model, environment, judge, [start], recipe, run, rehearsal)
+    trainer = GRPOTrainer(policy, policy.model, environment, judge, starts, recipe, run, rehearsal)
     best = None
     if config.validation_rollouts:
         best = BestAdapter(trainer, validate, float(safety_shares(before, station).mean()))
@@ -215,7 +244,8 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
 
     after = evaluate("after")
     run.report_progress("gate", trainer.update, iterations)
-    gate = judge_adapter(before, after, station)
+    required = trust.failed if budget.world_model_gate == "require" else ()
+    gate = judge_adapter(before, after, station, required)
     if trainer.update == 0:
         nothing = f"no update was made within {seconds:.0f} s: allow more time"
         gate = dataclasses.replace(gate, failed_conditions=(nothing, *gate.failed_conditions))
@@ -229,6 +259,8 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
         if gate.accepted
         else "base policy kept: " + "; ".join(gate.failed_conditions)
     )
+    if gate.accepted and trust.failed:
+        message += f"; but the world-model gate does not hold: {'; '.join(trust.failed)}"
     result = {
         "adapter_id": adapter_id,
         "accepted": gate.accepted,
@@ -244,8 +276,11 @@ def _adapt(config: AdaptConfig, run: RunFolder, frame: np.ndarray, instruction: 
         "pairs": gate.pairs,
         "safety_before": gate.safety_before,
         "safety_after": gate.safety_after,
-        "frame_fidelity_db": _number(fidelity),
-        "out_of_domain": fidelity < parts.FAR_DECIBELS,
+        "world_model_gate": budget.world_model_gate,
+        "world_model": trust.world_model,
+        "start_frames": list(trust.frames),
+        "distrust": list(trust.failed),
+        "gate_judge_trained_the_adapter": gate_judge is judge,
         "stopped_by": stopped_by,
     }
     run.write_result(result)
@@ -380,17 +415,26 @@ def _write_report(
             ),
         ),
         Section(
-            "The start frame",
-            f"The world model's autoencoder gives this frame back at {result['frame_fidelity_db']:.1f} dB. "
-            + (
-                "That is far from anything it was trained on: the frame is out of domain for these models, and success "
-                "in imagination says little about the real station."
-                if result["out_of_domain"]
-                else "It looks like what the world model was trained on."
-            )
-            + " How far an imagined outcome can be trusted is measured by `gymnast world-model evaluate`.",
-            "warning" if result["out_of_domain"] else "",
-            figures=(Figure("media/start.png", f"{config.frame}", small=True),),
+            "How far can this imagination be trusted?",
+            f"{'. '.join(result['distrust'])}. Success in imagination says little about the station."
+            if result["distrust"]
+            else "The world-model gate holds, and the start frames are familiar.",
+            "warning" if result["distrust"] else "good",
+            facts=(
+                ("world model", result["world_model"]),
+                *(("start frame", words) for words in result["start_frames"]),
+                (
+                    "if it does not hold",
+                    "the base policy is kept" if result["world_model_gate"] == "require" else "a warning, no more",
+                ),
+                (
+                    "judge of this comparison",
+                    ONE_JUDGE if result["gate_judge_trained_the_adapter"] else "another one than trained the adapter",
+                ),
+            ),
+            figures=tuple(
+                Figure(f"media/start_{number}.png", source, small=True) for number, source in enumerate(config.frame)
+            ),
         ),
         Section(
             "Training",

@@ -1,4 +1,8 @@
-"""The gate of test-time training: an adapter is let through only when every condition holds."""
+"""The gate of test-time training: an adapter is let through only when every condition holds.
+
+What must hold: success in imagination rises; the safety envelope is not met more often; and imagination from these
+start frames deserves trust, which the world model's measured figures and the frames' familiarity say.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gymnast_core.config import StationConfig
+from gymnast_core.config import StationConfig, find_model
+from gymnast_core.rl.parts import StationFile
 from gymnast_core.rl.rollout import Rollout
 from gymnast_core.robot.safety import ROUNDING, WORKSPACE_CLIPPED, SafetyEnvelope
+from gymnast_core.world_model.checkpoint import LoadedWorldModel
+from gymnast_core.world_model.familiarity import load_familiarity
+from gymnast_core.world_model.fidelity import Standing, assess, beside, sampling_of
 
 STANDARD_ERRORS = 2.0
 MIN_PAIRS = 8
@@ -35,11 +43,69 @@ class GateResult:
         return not self.failed_conditions
 
 
-def judge_adapter(before: Sequence[Rollout], after: Sequence[Rollout], station: StationConfig) -> GateResult:
+@dataclass(frozen=True)
+class Trust:
+    """How far imagination deserves trust. world_model: its measured figures in words; frames: a line for each start
+    frame; failed: the conditions that do not hold, in words."""
+
+    world_model: str
+    frames: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def judge_imagination(
+    station: StationFile, loaded: LoadedWorldModel, frames: Sequence[np.ndarray], instruction: str
+) -> Trust:
+    """Hold the station's world model against its measured figures, start frames (H, W, 3) against its training data.
+
+    What was never measured has failed. Raises: CheckpointError for a damaged file.
+    """
+    standing = _standing(station, instruction)
+    model = find_model(station.config.models.world_model, station.path)
+    measure = load_familiarity(beside(model, "familiarity.safetensors"), loaded.autoencoder)
+    if measure is None:
+        unknown = "how far start frames lie from the world model's training data was never measured"
+        return Trust(standing.line, (f"not measured: {unknown}",), (*standing.failed, unknown))
+    distances = measure.distances(loaded.autoencoder, frames)
+    far = tuple(
+        f"start frame {number} is unlike what the world model was trained on ({distance:.1f}, familiar up to "
+        f"{measure.limit:.1f})"
+        for number, distance in enumerate(distances)
+        if not distance <= measure.limit
+    )
+    return Trust(standing.line, tuple(measure.describe(float(d)) for d in distances), (*standing.failed, *far))
+
+
+def world_model_gate_line(station: StationFile, instruction: str = "") -> str:
+    """One line to print before practice: the world model's agreement and bias, and whether its gate holds.
+
+    instruction: its own figures, where there are enough; otherwise those of all. Raises: CheckpointError.
+    """
+    standing = _standing(station, instruction)
+    if not standing.failed:
+        return f"world model: {standing.line}; the gate holds"
+    return f"world model: {standing.line}; WARNING: the gate does not hold: {'; '.join(standing.failed)}"
+
+
+def _standing(station: StationFile, instruction: str) -> Standing:
+    models, limits = station.config.models, station.config.adaptation
+    return assess(
+        find_model(models.world_model, station.path),
+        sampling_of(models),
+        instruction,
+        limits.min_agreement,
+        limits.max_bias,
+    )
+
+
+def judge_adapter(
+    before: Sequence[Rollout], after: Sequence[Rollout], station: StationConfig, distrust: Sequence[str] = ()
+) -> GateResult:
     """Compare rollouts of the base and of the adapted policy from the same starts with the same seeds.
 
-    An adapter passes when success rises by two standard errors of the paired difference and its actions do not meet the
-    safety envelope more often than the base's (beyond two standard errors of that paired difference).
+    An adapter passes when success rises by two standard errors of the paired difference, when its actions do not meet
+    the safety envelope more often than the base's (beyond two standard errors of that paired difference), and when
+    there is no reason to distrust imagination (`distrust`: conditions that failed already).
     """
     first = np.array([rollout.reward for rollout in before])
     second = np.array([rollout.reward for rollout in after])
@@ -72,7 +138,7 @@ def judge_adapter(before: Sequence[Rollout], after: Sequence[Rollout], station: 
         pairs=n,
         safety_before=float(shares_before.mean()) if len(before) else 0.0,
         safety_after=float(shares_after.mean()) if len(after) else 0.0,
-        failed_conditions=tuple(failed),
+        failed_conditions=(*failed, *distrust),
     )
 
 

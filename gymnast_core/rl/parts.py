@@ -6,21 +6,17 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from gymnast_core.config import StationConfig, find_model, load_config
 from gymnast_core.graph import find_station_file
 from gymnast_core.policy import adapters
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
 from gymnast_core.rl.trainer import GRPOConfig
-from gymnast_core.world_model.checkpoint import SamplingConfig
 from gymnast_core.world_model.environment import WorldModelEnvironment
+from gymnast_core.world_model.fidelity import sampling_of
 
 ADAPTER = "practice"
 """Name of the adapter in training; it gets its own when it is kept."""
 MAX_IMAGINED = 128
-FAR_DECIBELS = 26.0
-"""A frame that the autoencoder gives back worse than this looks like nothing it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +63,7 @@ def open_imagination(station: StationFile, max_rollouts: int = MAX_IMAGINED) -> 
         find_model(models.world_model, station.path),
         device=device_of(station.config),
         max_rollouts=max_rollouts,
-        sampling=SamplingConfig(
-            models.sampling_steps, models.guidance, models.cache, models.solver, models.compile_world_model
-        ),
+        sampling=sampling_of(models),
         autoencoder=models.autoencoder,
     )
 
@@ -83,14 +77,3 @@ def prepare_training(policy: OpenVLAPolicy, config: GRPOConfig) -> None:
     adapters.attach(policy, ADAPTER, config.lora_rank, config.lora_alpha, vision, vision, seed=config.seed)
     adapters.activate(policy, ADAPTER)
     adapters.train_only(policy, ADAPTER)
-
-
-def frame_fidelity(environment: WorldModelEnvironment, frame: np.ndarray) -> float:
-    """Peak signal-to-noise ratio, decibels, of a frame after a round trip through the world model's autoencoder."""
-    from gymnast_core.data.frames import resize_frame
-
-    autoencoder = environment.loaded.autoencoder
-    original = resize_frame(frame, autoencoder.image_size)[None]
-    returned = autoencoder.decode(autoencoder.encode(original))
-    error = np.mean((np.asarray(returned, dtype=np.float64) - original.astype(np.float64)) ** 2)
-    return float(10 * np.log10(255.0**2 / max(float(error), 1e-9)))

@@ -95,7 +95,7 @@ class AdapterNode(ManagedNode):
             raise DataError(f"{run}: cannot be created: {error.strerror or error}; free disk space") from error
         frame = self._start_frame(goal, run)
         config = AdaptConfig(
-            frame=str(frame),
+            frame=(str(frame),),
             instruction=instruction,
             config=str(self.config_path),
             run=str(run),
