@@ -137,6 +137,8 @@ class ModelsConfig:
     "streaming" keeps the old ones."""
     compile_world_model: bool = False
     """torch.compile and CUDA graphs for the imagination: for a GPU."""
+    imagined_rollouts: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Imagined rollouts side by side at most: each costs memory (a third of a gigabyte at full size)."""
     adapters: str = "runs/adapters"
     """Folder that adapted policies (LoRA adapters) are kept in."""
     device: str = "auto"

@@ -116,10 +116,11 @@ class RunFolder:
                 shutil.rmtree(old, ignore_errors=True)
         return final
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
+    def load_checkpoint(self, tidy: bool = True) -> dict[str, Any] | None:
         """The newest checkpoint's state (with its "step"), or None; metrics logged after it are cut off.
 
         An unreadable newest checkpoint is passed over for the one before it.
+        tidy: False where another process of the same run cuts the metrics.
 
         Raises: CheckpointError when there are checkpoints and none is readable.
         """
@@ -131,7 +132,8 @@ class RunFolder:
             except Exception as error:  # torch raises many kinds for a damaged file
                 problem = error
                 continue
-            self._cut_metrics(int(state["step"]))
+            if tidy:
+                self._cut_metrics(int(state["step"]))
             best = state.get("best")
             self._remember_best(best and (int(best[0]), float(best[1])))
             return state

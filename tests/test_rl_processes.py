@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,55 +21,112 @@ import torch
 from point_world import PointEnvironment, PointJudge, PointPolicy, point_starts
 from safetensors.torch import load_file, save_file
 from test_rl_trainer import CONFIG, roll
+from tiny_station import build_tiny_station, picture
+from torch import nn
 
-from gymnast_core.rl.processes import Processes
+from gymnast_core.config import dump_config
+from gymnast_core.data.frames import write_image
+from gymnast_core.policy.adapters import AdapterStore
+from gymnast_core.policy.checkpoint import with_statistics
+from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
+from gymnast_core.policy.parallel import Ranks
+from gymnast_core.policy.recipe import ModelRecipe, TowerRecipe, new_checkpoint
+from gymnast_core.protocols import TrainablePolicy, Verdict
+from gymnast_core.rl.parts import prepare_training
 from gymnast_core.rl.rollout import Group
+from gymnast_core.rl.train import TrainConfig
 from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
 from gymnast_core.run_folder import RunFolder
 
 HERE = Path(__file__).resolve()
-ONE_STEP = dataclasses.replace(CONFIG, minibatch=10_000, learning_rate=1e-2)
+ONE_STEP = dataclasses.replace(CONFIG, minibatch=10_000, micro_batch=9, learning_rate=1e-2)
+TOWER = TowerRecipe(16, 2, 2)
+TINY = ModelRecipe(32, 16, TOWER, TOWER, 32, 2, 2, 64, n_bins=8, words=("move", "the", "dot", "left"))
+KINDS = ("replicated", "lora", "full")
 
 
-def trainer(folder: Path, config: GRPOConfig) -> GRPOTrainer:
-    policy = PointPolicy()
-    return GRPOTrainer(
-        policy, policy, PointEnvironment(), PointJudge(), point_starts(6), config, RunFolder(folder, config, False)
-    )
+def point_policy(kind: str, folder: Path) -> tuple[TrainablePolicy, nn.Module]:
+    """A small network without shards, or a tiny OpenVLA of which an adapter or all weights are trained."""
+    if kind == "replicated":
+        plain = PointPolicy()
+        return plain, plain
+    limits = [0.1] * 6 + [1.0]
+    statistics = {"action": {"q01": [-x for x in limits[:6]] + [0.0], "q99": limits, "mask": [True] * 6 + [False]}}
+    checkpoint = with_statistics(new_checkpoint(TINY, [], 0, folder), "station", statistics)
+    policy = OpenVLAPolicy(checkpoint, "station")
+    prepare_training(policy, dataclasses.replace(CONFIG, trainable=kind, lora_rank=2))
+    return policy, policy.model
 
 
-def fixed_groups() -> list[Group]:
-    """The same five groups in every process, of unequal number of rollouts."""
-    groups = roll(PointPolicy(), point_starts(5), seed=9)
-    return [dataclasses.replace(group, rollouts=group.rollouts[: 8 - i % 3]) for i, group in enumerate(groups)]
+class OddJudge(PointJudge):
+    """Finds success in about half of the pictures, whatever they show."""
+
+    def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
+        return [Verdict(float(int(video.sum(dtype=np.int64)) // 3 % 2), 1.0, "") for video in videos]
+
+
+def trainer(folder: Path, config: GRPOConfig, kind: str = "replicated", side_by_side: int = 64) -> GRPOTrainer:
+    policy, module = point_policy(kind, folder)
+    if kind != "replicated":
+        Ranks().shard(module)
+    judge = PointJudge() if kind == "replicated" else OddJudge()
+    run = RunFolder(folder, config, False)
+    return GRPOTrainer(policy, module, PointEnvironment(side_by_side), judge, point_starts(6), config, run)
+
+
+def fixed_groups(kind: str, folder: Path) -> list[Group]:
+    """The same five groups in every process, of unequal number of rollouts, rewarded so that all have a lesson."""
+    policy, _ = point_policy(kind, folder)
+    groups = []
+    for number, group in enumerate(roll(policy, point_starts(5), seed=9)):
+        verdicts = [Verdict(float((number + i) % 3 == 0), 1.0, "") for i in range(8 - number % 3)]
+        rollouts = [dataclasses.replace(r, verdict=v) for r, v in zip(group.rollouts, verdicts)]
+        groups.append(Group(tuple(rollouts)))
+    return groups
 
 
 def one_rank(folder: Path) -> None:
     """What each of the two processes runs."""
     torch.set_num_threads(1)
-    processes = Processes.setup()
-    own = trainer(folder / "fixed", ONE_STEP)
-    if processes.rank == 1:
-        with torch.no_grad():
-            own._parameters[0].add_(1.0)  # a rank that started elsewhere is put right
-    own.processes.broadcast(own._parameters)
-    statistics = own.update_policy(fixed_groups()[processes.rank :: 2])
-    save_file(own.weights(), folder / f"rank{processes.rank}.safetensors")
-    (folder / f"rank{processes.rank}.json").write_text(json.dumps(dataclasses.asdict(statistics)))
-    whole = trainer(folder / "run", dataclasses.replace(CONFIG, groups=5, min_groups=3))
-    metrics = [whole.step() for _ in range(3)]
-    resumed = trainer(folder / "run", dataclasses.replace(CONFIG, groups=5, min_groups=3))
-    assert resumed.update == 3 and len(resumed.carried) == len(whole.carried)
-    save_file(resumed.weights(), folder / f"after{processes.rank}.safetensors")
-    (folder / f"metrics{processes.rank}.json").write_text(json.dumps(metrics))
+    ranks = Ranks()
+    told: dict[str, Any] = {}
+    for kind in KINDS:
+        groups = fixed_groups(kind, folder / "none")
+        shares = {"shared": groups[ranks.rank :: 2], "on_one": groups if ranks.rank == 0 else []}
+        for name, share in shares.items():
+            own = trainer(folder / f"{kind}_{name}_{ranks.rank}", ONE_STEP, kind)
+            assert own.sharded == (kind != "replicated")
+            if kind == "replicated" and ranks.rank == 1:
+                with torch.no_grad():
+                    own._parameters[0].add_(1.0)  # a process that started elsewhere is put right
+            if kind == "replicated":
+                ranks.broadcast(own._parameters)
+            told[f"{kind}_{name}"] = dataclasses.asdict(own.update_policy(share))
+            weights = own.weights()
+            assert bool(weights) == ranks.first
+            if ranks.first:
+                save_file(weights, folder / f"{kind}_{name}.safetensors")
+        config = dataclasses.replace(CONFIG, groups=3, min_groups=3, micro_batch=9)
+        # Batches of other sizes: the two processes need other numbers of passes for the same work.
+        whole = trainer(folder / f"{kind}_run", config, kind, 64 if ranks.first else 7)
+        told[f"{kind}_run"] = [whole.step() for _ in range(2)]
+        resumed = trainer(folder / f"{kind}_run", config, kind)
+        assert resumed.update == 2 and len(resumed.carried) == len(whole.carried)
+        one, other = whole.weights(), resumed.weights()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        if ranks.first:
+            save_file(one, folder / f"{kind}_run.safetensors")
+    (folder / f"told{ranks.rank}.json").write_text(json.dumps(told))
+    ranks.finish()
 
 
+@pytest.mark.timeout(600)
 def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    ranks = [
+    processes = [
         subprocess.Popen(
             [sys.executable, str(HERE), str(tmp_path)],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
@@ -75,25 +135,71 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
         )
         for rank in range(2)
     ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    for process in processes:
+        _, errors = process.communicate(timeout=550)
+        assert process.returncode == 0, errors[-3000:]
+    told = [json.loads((tmp_path / f"told{rank}.json").read_text()) for rank in range(2)]
+    for kind in KINDS:
+        alone = trainer(tmp_path / f"{kind}_alone", ONE_STEP, kind)
+        start = alone.weights()
+        statistics = alone.update_policy(fixed_groups(kind, tmp_path / "none"))
+        wanted = alone.weights()
+        moved = max(float((wanted[name] - start[name]).abs().max()) for name in wanted)
+        assert moved > 1e-3, "the update must have done something"
+        for name in ("shared", "on_one"):
+            found = load_file(tmp_path / f"{kind}_{name}.safetensors")
+            assert found.keys() == wanted.keys()
+            error = max(float((wanted[key] - found[key]).abs().max()) for key in wanted)
+            assert error < 0.02 * moved, f"{kind}, {name}: weights differ by {error} of {moved}"
+            for own in told:
+                assert own[f"{kind}_{name}"]["loss"] == pytest.approx(statistics.loss, abs=1e-6)
+                assert own[f"{kind}_{name}"]["grad_norm"] == pytest.approx(statistics.grad_norm, rel=1e-4)
+        alike = ("mean_reward", "groups_used", "groups_carried", "usable_groups", "loss", "grad_norm")
+        assert [[m[k] for k in alike] for m in told[0][f"{kind}_run"]] == [
+            [m[k] for k in alike] for m in told[1][f"{kind}_run"]
+        ]
+        one = trainer(tmp_path / f"{kind}_run", dataclasses.replace(CONFIG, groups=3, min_groups=3), kind)
+        assert one.update == 2, "one process goes on where two stopped"
+        run = load_file(tmp_path / f"{kind}_run.safetensors")
+        assert all(torch.equal(value, run[name]) for name, value in one.weights().items())
+        assert math.isfinite(one.step()["loss"])
 
-    alone = trainer(tmp_path / "alone", ONE_STEP)
-    statistics = alone.update_policy(fixed_groups())
-    start = PointPolicy().state_dict()
-    for rank in range(2):
-        weights = load_file(tmp_path / f"rank{rank}.safetensors")
-        for name, value in alone.weights().items():
-            torch.testing.assert_close(weights[name], value, atol=2e-6, rtol=1e-5)
-            assert not torch.equal(value, start[name]), "the update must have done something"
-        told = json.loads((tmp_path / f"rank{rank}.json").read_text())
-        assert told["loss"] == pytest.approx(statistics.loss, abs=1e-6)
-        assert told["grad_norm"] == pytest.approx(statistics.grad_norm, rel=1e-5)
-    after = [load_file(tmp_path / f"after{rank}.safetensors") for rank in range(2)]
-    assert all(torch.equal(after[0][name], after[1][name]) for name in after[0]), "ranks must not drift apart"
-    first, second = (json.loads((tmp_path / f"metrics{rank}.json").read_text()) for rank in range(2))
-    assert [m["mean_reward"] for m in first] == [m["mean_reward"] for m in second]
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_two_processes_train_and_save_one_policy(kind: str, tmp_path: Path) -> None:
+    station = build_tiny_station(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("trainable: lora", f"trainable: {kind}"))
+    write_image(tmp_path / "starts" / "a.png", picture(1))
+    (tmp_path / "starts" / "a.json").write_text(json.dumps({"instruction": "open the drawer"}))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    out = "both" if kind == "lora" else str(tmp_path / "trained")
+    files = {name: str(tmp_path / name) for name in ("starts", "run", "adapters")}
+    config = TrainConfig(**files, config=str(station), out=out, updates=1)
+    (tmp_path / "train.yaml").write_text(dump_config(config))
+    done = subprocess.run(
+        [*torchrun, "-m", "gymnast_core.cli", "train", "--from", str(tmp_path / "train.yaml")],
+        cwd=HERE.parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = RunFolder(tmp_path / "run", tensorboard=False).load_checkpoint()
+    assert state is not None and len(state["ranks"]) == 2
+    if kind == "lora":
+        policy = load_policy(tmp_path / "policy", device="cpu")
+        AdapterStore(tmp_path / "adapters").load(policy, "both")
+        found = {name.replace(".adapters.both.", ".adapters.practice."): p for name, p in named(policy)}
+    else:
+        found = dict(named(load_policy(tmp_path / "trained", device="cpu")))
+    assert all(torch.equal(found[name], value) for name, value in state["weights"].items())
+
+
+def named(policy: OpenVLAPolicy) -> list[tuple[str, nn.Parameter]]:
+    return list(policy.model.named_parameters())
 
 
 def test_a_killed_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:

@@ -259,18 +259,28 @@ def stop_after(ticks: int) -> Callable[[], None]:
     return tick
 
 
-def test_hopeless_starts_end_in_a_warning_that_says_what_to_change(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("place", "judge", "advice"),
+    [
+        (0.1, PointJudge(), ("raise the temperature", "easier start frames", "partial credit")),
+        (0.95, PointJudge(), ("take harder start frames, or stop here",)),
+        (0.5, MoodyJudge(1.0), ("the judge abstained on every rollout",)),
+    ],
+    ids=["hopeless", "solved", "mute judge"],
+)
+def test_batches_without_a_lesson_end_in_a_warning_that_says_what_to_change(
+    place: float, judge: PointJudge, advice: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     policy = PointPolicy()
     config = dataclasses.replace(CONFIG, horizon=3, warn_after=2)
-    far = [Start(INSTRUCTIONS[0], render(np.array([[0.1, 0.5]]))[0])]
-    trainer = GRPOTrainer(
-        policy, policy, PointEnvironment(), PointJudge(), far, config, RunFolder(tmp_path, None, False)
-    )
+    starts = [Start(INSTRUCTIONS[0], render(np.array([[place, 0.5]]))[0])]
+    run = RunFolder(tmp_path, None, False)
+    trainer = GRPOTrainer(policy, policy, PointEnvironment(), judge, starts, config, run)
     with pytest.raises(StopIteration):
-        trainer.generate(stop_after(5))
-    assert "raise the temperature" in " ".join(capsys.readouterr().err.split())
+        trainer.generate(stop_after(5))  # a batch is one chunk here
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("warning: no usable group in the last") == 2, "after 2 batches and after 4"
+    assert all(words in told for words in advice), told
 
 
 def test_a_station_s_truth_ends_rollouts_and_masks_what_follows() -> None:

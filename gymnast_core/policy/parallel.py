@@ -1,13 +1,19 @@
 """Several processes train one policy: weights, gradients and optimiser state are sharded (FSDP2), samples are divided.
 
 Started by `torchrun`, which sets RANK and WORLD_SIZE; without it there is one process and nothing here acts.
+
+Every pass through a sharded network is a joint act: its weights are gathered from all processes. Processes whose work
+differs in size (rollouts end early, a group is left out) are therefore kept in step: `in_step` for passes without
+gradient, whose number nobody knows beforehand, and `blank` for the rest.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,9 +26,13 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from gymnast_core.policy.model import OpenVLA
+from gymnast_core.policy.model import OpenVLA, PromptBatch
 
+Value = TypeVar("Value")
+PATIENCE = timedelta(hours=2)
+"""How long one process waits for another: a judge that retries may keep one busy for long."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
 
@@ -37,7 +47,7 @@ class Ranks:
             cuda = torch.cuda.is_available()
             if cuda:
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            dist.init_process_group("nccl" if cuda else "gloo")
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
 
     @property
     def first(self) -> bool:
@@ -50,21 +60,52 @@ class Ranks:
             wanted = "cuda" if torch.cuda.is_available() else "cpu"
         return f"cuda:{torch.cuda.current_device()}" if wanted == "cuda" and self.size > 1 else wanted
 
-    def average(self, *values: float) -> list[float]:
-        """Means over the processes."""
+    def sum(self, *values: float) -> list[float]:
+        """The values, each summed over the processes."""
         if self.size == 1:
-            return list(values)
+            return [float(value) for value in values]
         tensor = torch.tensor(values, dtype=torch.float64, device=self._device())
         dist.all_reduce(tensor)
-        return (tensor / self.size).tolist()
+        return tensor.tolist()
+
+    def most(self, *values: float) -> list[float]:
+        """The largest of each value over the processes."""
+        if self.size == 1:
+            return [float(value) for value in values]
+        tensor = torch.tensor(values, dtype=torch.float64, device=self._device())
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return tensor.tolist()
+
+    def average(self, *values: float) -> list[float]:
+        """Means over the processes."""
+        return [value / self.size for value in self.sum(*values)]
 
     def agree(self, stop: bool, seconds: float) -> tuple[bool, float]:
         """(whether any process wants to stop, the longest time any has spent): the same everywhere."""
+        stopping, longest = self.most(float(stop), seconds)
+        return bool(stopping), longest
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every process's value, on every process."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Give every process the first one's values of parameters that are not sharded."""
+        if self.size > 1:
+            for parameter in parameters:
+                dist.broadcast(parameter.data, src=0)
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Sum gradients of parameters that are not sharded over the processes; one without any counts as zero."""
         if self.size == 1:
-            return stop, seconds
-        tensor = torch.tensor([float(stop), seconds], dtype=torch.float64, device=self._device())
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-        return bool(tensor[0]), float(tensor[1])
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
 
     def shard(self, model: OpenVLA) -> None:
         """Shard every block and then the rest; a no-op for one process. Compute is bfloat16 on a GPU."""
@@ -84,6 +125,39 @@ class Ranks:
             fully_shard(block, mp_policy=precision)
         fully_shard(model, mp_policy=precision)
 
+    @contextmanager
+    def in_step(self, model: nn.Module) -> Iterator[None]:
+        """Inside, each process may call a sharded model without gradient as often as it likes.
+
+        Before every pass it tells the others; who is done makes blank passes until all are. Not for passes with
+        gradient. An exception ends the process's part at once, and the others then wait: it must end the run.
+        """
+        if not is_sharded(model):
+            yield
+            return
+
+        def tell(*_: object) -> None:
+            self.most(1.0)
+
+        hook = model.register_forward_pre_hook(tell, prepend=True)  # before FSDP's own, which gathers the weights
+        try:
+            yield
+        finally:
+            hook.remove()
+        while self.most(0.0)[0]:
+            self.blank(model, gradient=False)
+
+    def blank(self, model: nn.Module, gradient: bool) -> None:
+        """One pass over nothing, for a process without work when others have some; `gradient`: and back, loss 0."""
+        assert isinstance(model, OpenVLA)
+        config, weight = model.config, model.projector.fc1.weight
+        pixels = torch.zeros(1, 6, config.image_size, config.image_size, device=weight.device, dtype=weight.dtype)
+        prompts = PromptBatch.of([[config.bos_token_id] * 2], config.pad_token_id, weight.device)
+        with torch.set_grad_enabled(gradient):
+            logits = model(pixels, prompts)
+            if gradient:
+                (logits.sum() * 0.0).backward()
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
@@ -96,6 +170,24 @@ class Ranks:
 
     def _device(self) -> str:
         return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the model's weights are divided among processes."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that may be sharded, in one piece on every process (which all have to ask for it)."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def divided_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """This process's share of a whole tensor, sharded as `other` is; the tensor itself where `other` is whole."""
+    if not isinstance(other, DTensor):
+        return tensor.to(other.device)
+    placed = tensor.to(other.device)
+    return distribute_tensor(placed, other.device_mesh, other.placements, src_data_rank=None)
 
 
 def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:

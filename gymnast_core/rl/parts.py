@@ -16,7 +16,6 @@ from gymnast_core.world_model.fidelity import sampling_of
 
 ADAPTER = "practice"
 """Name of the adapter in training; it gets its own when it is kept."""
-MAX_IMAGINED = 128
 
 
 @dataclass(frozen=True)
@@ -50,19 +49,25 @@ def device_of(station: StationConfig) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def open_policy(station: StationFile) -> OpenVLAPolicy:
-    """Raises: ConfigError (no such folder), CheckpointError (damaged)."""
+def open_policy(station: StationFile, recipe: GRPOConfig | None = None) -> OpenVLAPolicy:
+    """recipe: training all weights needs them in float32, whatever the device.
+
+    Raises: ConfigError (no such folder), CheckpointError (damaged).
+    """
+    import torch
+
     models = station.config.models
-    return load_policy(find_model(models.policy, station.path), models.unnorm_key, device_of(station.config))
+    dtype = torch.float32 if recipe is not None and recipe.trainable == "full" else None
+    return load_policy(find_model(models.policy, station.path), models.unnorm_key, device_of(station.config), dtype)
 
 
-def open_imagination(station: StationFile, max_rollouts: int = MAX_IMAGINED) -> WorldModelEnvironment:
+def open_imagination(station: StationFile) -> WorldModelEnvironment:
     """Raises: ConfigError (no such folder), CheckpointError (damaged)."""
     models = station.config.models
     return WorldModelEnvironment.from_folder(
         find_model(models.world_model, station.path),
         device=device_of(station.config),
-        max_rollouts=max_rollouts,
+        max_rollouts=models.imagined_rollouts,
         sampling=sampling_of(models),
         autoencoder=models.autoencoder,
     )
@@ -70,8 +75,13 @@ def open_imagination(station: StationFile, max_rollouts: int = MAX_IMAGINED) -> 
 
 def prepare_training(policy: OpenVLAPolicy, config: GRPOConfig) -> None:
     """Make what the recipe trains trainable, and only that: a fresh adapter that acts, or all base weights."""
+    policy.model.language_model.model.recompute_activations = config.recompute_activations
     if config.trainable == "full":
         adapters.train_only(policy, None)
+        unused = set(policy.model.unused_parameters())
+        for name, parameter in policy.model.named_parameters():
+            if name in unused:
+                parameter.requires_grad_(False)
         return
     vision = config.lora_vision
     adapters.attach(policy, ADAPTER, config.lora_rank, config.lora_alpha, vision, vision, seed=config.seed)

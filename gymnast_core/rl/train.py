@@ -5,6 +5,7 @@ With torchrun every process rolls out its share of the groups, and one reduced u
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
@@ -13,10 +14,10 @@ from pydantic import Field
 
 from gymnast_core.config import Positive
 from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.policy.parallel import Ranks
 from gymnast_core.progress import console, interrupts
 from gymnast_core.protocols import Environment, Judge
 from gymnast_core.rl.adapt import train_within
-from gymnast_core.rl.processes import Processes
 from gymnast_core.rl.starts import read_starts, station_starts
 from gymnast_core.rl.trainer import GRPOTrainer, load_recipe
 from gymnast_core.run_folder import RunFolder, derive_seed
@@ -68,10 +69,12 @@ def train(config: TrainConfig) -> int:
     """Train and save; 0 when done, 130 when interrupted."""
     if config.environment == "imagination" and not config.starts:
         raise ConfigError("starts: found nothing, needed a folder of start frames (or --environment station)")
-    run = RunFolder(config.run or f"runs/train/{datetime.now():%Y%m%d_%H%M%S}", config)
+    ranks = Ranks()
+    name = ranks.gather(config.run or f"runs/train/{datetime.now():%Y%m%d_%H%M%S}")[0]
+    run = RunFolder(name, config if ranks.first else None)
     try:
         with interrupts():
-            return _train(config, run)
+            return _train(config, run, ranks)
     except KeyboardInterrupt:
         console.print(f"interrupted; resume with --run {run.path}", markup=False, highlight=False, soft_wrap=True)
         return 130
@@ -80,16 +83,19 @@ def train(config: TrainConfig) -> int:
         raise
     finally:
         run.close()
+        ranks.finish()
 
 
-def _train(config: TrainConfig, run: RunFolder) -> int:
+def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     from gymnast_core.policy import adapters
     from gymnast_core.reporting.report import Section, metric_curve, write_report
     from gymnast_core.reward import TruthJudge, load_judge
     from gymnast_core.rl import parts
 
-    processes = Processes.setup()
     opened = parts.open_station(config.config, config.policy, config.world_model, config.judge, config.device)
+    device = ranks.device(parts.device_of(opened.config))
+    models = dataclasses.replace(opened.config.models, device=device)
+    opened = dataclasses.replace(opened, config=dataclasses.replace(opened.config, models=models))
     station = opened.config
     recipe = load_recipe(config.recipe or station.adaptation.recipe, seed=config.seed)
     environment: Environment
@@ -104,14 +110,22 @@ def _train(config: TrainConfig, run: RunFolder) -> int:
         starts = read_starts(config.starts, station.camera.observation_size)
         environment = parts.open_imagination(opened)
         judge = load_judge(station, opened.path, run.path)
-    policy = parts.open_policy(opened)
+    policy = parts.open_policy(opened, recipe)
     parts.prepare_training(policy, recipe)
+    if recipe.shard:
+        ranks.shard(policy.model)
     trainer = GRPOTrainer(policy, policy.model, environment, judge, starts, recipe, run)
     stopped_by = train_within(trainer, config.updates, config.seconds, run)
     trainer.save()
     kept = (trainer.restore_best() if config.keep == "best" else None) or trainer.update
-    if processes.rank != 0:
+    weights = trainer.weights() if trainer.sharded else {}
+    if not ranks.first:
         return 0
+    if trainer.sharded:  # what is saved is whole: a plain copy with the trained weights, on the CPU
+        whole = dataclasses.replace(station, models=dataclasses.replace(models, device="cpu"))
+        policy = parts.open_policy(dataclasses.replace(opened, config=whole), recipe)
+        parts.prepare_training(policy, recipe)
+        policy.model.load_state_dict(weights, strict=False)
     made_by = {"made_by": "gymnast train", "environment": config.environment, "updates": kept}
     if recipe.trainable == "lora":
         folder = config.adapters or station.models.adapters

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,11 +23,11 @@ from torch import nn
 
 from gymnast_core.config import Fraction, NotNegative, Positive, load_config
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
+from gymnast_core.policy.parallel import Ranks, divided_like, is_sharded, whole
 from gymnast_core.progress import console
 from gymnast_core.protocols import Environment, Judge, Start, TrainablePolicy, Verdict
 from gymnast_core.rl.advantages import chunk_advantages, group_is_usable
 from gymnast_core.rl.loss import trajectory_weights, weighted_policy_loss
-from gymnast_core.rl.processes import Processes
 from gymnast_core.rl.rollout import Group, Rollout, RolloutOptions, group_starts, run_rollouts
 from gymnast_core.rl.starts import StartSampler
 from gymnast_core.run_folder import RunFolder, derive_seed
@@ -69,6 +69,8 @@ class GRPOConfig:
     """Passes over the trajectories of an update."""
     micro_batch: Annotated[int, Field(ge=1)] = 64
     """Policy calls per forward pass: memory only, the result does not depend on it."""
+    recompute_activations: bool = False
+    """Trade time for memory in the update."""
     max_grad_norm: Positive = 1.0
     max_staleness: Annotated[int, Field(ge=0)] = 1
     """At most this many updates may lie between the sampling of a carried group and its use; 0 carries none over."""
@@ -82,6 +84,9 @@ class GRPOConfig:
     lora_alpha: Positive = 16.0
     lora_vision: bool = False
     """Adapt the vision towers and the projector too, not the language model alone."""
+    shard: bool = True
+    """Under torchrun: divide weights, gradients and optimiser state among the processes (FSDP2). False: each process
+    keeps all of them, which costs memory and spares the traffic of gathering weights for every pass."""
     warn_after: Annotated[int, Field(ge=1)] = 5
     """Warn when so many batches in a row had no usable group."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
@@ -89,8 +94,8 @@ class GRPOConfig:
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
     """So many last ones are kept, and the best one."""
     best_over: Annotated[int, Field(ge=1)] = 5
-    """The best checkpoint has the highest mean reward over this many updates up to it. An update's reward is that of the
-    rollouts it learned from, so the weights are one update ahead of it."""
+    """The best checkpoint has the highest mean reward over this many updates up to it. An update's reward is that of
+    the rollouts it learned from, so the weights are one update ahead of it."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -147,15 +152,22 @@ class UpdateStatistics:
     optimizer_steps: int = 0
 
 
+def count_passes(trajectories: Sequence[Trajectory], config: GRPOConfig) -> int:
+    """How many passes through the network `accumulate_gradients` takes."""
+    calls = sum(int(trajectory.rollout.mask.any(axis=1).sum()) for trajectory in trajectories)
+    return math.ceil(calls / config.micro_batch)
+
+
 def accumulate_gradients(
     policy: TrainablePolicy,
     trajectories: Sequence[Trajectory],
     total: int,
     config: GRPOConfig,
+    scale: float = 1.0,
 ) -> dict[str, float]:
     """Add the gradient of the loss of `trajectories` to the policy's parameters; returns the loss and statistics.
 
-    total: trajectories of the whole minibatch, over all processes: the loss is their mean.
+    total: trajectories of the whole minibatch, over all processes: the loss is their mean. scale: of the gradient only.
     """
     sums = {"loss": 0.0, "clip_fraction": 0.0, "approx_kl": 0.0, "entropy": 0.0}
     if not trajectories:
@@ -189,7 +201,7 @@ def accumulate_gradients(
         )
         if not torch.isfinite(loss):
             raise DataError("the policy's loss is not finite; lower the learning rate and resume from the checkpoint")
-        loss.backward()
+        (loss * scale).backward()
         sums["loss"] += float(loss.detach())
         sums["clip_fraction"] += float(statistics.clip_fraction)
         sums["approx_kl"] += float(statistics.approx_kl)
@@ -212,7 +224,8 @@ class Generation:
 class GRPOTrainer:
     """Trains the parameters of `module` that require gradients, by GRPO.
 
-    policy: samples and gives log-probabilities. module: the network behind it, whose parameters are trained.
+    policy: samples and gives log-probabilities. module: the network behind it, whose parameters are trained; it may be
+    sharded over processes (`Ranks.shard`).
     environment, judge, starts: where rollouts happen, who scores them, where they begin.
     run: metrics, progress and checkpoints; a run folder with a checkpoint is resumed.
     rehearsal: starts of other tasks, mixed in as `rehearsal_share` of the groups so that these tasks are not forgotten.
@@ -236,7 +249,8 @@ class GRPOTrainer:
         self.judge = judge
         self.config = config
         self.run = run
-        self.processes = Processes()
+        self.processes = Ranks()
+        self.sharded = is_sharded(module)
         self.sampler = StartSampler(starts, derive_seed(config.seed, self.processes.rank), config.curriculum)
         self._rehearsal = StartSampler(rehearsal, derive_seed(config.seed, "rehearsal")) if rehearsal else None
         self._rehearsal_share = rehearsal_share
@@ -252,7 +266,8 @@ class GRPOTrainer:
         if not self._named:
             raise ConfigError("the policy has no trainable parameter: attach an adapter or train it in full")
         self._parameters = list(self._named.values())
-        self.processes.broadcast(self._parameters)
+        if not self.sharded:
+            self.processes.broadcast(self._parameters)
         self.optimizer = torch.optim.AdamW(
             self._parameters,
             lr=config.learning_rate,
@@ -292,7 +307,8 @@ class GRPOTrainer:
             starts.extend(group_seed_starts)
             seeds.extend(derive_seed(group_seed, "policy", member) for member in range(config.group_size))
         options = RolloutOptions(config.horizon, config.temperature)
-        rollouts = run_rollouts(self.policy, self.environment, self.judge, starts, seeds, options, tick)
+        with self.processes.in_step(self.module):
+            rollouts = run_rollouts(self.policy, self.environment, self.judge, starts, seeds, options, tick)
         self.example = max(rollouts, key=lambda rollout: rollout.reward if math.isfinite(rollout.reward) else -1.0)
         usable = 0
         for number, (sampler, index) in enumerate(chosen):
@@ -317,7 +333,10 @@ class GRPOTrainer:
             self._warn_fruitless(generation)
 
     def _warn_fruitless(self, generation: Generation) -> None:
-        rewards = [reward for values in generation.rewards.values() for reward in values]
+        everywhere = self.processes.gather(generation.rewards)
+        rewards = [reward for own in everywhere for values in own.values() for reward in values]
+        if self.processes.rank != 0:
+            return
         if not rewards:
             advice = "the judge abstained on every rollout: look at its answers, key and limits"
         elif np.mean(rewards) < 0.5:
@@ -361,9 +380,16 @@ class GRPOTrainer:
                 if size == 0:
                     continue
                 self.optimizer.zero_grad(set_to_none=True)
-                sums = accumulate_gradients(self.policy, minibatch, int(size), config)
-                self.processes.reduce_gradients(self._parameters)
-                grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm))
+                # FSDP averages gradients over the processes, and each loss is divided by all trajectories already.
+                scale = float(self.processes.size) if self.sharded else 1.0
+                passes = count_passes(minibatch, config)
+                blanks = int(self.processes.most(passes)[0]) - passes if self.sharded else 0
+                sums = accumulate_gradients(self.policy, minibatch, int(size), config, scale)
+                for _ in range(blanks):
+                    self.processes.blank(self.module, gradient=True)
+                if not self.sharded:
+                    self.processes.sum_gradients(self._parameters)
+                grad_norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm)))
                 if not math.isfinite(grad_norm):
                     raise DataError(
                         "the policy's gradient is not finite; lower the learning rate and resume from the checkpoint"
@@ -406,17 +432,22 @@ class GRPOTrainer:
     def _metrics(
         self, generation: Generation, groups: Sequence[Group], stale: int, statistics: UpdateStatistics
     ) -> dict[str, float]:
-        rewards = [reward for values in generation.rewards.values() for reward in values]
-        total, count, n_groups, n_usable, abstained = self.processes.sum(
-            sum(rewards), len(rewards), generation.n_groups, generation.n_usable, generation.abstentions
+        rewards: dict[str, list[float]] = {}
+        for own in self.processes.gather(generation.rewards):
+            for instruction, values in own.items():
+                rewards.setdefault(instruction, []).extend(values)
+        total = sum(map(sum, rewards.values()))
+        count = sum(map(len, rewards.values()))
+        n_groups, n_usable, abstained, used, carried, n_stale = self.processes.sum(
+            generation.n_groups, generation.n_usable, generation.abstentions, len(groups), len(self.carried), stale
         )
         metrics = {
             "mean_reward": total / count if count else math.nan,
             "usable_groups": n_usable / max(1, n_groups),
             "abstentions": abstained,
-            "groups_used": float(len(groups)),
-            "groups_carried": float(len(self.carried)),
-            "groups_stale": float(stale),
+            "groups_used": used,
+            "groups_carried": carried,
+            "groups_stale": n_stale,
             "batches": float(generation.batches),
             "loss": statistics.loss,
             "clip_fraction": statistics.clip_fraction,
@@ -426,7 +457,7 @@ class GRPOTrainer:
             "optimizer_steps": float(statistics.optimizer_steps),
         }
         weights = self.sampler.weights()
-        for instruction, values in sorted(generation.rewards.items()):
+        for instruction, values in sorted(rewards.items()):
             name = "_".join(instruction.lower().split())[:60]
             metrics[f"success/{name}"] = float(np.mean(values)) if values else math.nan
             chosen = [w for w, start in zip(weights, self.sampler.starts) if start.instruction == instruction]
@@ -437,11 +468,19 @@ class GRPOTrainer:
     # --- checkpoints --------------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """A copy of the trained parameters."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self._named.items()}
+        """A copy of the trained parameters, whole, on the CPU of the first process; every process calls this."""
+        return self._collect({name: parameter.detach() for name, parameter in self._named.items()})
 
-    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Raises: CheckpointError when names or shapes are those of another policy."""
+    def _collect(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        collected = {}
+        for name, tensor in tensors.items():
+            one = whole(tensor)
+            if self.processes.first:
+                collected[name] = one.cpu().clone()
+        return collected
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Put whole weights in place, on every process. Raises: CheckpointError when they are another policy's."""
         if set(weights) != set(self._named):
             odd = sorted(set(weights) ^ set(self._named))[0]
             raise CheckpointError(f"{self.run.path}: the checkpoint trains other parameters (for one: {odd})")
@@ -452,7 +491,24 @@ class GRPOTrainer:
                     f"{self.run.path}: '{name}' has shape {tuple(value.shape)}, this policy needs "
                     f"{tuple(parameter.shape)}"
                 )
-            parameter.data.copy_(value)
+            with torch.no_grad():
+                parameter.copy_(divided_like(value, parameter))
+
+    def _optimizer_state(self) -> dict[str, dict[str, torch.Tensor]]:
+        """By parameter's name, whole, so that any number of processes can go on from it."""
+        states = {name: self.optimizer.state.get(parameter, {}) for name, parameter in self._named.items()}
+        return {name: self._collect(state) for name, state in states.items()}
+
+    def _load_optimizer_state(self, states: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        if set(states) != set(self._named):
+            raise CheckpointError(f"{self.run.path}: the checkpoint's optimiser is of another kind; use another folder")
+        for name, state in states.items():
+            parameter = self._named[name]
+            if state:
+                self.optimizer.state[parameter] = {
+                    key: divided_like(value, parameter) if value.shape == parameter.shape else value.clone()
+                    for key, value in state.items()
+                }
 
     def save(self) -> None:
         """Write a checkpoint from which the run goes on as if it had never stopped; every rank calls this."""
@@ -463,6 +519,7 @@ class GRPOTrainer:
                 "rehearsal": self._rehearsal.state() if self._rehearsal is not None else None,
             }
         )
+        weights, optimizer = self.weights(), self._optimizer_state()
         if self.processes.rank != 0:
             return
         self.run.save_checkpoint(
@@ -472,8 +529,8 @@ class GRPOTrainer:
                 "batch": self.batch,
                 "fruitless": self._fruitless,
                 "recent": self._recent,
-                "weights": self.weights(),
-                "optimizer": self.optimizer.state_dict(),
+                "weights": weights,
+                "optimizer": optimizer,
                 "ranks": ranks,
             },
             keep=self.config.keep_checkpoints,
@@ -482,6 +539,7 @@ class GRPOTrainer:
 
     def restore_best(self) -> int | None:
         """Give the policy the weights of the best checkpoint; its number of updates, None where there is no best."""
+        self.processes.wait()  # for the first one to have written it
         state = self.run.load_best()
         if state is None:
             return None
@@ -489,14 +547,13 @@ class GRPOTrainer:
         return int(state["update"])
 
     def _resume(self) -> None:
-        state = self.run.load_checkpoint()
+        state = self.run.load_checkpoint(tidy=self.processes.first)
+        if len(set(self.processes.gather(None if state is None else int(state["update"])))) > 1:
+            raise CheckpointError(f"{self.run.path}: not all processes see the same checkpoint; use a shared disk")
         if state is None:
             return
         self.load_weights(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # the config at hand decides, not the one of the first start
-            group["lr"] = self.config.learning_rate
-            group["weight_decay"] = self.config.weight_decay
+        self._load_optimizer_state(state["optimizer"])
         self.update, self.batch = int(state["update"]), int(state["batch"])
         self._fruitless, self._recent = int(state["fruitless"]), list(state.get("recent", []))
         ranks, rank, size = state["ranks"], self.processes.rank, self.processes.size
@@ -509,9 +566,10 @@ class GRPOTrainer:
         self.sampler.load_state(own["sampler"])
         if self._rehearsal is not None and own["rehearsal"] is not None:
             self._rehearsal.load_state(own["rehearsal"])
-        console.print(
-            f"resuming {self.run.path} after update {self.update}", markup=False, highlight=False, soft_wrap=True
-        )
+        if self.processes.first:
+            console.print(
+                f"resuming {self.run.path} after update {self.update}", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 def _group_state(group: Group) -> dict[str, Any]:
