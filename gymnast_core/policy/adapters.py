@@ -293,11 +293,11 @@ class AdapterStore:
         if name in attached(policy):
             detach(policy, name)
         _attach(policy, name, record.modules, record.rank, float(record.alpha))
-        with torch.no_grad():
-            for module in record.modules:
-                factors = _factors(policy, module, name)
-                for key in ("lora_A", "lora_B"):
-                    getattr(factors, key).copy_(state[f"{PEFT_PREFIX}{module}.{key}.weight"])
+        for module in record.modules:
+            factors, device = _factors(policy, module, name), layers[module].weight.device
+            for key in ("lora_A", "lora_B"):  # the tensors read become the factors: no second copy
+                tensor = state[f"{PEFT_PREFIX}{module}.{key}.weight"]
+                setattr(factors, key, nn.Parameter(tensor.to(device, torch.float32)))
         activate(policy, *was_active)
         return record
 
