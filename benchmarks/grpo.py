@@ -123,9 +123,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--compile", action="store_true", help="torch.compile the world model")
     parser.add_argument("--autoencoder", default="", help="Stable Diffusion 3's, a diffusers folder; empty: random")
-    parser.add_argument(
-        "--executor", action="store_true", help="keep a second copy of the policy, as beside a robot"
-    )
+    parser.add_argument("--executor", action="store_true", help="keep a second copy of the policy, as beside a robot")
     parser.add_argument("--memory-cap", type=float, default=0.0, help="GB of GPU memory this process may use; 0: all")
     parser.add_argument("--steps", type=int, default=2, help="steps; the last one is told")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from gymnast_core.config import StationConfig, find_model, load_config
 from gymnast_core.graph import find_station_file
 from gymnast_core.policy import adapters
@@ -43,8 +45,6 @@ def open_station(name: str, policy: str = "", world_model: str = "", judge: str 
 
 def device_of(station: StationConfig) -> str:
     """ "cpu" or "cuda...": "auto" takes a GPU where there is one."""
-    import torch
-
     name = station.models.device
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
@@ -54,8 +54,6 @@ def open_policy(station: StationFile, recipe: GRPOConfig | None = None) -> OpenV
 
     Raises: ConfigError (no such folder), CheckpointError (damaged).
     """
-    import torch
-
     models = station.config.models
     dtype = torch.float32 if recipe is not None and recipe.trainable == "full" else None
     return load_policy(find_model(models.policy, station.path), models.unnorm_key, device_of(station.config), dtype)
