@@ -205,6 +205,7 @@ def _collect_one(options: CollectConfig, station: StationConfig, plan: Plan | No
         "station": station.name,
         "source": "station",
         "policy": options.policy,
+        **({} if options.policy in SCRIPTED else {"temperature": options.temperature}),
         "look_ahead": options.look_ahead,
         "seed": seed,
         "drawer_opening": [round(opening, 5) for opening in openings],
