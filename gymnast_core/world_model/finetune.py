@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from gymnast_core.config import Positive, find_model, parse_config
+from gymnast_core.config import NotNegative, find_model, parse_config
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.progress import console
 from gymnast_core.world_model.checkpoint import SamplingConfig
-from gymnast_core.world_model.diffusion import LossConfig
 from gymnast_core.world_model.model import WorldModelConfig
-from gymnast_core.world_model.train import TrainConfig, train
+from gymnast_core.world_model.train import TrainConfig, Training, train
+
+SHARE = 0.25
+"""Of the learning rate of the training that came before."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,17 @@ class FinetuneConfig(TrainConfig):
     """Run folder; a second start in the same folder resumes. The result is its subfolder `model`."""
     steps: int = 120_000
     """Optimiser steps."""
-    learning_rate: Positive = 2e-5
-    """AdamW's, after warm-up."""
+    learning_rate: NotNegative = 0.0
+    """AdamW's, after warm-up; 0: a quarter of what `init` was trained with, of 8e-5 where it does not say."""
     warmup: int = 500
     """Steps of linear warm-up."""
     as_trained: bool = True
     """Loss, clip length, first action, action dropout and sampling as `init` was trained with, where its folder says;
     otherwise as given here. A WorldGym checkpoint says nothing: the defaults are its own."""
+
+    @property
+    def full_learning_rate(self) -> float:
+        return self.learning_rate / SHARE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,17 +53,17 @@ class FinetuneConfig(TrainConfig):
 
 def finetune(config: FinetuneConfig) -> int:
     """Train on from `init`; returns 0, or 130 when interrupted (start again to resume). Raises as `train` does."""
-    return train(settle(config) if config.as_trained else config)
+    return train(settle(config))
 
 
 def settle(config: FinetuneConfig) -> FinetuneConfig:
-    """The config with what `init` was trained with filled in.
+    """The config with what `init` was trained with filled in, where that is wanted.
 
     Raises: ConfigError (no such model, bad values in it), CheckpointError (its config.json is unreadable).
     """
     folder = find_model(config.init)
     if not folder.is_dir():
-        return config
+        return replace(config, learning_rate=config.learning_rate or SHARE * TrainConfig.learning_rate)
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -67,17 +73,20 @@ def settle(config: FinetuneConfig) -> FinetuneConfig:
         raise CheckpointError(f"{path}: found {type(content).__name__}, needed a mapping")
     model = parse_config(WorldModelConfig, content.get("model", {}), str(path))
     made_by: Mapping[str, Any] = content["made_by"] if isinstance(content.get("made_by"), Mapping) else {}
-    training = made_by.get("training", {})
-    if not training:
-        console.print(f"{folder}: does not say how it was trained; objective {made_by.get('objective', 'not')} known")
-        known = {"objective": made_by["objective"]} if "objective" in made_by else {}
-        training = {"loss": known, "clip_frames": model.max_frames}
+    if "training" in made_by:
+        training = parse_config(Training, made_by["training"], f"{path}: made_by.training")
+    else:
+        console.print(f"{folder}: does not say how it was trained; taken as WorldGym's training")
+        training = Training(clip_frames=model.max_frames)
+    config = replace(config, learning_rate=config.learning_rate or SHARE * training.learning_rate)
+    if not config.as_trained:
+        return config
     return replace(
         config,
         model=model,
         sampling=parse_config(SamplingConfig, content.get("sampling", {}), str(path)),
-        loss=parse_config(LossConfig, training.get("loss", {}), f"{path}: made_by.training.loss"),
-        clip_frames=min(int(training.get("clip_frames", model.max_frames)), model.max_frames),
-        first_action_zero=bool(training.get("first_action_zero", config.first_action_zero)),
-        action_dropout=float(training.get("action_dropout", config.action_dropout)),
+        loss=training.loss,
+        clip_frames=min(training.clip_frames, model.max_frames),
+        first_action_zero=training.first_action_zero,
+        action_dropout=training.action_dropout,
     )

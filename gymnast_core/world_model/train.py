@@ -127,6 +127,22 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be from 0 to below 1")
 
+    @property
+    def full_learning_rate(self) -> float:
+        """What a later fine-tuning takes a share of."""
+        return self.learning_rate
+
+
+@dataclass(frozen=True)
+class Training:
+    """What of its training a model's folder keeps, so that fine-tuning can go on in the same way (see TrainConfig)."""
+
+    loss: LossConfig = field(default_factory=LossConfig)
+    clip_frames: int = 20
+    first_action_zero: bool = False
+    action_dropout: float = 0.1
+    learning_rate: float = TrainConfig.learning_rate
+
 
 def pick_device(name: str) -> torch.device:
     """ "auto" is the GPU if there is one; ConfigError for a device torch does not have."""
@@ -302,12 +318,15 @@ def _train(config: TrainConfig, workers: Workers) -> int:
             "seconds": round(elapsed, 1),
             "data": list(config.data),
             "objective": config.loss.objective,
-            "training": {
-                "loss": asdict(config.loss),
-                "clip_frames": config.clip_frames,
-                "first_action_zero": config.first_action_zero,
-                "action_dropout": config.action_dropout,
-            },
+            "training": asdict(
+                Training(
+                    config.loss,
+                    config.clip_frames,
+                    config.first_action_zero,
+                    config.action_dropout,
+                    config.full_learning_rate,
+                )
+            ),
             "init": config.init,
             "seed": config.seed,
         }
