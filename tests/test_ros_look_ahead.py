@@ -1,0 +1,80 @@
+"""An executor that looks ahead: the arm holds while it thinks, and a cancel does not wait for the thought."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
+pytest.importorskip("gymnast_msgs.msg", reason="the ROS interfaces are not built; run `make setup`")
+
+from gymnast_msgs.msg import ArmState, EpisodeStep
+
+from gymnast_nodes.client import Station
+from tests.ros_tools import Client, free_domain, start_graph, wait_active, wait_until
+from tests.tiny_station import build_tiny_station
+
+CANDIDATES = 24
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Station]]:
+    folder = tmp_path_factory.mktemp("station")
+    path = build_tiny_station(folder, simulated=True)
+    content = yaml.safe_load(path.read_text())
+    content["look_ahead"] = {"rollouts": CANDIDATES, "horizon": 40}
+    content["arm"] = {"reset_seconds": 1.0}
+    content["recorder"] = {"folder": str(folder / "episodes"), "min_free_mb": 10}
+    path.write_text(yaml.safe_dump(content))
+    domain = free_domain()
+    graph = start_graph(domain, path)
+    raw = Client(domain)
+    station = Station(domain=domain)
+    try:
+        wait_active(raw, graph, 120.0)
+        yield raw, station
+    finally:
+        station.close()
+        raw.close()
+        graph.end()
+
+
+def test_the_arm_holds_while_the_executor_thinks(running: tuple[Client, Station]) -> None:
+    raw, station = running
+    steps = raw.listen(EpisodeStep, "/executor/step", 100)
+    states = raw.listen(ArmState, "/arm/state", 2000)
+    result = station.run_episode("open the drawer", task="open_drawer", max_steps=10, judge=False, seed=3).result(120.0)
+    assert result.steps == 10, result.message
+    facts = json.loads((Path(result.episode_path) / "episode.json").read_text())
+    assert facts["metadata"]["look_ahead"] == CANDIDATES
+    heard = [message for _, message in steps]
+    thought = [message.policy_latency for message in heard]
+    assert min(thought[0], thought[5]) > 0.3, "the thought must take long enough to be seen"
+    assert max(thought[1:5] + thought[6:]) == 0.0, "one thought a chunk"
+
+    def moment(stamp: object) -> float:
+        return stamp.sec + stamp.nanosec * 1e-9  # type: ignore[attr-defined]
+
+    ended, began = moment(heard[4].header.stamp), moment(heard[5].header.stamp)
+    assert began - ended >= thought[5]
+    between = [m for _, m in states if ended + 0.8 < moment(m.header.stamp) < began]
+    places = np.array([list(m.bridge_pose)[:3] for m in between])
+    assert len(places) < 3 or np.linalg.norm(places - places[0], axis=1).max() < 0.006
+
+
+def test_a_cancel_does_not_wait_for_the_thought(running: tuple[Client, Station]) -> None:
+    _, station = running
+    wait_until(lambda: set(station.states().values()) == {"active"}, 60.0, "all nodes active")
+    task = station.run_episode("open the drawer", task="open_drawer", max_steps=60, judge=False)
+    wait_until(lambda: task.feedback is not None and task.feedback.step >= 5, 60.0, "the second thought")
+    began = time.monotonic()
+    task.cancel()
+    result = task.result(30.0)
+    assert task.status == "canceled" and "arm holds" in result.message
+    assert time.monotonic() - began < 1.5
