@@ -265,14 +265,11 @@ def check_disk(folder: Path | None = None) -> Finding:
 def check_shipped_models() -> Finding:
     """The mini models that come with the package."""
     folder = PACKAGE_ROOT / "weights" / "mini"
-    absent = [
-        name
-        for name in ("policy", "world_model", "autoencoder", "judge")
-        if not any((folder / name).glob("*.safetensors"))
-    ]
+    names = ("policy", "world_model", "world_model/autoencoder", "judge")
+    absent = [name for name in names if not any((folder / name).glob("*.safetensors"))]
     if not absent:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-        return Finding("shipped models", "ok", f"policy, world_model, autoencoder, judge ({size:.0f} MB)")
+        return Finding("shipped models", "ok", f"{', '.join(names)} ({size:.0f} MB)")
     return Finding(
         "shipped models",
         "missing",

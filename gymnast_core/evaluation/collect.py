@@ -5,6 +5,7 @@ A collection is resumable: episode k of a folder always has seed `first_seed + k
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import shutil
@@ -21,6 +22,7 @@ from pydantic import Field
 from gymnast_core.config import Fraction, NotNegative, StationConfig, load_config
 from gymnast_core.data.episode import EpisodeWriter, iterate_episodes, read_episode
 from gymnast_core.errors import ConfigError
+from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, interruptible, progress_bar
 from gymnast_core.protocols import EpisodicPolicy, Policy, Start, TrainablePolicy
 from gymnast_core.run_folder import derive_seed
@@ -37,7 +39,7 @@ class CollectConfig:
 
     out: str
     """Folder that the episode folders are written into."""
-    config: str = "robot_configs/simulated_drawer.yaml"
+    config: str = "simulated_drawer"
     """Station file; it needs a simulation section."""
     policy: str = "expert"
     """"expert", "mixed" (expert and random in turn), "random", a policy checkpoint's folder, recorded actions (.npz),
@@ -109,6 +111,7 @@ def collect(options: CollectConfig, plan: Plan | None = None) -> int:
 
     Raises: ConfigError for a wrong station or task, or for looking ahead without a plan or with a scripted policy.
     """
+    options = dataclasses.replace(options, config=str(find_station_file(options.config)))
     station = load_config(StationConfig, options.config)
     if station.simulation is None:
         raise ConfigError(f"{options.config}: has no simulation section; only simulated stations collect by themselves")

@@ -5,6 +5,7 @@ The trials are episodes, collected like any others (and resumable), then counted
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +13,9 @@ from typing import Annotated
 from pydantic import Field
 from rich.table import Table
 
-from gymnast_core.config import NotNegative
+from gymnast_core.config import NotNegative, load_config
 from gymnast_core.data.episode import find_episodes, read_episode
+from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.collect import CollectConfig, Plan, collect
 from gymnast_core.progress import console
 from gymnast_core.reporting.statistics import Estimate, success_rate
@@ -24,11 +26,11 @@ from gymnast_core.run_folder import RunFolder
 class EvaluatePolicyConfig:
     """Options of `gymnast evaluate policy`."""
 
-    policy: str = "expert"
+    policy: str = "mini/policy"
     """A policy checkpoint's folder, recorded actions (.npz), a policy server's address (http://host:port), or "expert",
     "random"."""
-    config: str = "robot_configs/simulated_drawer.yaml"
-    """Station file; it needs a simulation section."""
+    config: str = "simulated_drawer"
+    """Station file, a path or the name of a shipped one; it needs a simulation section."""
     tasks: tuple[str, ...] = ()
     """Tasks; none: all of the station's."""
     trials: Annotated[int, Field(gt=0)] = 50
@@ -40,7 +42,7 @@ class EvaluatePolicyConfig:
     temperature: NotNegative = 0.0
     """0 is greedy."""
     run: str = "runs/evaluation"
-    """Run folder; an interrupted evaluation in it goes on."""
+    """Run folder; an interrupted evaluation in it goes on, one with other options is refused."""
     look_ahead: Annotated[int, Field(ge=0, le=1024)] = 0
     """Sampled candidates imagined before each chunk, the best of which is executed; how far and how varied says the
     station file's `look_ahead`, and `temperature` then plays no part. 0: act at once."""
@@ -54,6 +56,7 @@ def evaluate_policy(options: EvaluatePolicyConfig, plan: Plan | None = None) -> 
 
     Raises: ConfigError, CheckpointError, DataError.
     """
+    _refuse_other_trials(options)
     run = RunFolder(options.run, options, tensorboard=False)
     code = collect(
         CollectConfig(
@@ -80,6 +83,20 @@ def evaluate_policy(options: EvaluatePolicyConfig, plan: Plan | None = None) -> 
     console.print(table)
     run.write_result({task: vars(rate) for task, rate in rates.items()})
     return 0
+
+
+def _refuse_other_trials(options: EvaluatePolicyConfig) -> None:
+    """Trials of two policies in one folder would be counted as one's. Raises: ConfigError naming what differs."""
+    path = Path(options.run) / "config.yaml"
+    if not path.exists():
+        return
+    then = dataclasses.asdict(load_config(EvaluatePolicyConfig, path))
+    for name, now in dataclasses.asdict(options).items():
+        if name not in ("run", "trials", "workers") and now != then[name]:
+            raise ConfigError(
+                f"{options.run}: holds trials with {name} {then[name]!r}, found {now!r}; give the same "
+                "options, or choose another --run"
+            )
 
 
 def success_by_task(folder: Path) -> dict[str, Estimate]:

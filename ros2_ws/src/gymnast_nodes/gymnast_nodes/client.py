@@ -17,6 +17,7 @@ their answer or raise a StationError with the node's own message. Nothing here n
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -252,7 +253,10 @@ class Station:
     # Ends and means
 
     def close(self) -> None:
-        """Leave the graph; what runs goes on. Closing twice changes nothing."""
+        """Leave the graph; what runs goes on. Closing twice changes nothing.
+
+        At the end of a `with` block that an error or Ctrl-C ended, the task started last is cancelled first.
+        """
         atexit.unregister(self.close)
         if not self._context.ok():
             return
@@ -267,6 +271,9 @@ class Station:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and self._task is not None and not self._task.is_complete():
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self._task.cancel()
         self.close()
 
     def _spin(self) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.progress import Progress, TaskID
@@ -37,7 +37,7 @@ from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, interrupts, progress_bar
 from gymnast_core.reporting.media import film_strip, sheet, write_picture
 from gymnast_core.reporting.report import Bar, Figure, Section, metric_curve, write_report
-from gymnast_core.reporting.statistics import paired_difference
+from gymnast_core.reporting.statistics import paired_difference, success_rate
 from gymnast_core.run_folder import read_json_lines
 from gymnast_nodes.client import Station, Task
 
@@ -138,7 +138,7 @@ class Demo:
     def run(self) -> None:
         """All steps in order. Raises: GymnastError, KeyboardInterrupt."""
         self._bring_up()
-        frame = self._capture()
+        self._capture()
         before = self._try("base policy on the station", "base")
         practice = self._practise()
         after = None
@@ -146,7 +146,7 @@ class Demo:
             after = self._try("adapted policy on the station", practice.adapter_id)
         else:
             say("the gate kept the base policy: there is no adapted policy to try on the station")
-        report = self._report(frame, before, practice, after)
+        report = self._report(before, practice, after)
         self._conclude(before, practice, after, report)
 
     def stop(self) -> None:
@@ -176,12 +176,11 @@ class Demo:
         names = ", ".join(self.station.states())
         say(f"station '{self.station_config.name}' is up in ROS domain {domain}: {names} are active")
 
-    def _capture(self) -> Path:
+    def _capture(self) -> None:
         assert self.station is not None
         path = self.run_folder / "media" / "camera.png"
         frame = self.station.capture_frame(path)
         say(f"frame captured from {self.station_config.camera.topic}: {frame.shape[1]}x{frame.shape[0]}, {path}")
-        return path
 
     def _try(self, title: str, policy: str) -> Trials:
         assert self.station is not None
@@ -237,12 +236,12 @@ class Demo:
 
     # The end
 
-    def _report(self, frame: Path, before: Trials, practice: Any, after: Trials | None) -> Path:
+    def _report(self, before: Trials, practice: Any, after: Trials | None) -> Path:
         adaptation = Path(practice.run_folder)
         sets = [before, *([after] if after else [])]
         bars = [
-            Bar("imagined, base policy", _number(practice.success_before), None, 0, "muted"),
-            Bar("imagined, adapted", _number(practice.success_after), None, 0, "plain"),
+            _imagined_bar("imagined, base policy", practice.success_before, adaptation, "muted"),
+            _imagined_bar("imagined, adapted", practice.success_after, adaptation, "plain"),
             *(
                 Bar(
                     f"station, {'base' if trials is before else 'adapted'} policy",
@@ -258,7 +257,7 @@ class Demo:
             ("instruction", self.task.instruction),
             (
                 "gate",
-                "adapter accepted" if practice.accepted else f"base kept: {'; '.join(practice.failed_conditions)}",
+                "adapter accepted" if practice.accepted else "base policy kept",
             ),
             (
                 "imagined difference",
@@ -285,7 +284,7 @@ class Demo:
             Section(
                 "The test frame",
                 "What the policy practised from: one frame of the camera.",
-                figures=(Figure(practice.frame_path, "captured before practising"), Figure(str(frame), "at start")),
+                figures=(Figure(practice.frame_path, "captured before practising"),),
             ),
             Section(
                 "Practice in imagination",
@@ -418,6 +417,19 @@ def _percent(result: Any) -> str:
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _imagined_bar(label: str, success: float, adaptation: Path, tone: Literal["plain", "muted"]) -> Bar:
+    """A success rate with the standard error of as many rollouts as the practice measured."""
+    try:
+        n = int(json.loads((adaptation / "result.json").read_text(encoding="utf-8"))["pairs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Bar(label, _number(success), None, 0, tone)
+    if not math.isfinite(success):
+        return Bar(label, None, None, n, tone)
+    successes = round(success * n)
+    rate = success_rate([1.0] * successes + [0.0] * (n - successes))
+    return Bar(label, rate.mean, rate.standard_error, n, tone)
 
 
 def _die_with_parent() -> None:
