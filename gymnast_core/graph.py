@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,14 +57,16 @@ def station_graph(
     namespace: put before the names of gymnast's own nodes (the driver keeps `arm.namespace` of the file).
     without: names of nodes to leave out (of `OPTIONAL`), for example the adapter where another machine trains.
 
-    Raises: ConfigError when the station file is wrong or `without` names no node.
+    Raises: ConfigError when the station file is wrong, `namespace` is no ROS name, or `without` names no node.
     """
     path = find_station_file(config_path)
     station = load_config(StationConfig, path)
     unknown = sorted(set(without) - set(OPTIONAL))
     if unknown:
         raise ConfigError(f"cannot leave out '{unknown[0]}'; nodes that can be left out: {', '.join(OPTIONAL)}")
-    if namespace and not namespace.startswith("/"):
+    if namespace := namespace.strip("/"):
+        if not re.fullmatch(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", namespace, re.ASCII):
+            raise ConfigError(f"namespace: found {namespace!r}, needed letters, digits and _ only, e.g. /lab/arm_1")
         namespace = f"/{namespace}"
     config = ("config", str(path))
     driver_namespace = station.arm.driver

@@ -2,7 +2,8 @@
 
 Each node is a process of its own; its lines come out with its name before them. A node that dies is started again
 after a second; the supervisor brings it back to active. Ctrl-C, or the end of an essential node, stops the arm node
-first (it holds the arm), then the others, the driver last: SIGINT, then SIGTERM, then SIGKILL.
+first (it holds the arm), then the others, the driver last. They are asked by SIGTERM, which a node answers as it does
+SIGINT but which also ends one that is still importing without a traceback; SIGKILL follows.
 """
 
 from __future__ import annotations
@@ -26,10 +27,8 @@ RESPAWN_DELAY_S = 1.0
 MAX_RESPAWNS = 5
 """This many within `RESPAWN_WINDOW_S` and the graph gives up: something is broken that a restart does not mend."""
 RESPAWN_WINDOW_S = 60.0
-GRACE_S = (5.0, 3.0)
-"""Seconds between SIGINT and SIGTERM, and between SIGTERM and SIGKILL."""
-START_S = 3.0
-"""Seconds in which a process has not yet its own signal handlers."""
+GRACE_S = 8.0
+"""Seconds between SIGTERM and SIGKILL."""
 REFUSED = 2
 """Exit code of a node that refuses its configuration; starting it again would change nothing."""
 
@@ -101,8 +100,6 @@ class NodeProcess:
         return self.process.returncode if self.process is not None and self.process.returncode is not None else 0
 
     def signal(self, number: int) -> None:
-        if number == signal.SIGINT and self.starts and time.monotonic() - self.starts[-1] < START_S:
-            number = signal.SIGTERM  # still importing: SIGINT would end it with a traceback
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
@@ -173,7 +170,7 @@ class GraphRunner:
             self._stop_group(group)
 
     def _stop_group(self, group: Sequence[NodeProcess]) -> None:
-        for number, grace in ((signal.SIGINT, GRACE_S[0]), (signal.SIGTERM, GRACE_S[1]), (signal.SIGKILL, 2.0)):
+        for number, grace in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 2.0)):
             for process in group:
                 process.signal(number)
             end = time.monotonic() + grace
@@ -209,5 +206,5 @@ def _say(text: str) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux for SIGINT when the parent dies: a killed `gymnast up` leaves no nodes behind."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGINT, 0, 0, 0)
+    """Ask Linux for SIGTERM when the parent dies: a killed `gymnast up` leaves no nodes behind."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)
