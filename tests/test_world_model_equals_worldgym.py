@@ -185,6 +185,25 @@ def test_compiled_passes_equal_plain_ones_and_are_compiled_once_a_shape(mode: Ca
     assert len(compiled) == (2 if mode == "streaming" else 3)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("mode", "guidance"), [("streaming", 1.0), ("exact", 3.0)])
+def test_recorded_passes_on_a_gpu_equal_plain_ones(mode: CacheMode, guidance: float) -> None:
+    g = torch.Generator().manual_seed(2)
+    model = tiny().cuda()
+    first, actions = torch.randn(2, 4, 4, 3, generator=g).cuda(), torch.randn(9, 2, 10, generator=g).cuda()
+    noise = torch.randn(9, 2, 4, 4, 3, generator=g)
+
+    def play(run: LatentRollout) -> torch.Tensor:
+        run.start(first)
+        return torch.stack([run.extend(actions[k], noise[k]) for k in range(9)], dim=1)
+
+    schedule = Schedule(device="cuda")
+    plain = play(LatentRollout(model, schedule, sampling_steps=3, guidance=guidance, mode=mode))
+    fast = LatentRollout(model, schedule, sampling_steps=3, guidance=guidance, mode=mode, compile=True)
+    for _ in range(2):  # recorded, then replayed from a new start
+        torch.testing.assert_close(play(fast), plain, atol=2e-3, rtol=1e-3)
+
+
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**31), changed=st.integers(1, 3), what=st.sampled_from(("latent", "action", "level")))
 def test_a_later_frame_never_changes_an_earlier_one(seed: int, changed: int, what: str) -> None:

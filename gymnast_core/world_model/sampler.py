@@ -75,6 +75,7 @@ class LatentRollout:
         self._committed = 0
         self._cache: TemporalCache | None = None
         self._slots: Tensor = torch.empty(0)
+        self._null: Tensor = torch.empty(0)
 
     @property
     def frames(self) -> int:
@@ -93,6 +94,7 @@ class LatentRollout:
         n, height, width, _ = first.shape
         count = n if rows is None else len(rows)
         no_move = torch.zeros(n, self.model.config.action_dim, device=first.device)
+        self._null = null_action(self.model.config.action_dim).to(first.device)
         self._latents.clear()
         self._actions.clear()
         self._frames, self._committed = 1, 0
@@ -189,8 +191,8 @@ class LatentRollout:
     ) -> Tensor:
         """One pass over frames (N, T, ...), with guidance of both branches: (branches * N, T, H, W, C)."""
         if self.branches == 2:
-            null = null_action(actions.shape[-1]).to(actions).expand_as(actions)
-            latents, t, actions = torch.cat((latents, latents)), torch.cat((t, t)), torch.cat((actions, null))
+            latents, t = torch.cat((latents, latents)), torch.cat((t, t))
+            actions = torch.cat((actions, self._null.expand_as(actions)))
         self.frame_forwards += latents.shape[1]
         if compiled and self._compiled is not None:
             return self._compiled(latents, t, actions, positions, step)
