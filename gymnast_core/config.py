@@ -181,8 +181,6 @@ class AdaptationConfig:
     """Imagined rollouts of the before and after measurements each, on seeds the training never saw."""
     horizon: Annotated[int, Field(gt=0, le=1000)] = 30
     """Imagined steps a rollout."""
-
-
     gate_judge: str = ""
     """Folder of another learned judge, which trains no adapter, for the before and after measurements; empty: the one
     judge does both, and the report says so."""
@@ -193,6 +191,8 @@ class AdaptationConfig:
     """Least share of replayed station episodes that end as they really did (`gymnast world-model evaluate`)."""
     max_bias: Fraction = 0.10
     """Largest distance between a policy's success in imagination and on the station."""
+
+
 @dataclass(frozen=True)
 class LookAheadConfig:
     """Looking before acting: candidate chunks are tried in imagination, and the best one is executed."""
