@@ -19,6 +19,7 @@ from gymnast_core.evaluation.world_model import (
     EvaluateConfig,
     Logged,
     closed_loop,
+    labelled,
     loop_figures,
     played_by,
     replay,
@@ -28,6 +29,7 @@ from gymnast_core.protocols import StepResult
 from gymnast_core.rl.gate import judge_imagination, world_model_gate_line
 from gymnast_core.rl.parts import open_imagination, open_station
 from gymnast_core.world_model.checkpoint import SamplingConfig
+from gymnast_core.world_model.dataset import EpisodeFile
 from gymnast_core.world_model.familiarity import Familiarity, calibrate, load_familiarity, save_familiarity
 from gymnast_core.world_model.fidelity import (
     ClosedLoop,
@@ -78,7 +80,7 @@ def logged_episodes(policy: PointPolicy, count: int) -> list[Logged]:
             True,
             facts,
         )
-        found.append(Logged(Path(f"episode_{i}"), episode))
+        found.append(Logged(Path(f"episode_{i}"), episode, length, success))
     return found
 
 
@@ -128,14 +130,13 @@ def test_closed_loop_measures_the_optimism_of_imagination() -> None:
     policy = far_policy()
     logged = [entry for entry in logged_episodes(policy, 160) if len(entry.episode.actions) == STEPS]
     config = EvaluateConfig(model="", data=(), repeats=4, horizon=STEPS)
-    steps = {INSTRUCTIONS[0]: STEPS}
-    fair = loop_figures(closed_loop(policy, PointEnvironment(24), PointJudge(), logged, steps, config), "all")
+    fair = loop_figures(closed_loop(policy, PointEnvironment(24), PointJudge(), logged, config), "all")
     assert fair is not None and fair.episodes == 80
     assert abs(fair.bias) < 2.5 * fair.standard_error < 0.2
     assert fair.bias == pytest.approx(fair.imagined - fair.station, abs=2e-4)
-    eager = loop_figures(closed_loop(policy, Eager(24), PointJudge(), logged, steps, config), "all")
+    eager = loop_figures(closed_loop(policy, Eager(24), PointJudge(), logged, config), "all")
     assert eager is not None and eager.station == fair.station and eager.bias > max(0.1, 3 * eager.standard_error)
-    again = loop_figures(closed_loop(policy, Eager(8), PointJudge(), logged, steps, config), "all")
+    again = loop_figures(closed_loop(policy, Eager(8), PointJudge(), logged, config), "all")
     assert again == eager, "how rollouts are batched changes nothing"
 
 
@@ -144,11 +145,32 @@ def test_only_what_the_policy_itself_played_counts(station: Path) -> None:
     episode = logged_episodes(far_policy(), 1)[0].episode
 
     def played(**facts: object) -> bool:
-        return played_by(Logged(Path("x"), dataclasses.replace(episode, metadata=facts)), policy)
+        return played_by(Logged(Path("x"), dataclasses.replace(episode, metadata=facts), 1, True), policy)
 
     assert played(policy=str(policy)) and played(policy="base")
     assert not played(policy="expert") and not played() and not played(policy="mini/policy")
     assert not played(policy="base", adapter="mine") and not played(policy=str(policy), look_ahead=8)
+
+
+def test_an_outcome_is_what_was_reached_within_the_horizon(tmp_path: Path) -> None:
+    for name, truths, success in (("at_3", (False, False, True, False), False), ("unseen", (None,) * 4, True)):
+        with EpisodeWriter(tmp_path / name, INSTRUCTION, {}) as writer:
+            writer.add_observation(picture())
+            for truth in truths:
+                writer.add_step([0.0] * 7, **({} if truth is None else {"success": truth}))
+                writer.add_observation(picture())
+            writer.finish(success=success)
+    files = [EpisodeFile(tmp_path / "at_3"), EpisodeFile(tmp_path / "unseen")]
+
+    def outcomes(horizon: int) -> list[tuple[str, int, bool]]:
+        found = labelled(files, EvaluateConfig(model="", data=(), horizon=horizon))
+        return [(entry.path.name, entry.steps, entry.success) for entry in found]
+
+    assert outcomes(2) == [("at_3", 2, False)], "what an unseen episode was after two steps, nobody knows"
+    assert outcomes(3) == [("at_3", 3, True)]
+    assert outcomes(30) == [("at_3", 4, True), ("unseen", 4, True)], "reached once is done, as it ends a trial"
+    with pytest.raises(DataError, match="within 2 steps"):
+        labelled(files[1:], EvaluateConfig(model="", data=(), horizon=2))
 
 
 def figures(agreement: float, bias: float, episodes: int = 40) -> tuple[dict[str, Replay], dict[str, ClosedLoop]]:
@@ -161,7 +183,7 @@ def figures(agreement: float, bias: float, episodes: int = 40) -> tuple[dict[str
 def keep(model: Path, agreement: float, bias: float, **changes: object) -> None:
     replays, loops = figures(agreement, bias)
     sampling = describe_sampling(SamplingConfig(2, 1.0, "streaming"))
-    fidelity = Fidelity("2026-11-22T00:00:00+00:00", fingerprint(model), sampling, "judge", ("x",), replays, loops)
+    fidelity = Fidelity("2026-11-22T00:00:00+00:00", fingerprint(model), sampling, 10, "judge", ("x",), replays, loops)
     write_fidelity(model, dataclasses.replace(fidelity, **changes))  # type: ignore[arg-type]
 
 
@@ -169,25 +191,28 @@ def test_the_gate_holds_only_for_what_was_measured(station: Path) -> None:
     model = station.parent / "world_model"
     sampling = SamplingConfig(2, 1.0, "streaming")
     (model / "gate.json").unlink(missing_ok=True)
-    assert "never measured" in assess(model, sampling).failed[0]
+    assert "never measured" in assess(model, sampling, 10).failed[0]
     keep(model, 0.9, -0.05)
-    good = assess(model, sampling, INSTRUCTION)
+    good = assess(model, sampling, 10, INSTRUCTION)
     assert not good.failed and "0.90" in good.line and "-0.05" in good.line and INSTRUCTION in good.line
     keep(model, 0.84, 0.05)
-    assert "in 0.84 of episodes, needed 0.85" in " ".join(assess(model, sampling).failed)
+    assert "in 0.84 of episodes, needed 0.85" in " ".join(assess(model, sampling, 10).failed)
     keep(model, 0.9, -0.11)
-    assert "by -0.11" in " ".join(assess(model, sampling).failed)
-    assert not assess(model, sampling, max_bias=0.2).failed
+    assert "by -0.11" in " ".join(assess(model, sampling, 10).failed)
+    assert not assess(model, sampling, 10, max_bias=0.2).failed
     keep(model, 0.9, 0.05, closed_loop={})
-    assert "bias was not measured" in assess(model, sampling).failed[0]
+    assert "bias was not measured" in assess(model, sampling, 10).failed[0]
     keep(model, 0.9, 0.05, weights="0" * 32)
-    assert "other weights" in assess(model, sampling).failed[0]
+    assert "other weights" in assess(model, sampling, 10).failed[0]
     keep(model, 0.9, 0.05)
-    assert "other sampling" in assess(model, SamplingConfig(4, 1.0, "streaming")).failed[0]
+    assert "other sampling" in assess(model, SamplingConfig(4, 1.0, "streaming"), 10).failed[0]
+    assert "measured over 10 imagined steps, not 11" in assess(model, sampling, 11).failed[0]
     few = {"all": Replay(0.9, 0.05, 40, 1, 2), INSTRUCTION: Replay(0.2, 0.2, 5, 2, 2)}
     keep(model, 0.9, 0.05, replay=few)
-    assert not assess(model, sampling, INSTRUCTION).failed, "five episodes say nothing: those of all instructions stand"
-    assert "the gate holds" in world_model_gate_line(open_station(str(station)), INSTRUCTION)
+    assert not assess(model, sampling, 10, INSTRUCTION).failed, (
+        "five episodes say nothing: those of all instructions stand"
+    )
+    assert "the gate holds" in world_model_gate_line(open_station(str(station)), 6, INSTRUCTION)
     (model / "gate.json").write_text('{"replay": 1}')
     with pytest.raises(CheckpointError, match=r"gate\.json: damaged"):
         read_fidelity(model)
@@ -233,11 +258,11 @@ def test_frames_of_another_scene_are_unfamiliar(station: Path, tmp_path: Path) -
     model = station.parent / "world_model"
     keep(model, 0.9, 0.0)
     save_familiarity(model / "familiarity.safetensors", measure)
-    trust = judge_imagination(opened, loaded, [picture(), picture(5)], INSTRUCTION)
+    trust = judge_imagination(opened, loaded, [picture(), picture(5)], INSTRUCTION, 10)
     assert len(trust.frames) == 2 and trust.frames[0].startswith("familiar")
     assert len(trust.failed) == 1 and "start frame 1 is unlike" in trust.failed[0]
     (model / "familiarity.safetensors").unlink()
-    assert "never measured" in judge_imagination(opened, loaded, [picture()], INSTRUCTION).failed[0]
+    assert "never measured" in judge_imagination(opened, loaded, [picture()], INSTRUCTION, 10).failed[0]
     (model / "gate.json").unlink()
 
 
@@ -248,9 +273,9 @@ def test_the_command_measures_and_keeps_the_figures(station: Path, tmp_path: Pat
         with EpisodeWriter(tmp_path / "held" / f"{number:03d}", INSTRUCTION, facts) as writer:
             writer.add_observation(pictures([number])[0])
             for step in range(6):
-                writer.add_step([*generator.normal(0, 0.02, 6), 1.0])
+                writer.add_step([*generator.normal(0, 0.02, 6), 1.0], success=step == 2 and number < 4)
                 writer.add_observation(pictures([100 * number + step])[0])
-            writer.finish(success=number % 3 == 0)
+            writer.finish(success=number < 4)
     model = station.parent / "world_model"
     words = ["--model", model, "--data", tmp_path / "held", "--held-out", "0", "--run", tmp_path / "run"]
     extra = ["--config", station, "--horizon", "6", "--training", tmp_path / "held"]
@@ -259,11 +284,16 @@ def test_the_command_measures_and_keeps_the_figures(station: Path, tmp_path: Pat
     found = read_fidelity(model)
     assert found is not None and result["fidelity"]["replay"] == json.loads((model / "gate.json").read_text())["replay"]
     assert found.replay["all"].episodes == 12 and found.closed_loop["all"].episodes == 6
-    assert found.temperatures == (0.0,) and found.weights == fingerprint(model) and "psnr_1" in result
+    assert (
+        found.temperatures == (0.0,)
+        and found.horizon == 6
+        and found.weights == fingerprint(model)
+        and "psnr_1" in result
+    )
     page = (tmp_path / "run" / "report.html").read_text()
     assert "outcome that really happened" in page and "How far do frames lie" in page
     assert not (model / "familiarity.safetensors").exists(), "what is held out trains nothing"
-    line = world_model_gate_line(open_station(str(station)), INSTRUCTION)
+    line = world_model_gate_line(open_station(str(station)), 6, INSTRUCTION)
     assert f"agreement {found.replay[INSTRUCTION].agreement:.2f}" in line
 
     (model / "gate.json").unlink()

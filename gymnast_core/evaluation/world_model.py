@@ -4,7 +4,7 @@ Pictures: error by horizon on held-out episodes and an action sheet (`gymnast_co
 station file also outcomes, on the held-out episodes that say what became of them:
 
 * replay: their logged actions from their first frame in imagination, scored by the station's judge: how often that is
-  the outcome that really happened;
+  the outcome that really happened by then (`horizon` steps, which bounds how far practice may imagine);
 * closed loop: the station's policy in imagination from the first frames of those episodes that it really played: how
   far its success there is from its success on the station;
 * familiarity: how far held-out frames lie from the training frames, against which every start frame is held.
@@ -37,7 +37,7 @@ from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start, TrainablePolicy, Verdict
 from gymnast_core.reporting.report import Bar, Figure, Page, Section, report_run, write_report
 from gymnast_core.reporting.statistics import success_rate
-from gymnast_core.run_folder import RunFolder, derive_seed
+from gymnast_core.run_folder import RunFolder, derive_seed, read_json_lines
 from gymnast_core.world_model import evaluate as pictures
 from gymnast_core.world_model.checkpoint import LoadedWorldModel, load_world_model
 from gymnast_core.world_model.dataset import EpisodeFile, find_all, parse_source, split
@@ -119,7 +119,7 @@ def evaluate(config: EvaluateConfig) -> int:
         sampling = dataclasses.replace(sampling, guidance=station.models.guidance)
         environment = WorldModelEnvironment(loaded, max_rollouts=config.batch, sampling=sampling)
         judge = load_judge(station, path, run.path)
-        logged = _labelled(files, config.outcomes)
+        logged = labelled(files, config)
         folder = find_model(config.policy or station.models.policy, path)
         with progress_bar() as bar:
             row = bar.add_task("replaying", total=len(logged), note="")
@@ -129,15 +129,13 @@ def evaluate(config: EvaluateConfig) -> int:
             if starts:
                 policy = load_policy(folder, station.models.unnorm_key, config.device)
                 row = bar.add_task("closed loop", total=len(starts), note="")
-                steps = {task.instruction: task.max_steps for task in station.tasks.values()}
-                loops = closed_loop(
-                    policy, environment, judge, starts, steps, config, lambda n: bar.update(row, advance=n)
-                )
+                loops = closed_loop(policy, environment, judge, starts, config, lambda n: bar.update(row, advance=n))
         names = [ALL, *sorted({entry.episode.instruction for entry in logged})]
         fidelity = Fidelity(
             measured=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             weights=fingerprint(model),
             sampling=describe_sampling(sampling),
+            horizon=config.horizon,
             judge=f"{judge.name} {station.judge.checkpoint if judge.name == 'classifier' else station.judge.model}",
             data=tuple(config.data),
             replay={name: found for name in names if (found := replay_figures(played, name))},
@@ -158,14 +156,12 @@ def evaluate(config: EvaluateConfig) -> int:
 
 @dataclass(frozen=True)
 class Logged:
-    """An episode with its outcome: frames squashed to the world model's size only where they are looked at."""
+    """An episode and what really came of its first `steps` steps."""
 
     path: Path
     episode: Episode
-
-    @property
-    def success(self) -> bool:
-        return bool(self.episode.success)
+    steps: int
+    success: bool
 
 
 @dataclass(frozen=True)
@@ -197,13 +193,13 @@ def replay(
             for i, entry in enumerate(batch)
         ]
         environment.reset(starts)
-        actions = np.zeros((len(batch), max(entry.episode.length for entry in batch), 7), np.float32)
+        actions = np.zeros((len(batch), max(entry.steps for entry in batch), 7), np.float32)
         for i, entry in enumerate(batch):  # what the arm did is what the world model was trained on
-            executed = entry.episode.executed
-            done = np.where(np.isfinite(executed), executed, entry.episode.actions)
+            executed = entry.episode.executed[: entry.steps]
+            done = np.where(np.isfinite(executed), executed, entry.episode.actions[: entry.steps])
             actions[i, : len(done)] = done
         environment.step(actions)
-        indices = [judge.frame_indices(entry.episode.length + 1) for entry in batch]
+        indices = [judge.frame_indices(entry.steps + 1) for entry in batch]
         videos = _videos(environment, indices)
         real = [
             np.stack([resize_frame(entry.episode.frames[k], videos[0].shape[2]) for k in chosen])
@@ -227,14 +223,12 @@ def closed_loop(
     environment: Environment,
     judge: Judge,
     logged: Sequence[Logged],
-    steps: dict[str, int],
     config: EvaluateConfig,
     tick: Callable[[int], None] = lambda count: None,
 ) -> list[tuple[Logged, float]]:
     """Each episode with the policy's success in imagination from its first frame, 0 to 1 (NaN: the judge abstained).
 
-    steps: of each instruction's episodes at most; config.horizon for others. As often as config.repeats where the
-    policy sampled, once where it was greedy.
+    Over config.horizon steps; as often as config.repeats where the policy sampled, once where it was greedy.
     """
     found: list[tuple[Logged, float]] = []
     for greedy in (True, False):
@@ -250,8 +244,7 @@ def closed_loop(
                 for (entry, _), seed in zip(rows, seeds)
             ]
             temperatures = [temperature_of(entry, config.temperature) for entry, _ in rows]
-            horizons = [steps.get(start.instruction, config.horizon) for start in starts]
-            scores = _act(policy, environment, judge, starts, seeds, temperatures, horizons)
+            scores = _act(policy, environment, judge, starts, seeds, temperatures, config.horizon)
             for entry, row in zip(batch, scores.reshape(len(batch), repeats)):
                 judged = row[np.isfinite(row)]
                 found.append((entry, float(judged.mean()) if len(judged) else math.nan))
@@ -266,12 +259,12 @@ def _act(
     starts: Sequence[Start],
     seeds: Sequence[int],
     temperatures: Sequence[float],
-    horizons: Sequence[int],
+    horizon: int,
 ) -> np.ndarray:
     """Scores (N,) of closed-loop rollouts; NaN for an abstention."""
     instructions = [start.instruction for start in starts]
     frames = environment.reset(starts)
-    for chunk in range(-(-max(horizons) // policy.chunk_length)):
+    for chunk in range(-(-horizon // policy.chunk_length)):
         if max(temperatures) == 0:
             actions = policy.act(frames, instructions)
         elif len(set(temperatures)) == 1 and isinstance(policy, TrainablePolicy):
@@ -281,8 +274,8 @@ def _act(
             raise DataError(
                 f"found episodes sampled at temperatures {sorted(set(temperatures))}; needed one, or greedy"
             )
-        frames = environment.step(actions[:, : max(horizons) - chunk * policy.chunk_length]).frames
-    verdicts = judge.judge(_videos(environment, [judge.frame_indices(count + 1) for count in horizons]), instructions)
+        frames = environment.step(actions[:, : horizon - chunk * policy.chunk_length]).frames
+    verdicts = judge.judge(_videos(environment, [judge.frame_indices(horizon + 1)] * len(starts)), instructions)
     return np.array([math.nan if verdict.score is None else verdict.score for verdict in verdicts])
 
 
@@ -334,16 +327,29 @@ def _held_out(config: EvaluateConfig) -> list[EpisodeFile]:
     return files
 
 
-def _labelled(files: Sequence[EpisodeFile], limit: int) -> list[Logged]:
+def labelled(files: Sequence[EpisodeFile], config: EvaluateConfig) -> list[Logged]:
+    """Episodes whose outcome within the horizon is known: from the station's truth, logged with every step, or, where
+    they are no longer than the horizon, from their outcome. Success counts once it was reached, as it ends a trial."""
     logged: list[Logged] = []
     for file in files:
-        if file.path.suffix == ".mp4" or len(logged) >= limit:  # WorldGym's layout knows no outcome
+        if file.path.suffix == ".mp4" or len(logged) >= config.outcomes:  # WorldGym's layout knows no outcome
             continue
         episode = read_episode(file.path)
-        if episode.success is not None and episode.length:
-            logged.append(Logged(file.path, episode))
+        lines = [line for line in read_json_lines(file.path / "steps.jsonl") if "action" in line]
+        steps = min(episode.length, config.horizon)
+        truths = [line.get("success") for line in lines[:steps]]
+        success: bool | None = None
+        if truths and all(isinstance(truth, bool) for truth in truths):
+            success = any(truths)
+        elif steps == episode.length:
+            success = episode.success
+        if steps and success is not None:
+            logged.append(Logged(file.path, episode, steps, success))
     if not logged:
-        raise DataError("data: none of the held-out episodes has an outcome; label them, or leave --config out")
+        raise DataError(
+            f"data: of none of the held-out episodes is the outcome within {config.horizon} steps known; label them, "
+            "raise --horizon, or leave --config out"
+        )
     return logged
 
 
@@ -450,7 +456,11 @@ def _told(run: RunFolder, fidelity: Fidelity, played: Sequence[Played], not_play
             "Do replayed actions give the outcome that really happened?",
             ". ".join(warnings) or f"Agreement of at least {MIN_AGREEMENT:.2f} and bias within {MAX_BIAS:.2f} hold.",
             "warning" if warnings else "good",
-            facts=(("judge", fidelity.judge), ("sampling", fidelity.sampling), ("data", ", ".join(fidelity.data))),
+            facts=(
+                ("judge", fidelity.judge),
+                ("sampling", f"{fidelity.sampling}, {fidelity.horizon} steps"),
+                ("data", ", ".join(fidelity.data)),
+            ),
             bars=(Bar("replay agreement", overall.agreement, overall.standard_error, overall.episodes),)
             if overall
             else (),

@@ -196,7 +196,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, frames: Sequence[np.ndarray], in
     starts = [Start(instruction, resize_frame(frame, station.camera.observation_size)) for frame in frames]
     for number, frame in enumerate(frames):
         write_image(run.media(f"start_{number}.png"), frame)
-    trust = judge_imagination(opened, environment.loaded, frames, instruction)
+    trust = judge_imagination(opened, environment.loaded, frames, instruction, horizon)
     console.print(f"world model: {trust.world_model}", highlight=False, markup=False, soft_wrap=True)
     for words in trust.frames:
         console.print(f"start frame {words}", highlight=False, markup=False, soft_wrap=True)

@@ -54,13 +54,13 @@ class Trust:
 
 
 def judge_imagination(
-    station: StationFile, loaded: LoadedWorldModel, frames: Sequence[np.ndarray], instruction: str
+    station: StationFile, loaded: LoadedWorldModel, frames: Sequence[np.ndarray], instruction: str, horizon: int
 ) -> Trust:
     """Hold the station's world model against its measured figures, start frames (H, W, 3) against its training data.
 
-    What was never measured has failed. Raises: CheckpointError for a damaged file.
+    horizon: imagined steps. What was never measured has failed. Raises: CheckpointError for a damaged file.
     """
-    standing = _standing(station, instruction)
+    standing = _standing(station, instruction, horizon)
     model = find_model(station.config.models.world_model, station.path)
     measure = load_familiarity(beside(model, "familiarity.safetensors"), loaded.autoencoder)
     if measure is None:
@@ -76,22 +76,24 @@ def judge_imagination(
     return Trust(standing.line, tuple(measure.describe(float(d)) for d in distances), (*standing.failed, *far))
 
 
-def world_model_gate_line(station: StationFile, instruction: str = "") -> str:
+def world_model_gate_line(station: StationFile, horizon: int, instruction: str = "") -> str:
     """One line to print before practice: the world model's agreement and bias, and whether its gate holds.
 
-    instruction: its own figures, where there are enough; otherwise those of all. Raises: CheckpointError.
+    horizon: imagined steps. instruction: its own figures, where there are enough; otherwise those of all.
+    Raises: CheckpointError.
     """
-    standing = _standing(station, instruction)
+    standing = _standing(station, instruction, horizon)
     if not standing.failed:
         return f"world model: {standing.line}; the gate holds"
     return f"world model: {standing.line}; WARNING: the gate does not hold: {'; '.join(standing.failed)}"
 
 
-def _standing(station: StationFile, instruction: str) -> Standing:
+def _standing(station: StationFile, instruction: str, horizon: int) -> Standing:
     models, limits = station.config.models, station.config.adaptation
     return assess(
         find_model(models.world_model, station.path),
         sampling_of(models),
+        horizon,
         instruction,
         limits.min_agreement,
         limits.max_bias,

@@ -61,12 +61,14 @@ class ClosedLoop:
 class Fidelity:
     """Content of gate.json. replay and closed_loop: by instruction, and "all".
 
-    measured: when, ISO 8601. weights: fingerprint. sampling: as `describe_sampling`. temperatures: of the policy.
+    measured: when, ISO 8601. weights: fingerprint. sampling: as `describe_sampling`. horizon: imagined steps.
+    temperatures: of the policy.
     """
 
     measured: str
     weights: str
     sampling: str
+    horizon: int
     judge: str
     data: tuple[str, ...]
     replay: dict[str, Replay]
@@ -148,11 +150,14 @@ class Standing:
 def assess(
     model: str | Path,
     sampling: SamplingConfig,
+    horizon: int,
     instruction: str = "",
     min_agreement: float = MIN_AGREEMENT,
     max_bias: float = MAX_BIAS,
 ) -> Standing:
     """Hold a world model's figures against the gate: for the instruction where it was measured, otherwise for all.
+
+    horizon: how many steps will be imagined; the figures hold for no more than they were measured over.
 
     Raises: CheckpointError for a damaged gate.json.
     """
@@ -164,6 +169,8 @@ def assess(
         problem = "measured with other weights"
     elif found.sampling != describe_sampling(sampling):
         problem = f"measured with other sampling ({found.sampling}, not {describe_sampling(sampling)})"
+    elif found.horizon < horizon:
+        problem = f"measured over {found.horizon} imagined steps, not {horizon}"
     if found is None or problem:
         line = f"not measured: {problem}; `gymnast world-model evaluate` measures agreement and bias"
         return Standing(line, (f"the world model's agreement and bias are unknown ({problem})",))
