@@ -29,6 +29,8 @@ MAX_RESPAWNS = 5
 RESPAWN_WINDOW_S = 60.0
 GRACE_S = 8.0
 """Seconds between SIGTERM and SIGKILL."""
+SAME_S = 0.3
+"""Requests to stop this close together are one."""
 REFUSED = 2
 """Exit code of a node that refuses its configuration; starting it again would change nothing."""
 
@@ -113,14 +115,16 @@ class GraphRunner:
     def __init__(self, nodes: Sequence[NodeDescription], log_level: str = "info") -> None:
         # Every executable is looked up before the first process starts: a missing one must not leave half a graph.
         self.processes = [NodeProcess(node, command_line(node, log_level)) for node in nodes]
-        self._ending = threading.Event()
-        self._hurry = threading.Event()
+        # Plain numbers: signal handlers set them, and a lock would hang where one interrupts another.
+        self._asked_at: float | None = None
+        self._hurry = False
 
     def request_stop(self) -> None:
-        """Stop soon; a second call kills at once."""
-        if self._ending.is_set():
-            self._hurry.set()
-        self._ending.set()
+        """Stop soon; a second call kills at once, unless it comes with the first: a dying parent signals many times."""
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+        elif time.monotonic() - self._asked_at > SAME_S:
+            self._hurry = True
 
     def run(self) -> int:
         """Keep the graph up until a stop is asked for or it cannot be kept up; returns the exit code."""
@@ -128,7 +132,8 @@ class GraphRunner:
         try:
             for process in self.processes:
                 process.start()
-            while not self._ending.wait(0.1):
+            while self._asked_at is None:
+                time.sleep(0.1)
                 ended = self._watch()
                 if ended is not None:
                     code = ended
@@ -174,7 +179,7 @@ class GraphRunner:
             for process in group:
                 process.signal(number)
             end = time.monotonic() + grace
-            while any(p.running for p in group) and time.monotonic() < end and not self._hurry.is_set():
+            while any(p.running for p in group) and time.monotonic() < end and not self._hurry:
                 time.sleep(0.02)
             if not any(p.running for p in group):
                 return

@@ -438,9 +438,9 @@ def run_node(build: Callable[[], NodeType], args: Sequence[str] | None = None, u
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, -10)
     rclpy.init(args=args, signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
-    ending = threading.Event()
+    asked: list[int] = []  # no threading.Event: its lock hangs where a second signal interrupts the first's handler
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ending.set())
+        signal.signal(number, lambda number, _: asked.append(number))
     executor = SingleThreadedExecutor()
     try:
         node = build()
@@ -450,7 +450,7 @@ def run_node(build: Callable[[], NodeType], args: Sequence[str] | None = None, u
         return 2
     executor.add_node(node)
     try:
-        while not ending.is_set() and rclpy.ok() and getattr(node, "exit_code", None) is None:
+        while not asked and rclpy.ok() and getattr(node, "exit_code", None) is None:
             executor.spin_once(timeout_sec=0.1)
     except ExternalShutdownException:
         pass
