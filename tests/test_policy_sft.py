@@ -95,9 +95,13 @@ def test_the_mix_takes_judged_successes_only(data: Path, tmp_path: Path) -> None
         Trainer(config(data, tmp_path, "none", mix=(str(tmp_path / "none"),)))
 
 
-def test_a_missing_frame_is_named_before_training(data: Path, tmp_path: Path) -> None:
+def test_a_missing_or_broken_frame_is_named_before_training(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "data")
-    (tmp_path / "data" / "03" / "frames" / "000002.png").unlink()
+    frame = tmp_path / "data" / "03" / "frames" / "000002.png"
+    frame.write_bytes(frame.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"03/frames/000002\.png: not a whole PNG"):
+        Trainer(config(tmp_path / "data", tmp_path, "cut"))
+    frame.unlink()
     with pytest.raises(DataError, match=r"03/frames/000002\.png: no such image file"):
         Trainer(config(tmp_path / "data", tmp_path, "hole"))
 

@@ -30,6 +30,7 @@ from gymnast_core.run_folder import derive_seed
 Labels = Literal["executed", "commanded"]
 Kept = Literal["all", "not failures", "successes"]
 """Which episodes are used: those nobody judged are no failures, and no successes either."""
+PNG_END = bytes.fromhex("0000000049454e44ae426082")
 OUTCOMES = {"all": (True, False, None), "not failures": (True, None), "successes": (True,)}
 
 
@@ -90,11 +91,8 @@ def _read_stored(root: Path, instruction: str, labels: Labels) -> Iterator[_Foun
     for path in iterate_episodes(root):
         episode = read_episode(path, frames=False)
         actions = episode.executed if labels == "executed" else episode.actions
-        pictures = path / "frames"
-        present = {entry.name for entry in os.scandir(pictures)} if pictures.is_dir() else set()
         for step in range(len(actions)):
-            if f"{step:06d}.png" not in present:
-                raise DataError(f"{pictures / f'{step:06d}.png'}: no such image file")
+            _check_picture(path / "frames" / f"{step:06d}.png")
         text = _instruction(episode.instruction, instruction, path)
         yield _Found(StoredEpisode(path, text, actions), episode.success)
 
@@ -104,6 +102,21 @@ def _read_worldgym(root: Path, instruction: str, labels: Labels) -> Iterator[_Fo
         text, success = _sidecar(path)
         actions = read_worldgym_episode(path).actions
         yield _Found(VideoEpisode(path, _instruction(text, instruction, path), actions), success)
+
+
+def _check_picture(path: Path) -> None:
+    """Whether a PNG is there and whole, without decoding it: better said now than hours later, when it is drawn."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - len(PNG_END)))
+            whole = stream.read() == PNG_END
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image file") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
+    if not whole:
+        raise DataError(f"{path}: not a whole PNG image; remove the episode or record it again")
 
 
 Reader = Callable[[Path, str, Labels], Iterator[_Found]]
