@@ -116,11 +116,12 @@ class RunFolder:
                 shutil.rmtree(old, ignore_errors=True)
         return final
 
-    def load_checkpoint(self, tidy: bool = True) -> dict[str, Any] | None:
+    def load_checkpoint(self, tidy: bool = True, mapped: bool = False) -> dict[str, Any] | None:
         """The newest checkpoint's state (with its "step"), or None; metrics logged after it are cut off.
 
         An unreadable newest checkpoint is passed over for the one before it.
-        tidy: False where another process of the same run cuts the metrics.
+        tidy: False where another process of the same run cuts the metrics. mapped: tensors stay in the file until they are
+        used, so that several processes on one machine do not each hold all of them.
 
         Raises: CheckpointError when there are checkpoints and none is readable.
         """
@@ -128,7 +129,7 @@ class RunFolder:
         problem: Exception | None = None
         for folder in reversed(found):
             try:
-                state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+                state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=mapped)
             except Exception as error:  # torch raises many kinds for a damaged file
                 problem = error
                 continue

@@ -85,6 +85,14 @@ def fixed_groups(kind: str, folder: Path) -> list[Group]:
     return groups
 
 
+def likelihood(one: GRPOTrainer) -> list[float]:
+    """Log-probabilities that the policy gives to some tokens now."""
+    frames = np.stack([start.frame for start in point_starts(2) if start.frame is not None])
+    tokens = np.arange(2 * one.policy.chunk_length * 7).reshape(2, -1) % 8
+    with torch.no_grad():
+        return one.policy.log_probs(frames, ["move the dot left"] * 2, tokens, 1.0)[0].flatten().tolist()
+
+
 def one_rank(folder: Path) -> None:
     """What each of the two processes runs."""
     torch.set_num_threads(1)
@@ -101,7 +109,9 @@ def one_rank(folder: Path) -> None:
                     own._parameters[0].add_(1.0)  # a process that started elsewhere is put right
             if kind == "replicated":
                 ranks.broadcast(own._parameters)
+            likelihood(own)  # a pass before the update: weights gathered for it must not be used after it
             told[f"{kind}_{name}"] = dataclasses.asdict(own.update_policy(share))
+            told[f"{kind}_{name}"]["likelihood"] = likelihood(own)
             weights = own.weights()
             assert bool(weights) == ranks.first
             if ranks.first:
@@ -154,6 +164,7 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
             for own in told:
                 assert own[f"{kind}_{name}"]["loss"] == pytest.approx(statistics.loss, abs=1e-6)
                 assert own[f"{kind}_{name}"]["grad_norm"] == pytest.approx(statistics.grad_norm, rel=1e-4)
+                assert own[f"{kind}_{name}"]["likelihood"] == pytest.approx(likelihood(alone), abs=2e-3)
         alike = ("mean_reward", "groups_used", "groups_carried", "usable_groups", "loss", "grad_norm")
         assert [[m[k] for k in alike] for m in told[0][f"{kind}_run"]] == [
             [m[k] for k in alike] for m in told[1][f"{kind}_run"]

@@ -74,7 +74,9 @@ def train(config: TrainConfig) -> int:
     run = RunFolder(name, config if ranks.first else None)
     try:
         with interrupts():
-            return _train(config, run, ranks)
+            code = _train(config, run, ranks)
+        ranks.finish()
+        return code
     except KeyboardInterrupt:
         console.print(f"interrupted; resume with --run {run.path}", markup=False, highlight=False, soft_wrap=True)
         return 130
@@ -83,7 +85,6 @@ def train(config: TrainConfig) -> int:
         raise
     finally:
         run.close()
-        ranks.finish()
 
 
 def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:

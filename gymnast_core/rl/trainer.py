@@ -547,7 +547,7 @@ class GRPOTrainer:
         return int(state["update"])
 
     def _resume(self) -> None:
-        state = self.run.load_checkpoint(tidy=self.processes.first)
+        state = self.run.load_checkpoint(tidy=self.processes.first, mapped=self.processes.size > 1)
         if len(set(self.processes.gather(None if state is None else int(state["update"])))) > 1:
             raise CheckpointError(f"{self.run.path}: not all processes see the same checkpoint; use a shared disk")
         if state is None:
