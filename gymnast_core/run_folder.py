@@ -120,8 +120,8 @@ class RunFolder:
         """The newest checkpoint's state (with its "step"), or None; metrics logged after it are cut off.
 
         An unreadable newest checkpoint is passed over for the one before it.
-        tidy: False where another process of the same run cuts the metrics. mapped: tensors stay in the file until they are
-        used, so that several processes on one machine do not each hold all of them.
+        tidy: False where another process of the same run cuts the metrics.
+        mapped: tensors stay in the file until they are used: several processes on a machine do not each hold all.
 
         Raises: CheckpointError when there are checkpoints and none is readable.
         """
