@@ -11,7 +11,7 @@ import torch
 from point_world import PointEnvironment, PointJudge, PointPolicy, point_starts
 
 from gymnast_core.errors import CheckpointError
-from gymnast_core.rl.selection import BestAdapter
+from gymnast_core.rl.selection import SOLVED_FOR, BestAdapter
 from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
 from gymnast_core.run_folder import RunFolder
 
@@ -50,14 +50,15 @@ def test_the_best_weights_come_back(measured: list[tuple[float, float]], expecte
 
 
 def test_a_run_killed_before_its_validation_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
-    answers = {1: (0.9, 0.1), 2: (0.98, 0.1), 3: (0.98, 0.1)}
+    updates = 1 + SOLVED_FOR
 
     def build_best(folder: Path) -> BestAdapter:
         trainer = build(folder)
-        return BestAdapter(trainer, lambda: answers[trainer.update], base_safety=0.2)
+        return BestAdapter(trainer, lambda: (0.98 if trainer.update > 1 else 0.9, 0.1), base_safety=0.2)
 
     whole = build_best(tmp_path / "whole")
-    for _ in range(3):
+    for _ in range(updates):
+        assert not whole.solved
         whole.trainer.step()
         whole()
     assert whole.solved
@@ -67,14 +68,16 @@ def test_a_run_killed_before_its_validation_goes_on_as_if_it_had_not_been(tmp_pa
     first.trainer.step()  # killed here
     second = build_best(tmp_path / "cut")
     assert second.trainer.update == 2 and not second.solved
-    second.trainer.step()
-    second()
+    for _ in range(updates - 2):
+        second.trainer.step()
+        second()
     assert second.history == whole.history and second.solved
     assert second.restore() == whole.restore()
     expected = whole.trainer.weights()
     assert all(torch.equal(value, expected[name]) for name, value in second.trainer.weights().items())
     logged = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["validation_success"] for line in logged if "validation_success" in line] == [0.9, 0.98, 0.98]
+    validated = [line["validation_success"] for line in logged if "validation_success" in line]
+    assert validated == [0.9] + SOLVED_FOR * [0.98]
 
 
 def test_damaged_best_weights_are_named(tmp_path: Path) -> None:
