@@ -157,7 +157,7 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         seed_everything(config.seed)
-        if config.lora_rank == 0 or config.merge:
+        if self.ranks.first and (config.lora_rank == 0 or config.merge):
             check_target(config.out)
         keep: Kept = "not failures" if config.successes_only else "all"
         demonstrations = find_entries(config.data, config.instruction, config.labels, keep)
