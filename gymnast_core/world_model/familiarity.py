@@ -124,7 +124,11 @@ def choose_frames(files: Sequence[EpisodeFile], count: int, seed: int = 0) -> li
 
 def save_familiarity(path: Path, measure: Familiarity) -> None:
     """Write the file, whole or not at all. Raises: CheckpointError."""
-    arrays: dict[str, np.ndarray] = {"reference": measure.reference, "quantiles": measure.quantiles, "probe": measure.probe}
+    arrays: dict[str, np.ndarray] = {
+        "reference": measure.reference,
+        "quantiles": measure.quantiles,
+        "probe": measure.probe,
+    }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(arrays, str(temporary), {"facts": json.dumps(dict(measure.facts))})
