@@ -187,6 +187,15 @@ def _run(verb: str, words: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):  # torch says it by a RuntimeError
+            raise
+        told = " ".join(str(error).split())[:160]
+        print(
+            f"error: gymnast {verb}: not enough memory ({told}); choose a smaller batch, model or picture",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -15,7 +15,7 @@ LEVELS = [
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 # Modules of the root that every part may use, and that use no part but data.
-BASE = {"config", "errors", "protocols", "progress", "run_folder", "graph"}
+BASE = {"config", "device", "errors", "protocols", "progress", "run_folder", "graph"}
 ROS = ("rclpy", "gymnast_nodes", "gymnast_msgs", "sensor_msgs", "std_msgs", "interbotix_xs_msgs", "launch")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.device import choose_device
+from gymnast_core.errors import DataError
 from gymnast_core.policy.checkpoint import Checkpoint, base_state, read_checkpoint, write_checkpoint
 from gymnast_core.policy.config import ImageVariant
 from gymnast_core.policy.model import PromptBatch
@@ -185,19 +186,6 @@ def load_policy(
         dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     checkpoint = read_checkpoint(folder, device, dtype, chunk_length, image_variant)
     return OpenVLAPolicy(checkpoint, unnorm_key)
-
-
-def choose_device(name: str) -> str:
-    """What "auto" means here: a GPU where there is one. Raises: ConfigError for a device this machine lacks."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    present = {"cpu": 1, "cuda": torch.cuda.device_count()}
-    if kind not in present or (number and not number.isdecimal()):
-        raise ConfigError(f"device: found {name!r}, allowed are auto, cpu, cuda and cuda:N")
-    if int(number or 0) >= present[kind]:
-        raise ConfigError(f"device: found {name!r}, but torch sees {present[kind]} of that kind; use auto or cpu")
-    return name
 
 
 def _check_temperature(temperature: float) -> None:

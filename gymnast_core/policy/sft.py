@@ -23,13 +23,14 @@ from pydantic import Field
 from torch.distributed.tensor import DTensor
 
 from gymnast_core.config import Fraction, NotNegative, Positive, find_model, load_config
+from gymnast_core.device import choose_device
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policy import adapters
 from gymnast_core.policy.checkpoint import check_target, read_checkpoint, with_statistics
 from gymnast_core.policy.config import ImageVariant
 from gymnast_core.policy.dataset import Kept, Labels, Order, Samples, TrainingEpisode, find_entries, split_entries
 from gymnast_core.policy.images import Augmentation, augment
-from gymnast_core.policy.openvla import OpenVLAPolicy, choose_device
+from gymnast_core.policy.openvla import OpenVLAPolicy
 from gymnast_core.policy.parallel import (
     Ranks,
     load_whole_optimizer_state,

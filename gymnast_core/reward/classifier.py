@@ -22,6 +22,7 @@ from torch import nn
 
 from gymnast_core.config import Fraction, load_config
 from gymnast_core.data.frames import resize_frame, write_bytes
+from gymnast_core.device import choose_device
 from gymnast_core.errors import CheckpointError, ConfigError, JudgeError
 from gymnast_core.protocols import Verdict
 
@@ -74,7 +75,7 @@ class ClassifierJudge:
 
     def __init__(self, config: ClassifierConfig, network: FrameClassifier, device: str = "cpu") -> None:
         self.config = config
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.device = torch.device(choose_device(device))
         self.network = network.to(self.device).eval()
         self._index = {_normal(text): place for place, text in enumerate(config.instructions)}
 

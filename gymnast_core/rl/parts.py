@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from gymnast_core.config import StationConfig, find_model, load_config
+from gymnast_core.device import choose_device
 from gymnast_core.graph import find_station_file
 from gymnast_core.policy import adapters
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
@@ -45,8 +46,7 @@ def open_station(name: str, policy: str = "", world_model: str = "", judge: str 
 
 def device_of(station: StationConfig) -> str:
     """ "cpu" or "cuda...": "auto" takes a GPU where there is one."""
-    name = station.models.device
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    return choose_device(station.models.device)
 
 
 def open_policy(station: StationFile, recipe: GRPOConfig | None = None) -> OpenVLAPolicy:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gymnast_core.config import find_model, parse_config
+from gymnast_core.device import choose_device
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.world_model.autoencoder import (
     Autoencoder,
@@ -188,8 +189,11 @@ def save_autoencoder(folder: str | Path, autoencoder: SmallAutoencoder, made_by:
 def load_autoencoder(name: str | Path, *, image_size: int = 256, device: str = "cpu") -> Autoencoder:
     """An autoencoder by name: a small one's folder (also a shipped one's), or `sd3:FOLDER` for Stable Diffusion 3's.
 
-    Raises: ConfigError (no such folder), CheckpointError (incomplete, damaged, another kind).
+    device: "cpu", "cuda", "cuda:1" or "auto".
+
+    Raises: ConfigError (no such folder or device), CheckpointError (incomplete, damaged, another kind).
     """
+    device = choose_device(device)
     text = str(name)
     if text.startswith(SD3_PREFIX):
         return StableDiffusion3Autoencoder(text[len(SD3_PREFIX) :], image_size=image_size, device=device)
@@ -235,6 +239,7 @@ def load_world_model(folder: str | Path, device: str = "cpu", autoencoder: str =
     Raises CheckpointError if files are missing, damaged or do not fit; ConfigError for a folder that is not there, on a
     bad value in config.json, or where a WorldGym checkpoint has no autoencoder named.
     """
+    device = choose_device(device)
     folder = find_model(str(folder))
     if folder.is_file():
         if not autoencoder:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gymnast_core.config import NotNegative, Positive, find_model
+from gymnast_core.device import choose_device
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.progress import console, interruptible, progress_bar
 from gymnast_core.run_folder import RunFolder, derive_seed
@@ -144,16 +145,6 @@ class Training:
     learning_rate: float = TrainConfig.learning_rate
 
 
-def pick_device(name: str) -> torch.device:
-    """ "auto" is the GPU if there is one; ConfigError for a device torch does not have."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device is {name!r}, not usable here ({str(error).splitlines()[0]})") from error
-
-
 def prepare(config: TrainConfig, device: torch.device) -> tuple[WorldModel, Autoencoder]:
     """The network to start from and its frozen autoencoder."""
     init = find_model(config.init) if config.init else None
@@ -219,7 +210,7 @@ class Workers:
             return cls()
         workers = cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
         if workers.count > 1 and not torch.distributed.is_initialized():
-            on_gpu = pick_device(device_name).type == "cuda"
+            on_gpu = choose_device(device_name).startswith("cuda")
             torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
         return workers
 
@@ -259,7 +250,7 @@ def _train(config: TrainConfig, workers: Workers) -> int:
         raise ConfigError(
             f"batch {config.batch} must be divisible by accumulate {config.accumulate} x processes {workers.count}"
         )
-    device = pick_device(config.device)
+    device = torch.device(choose_device(config.device))
     if workers.count > 1 and device.type == "cuda":
         device = torch.device("cuda", workers.local_rank)
         torch.cuda.set_device(device)

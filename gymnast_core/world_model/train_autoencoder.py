@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gymnast_core.config import NotNegative, Positive
 from gymnast_core.data.frames import write_image
+from gymnast_core.device import choose_device
 from gymnast_core.errors import ConfigError
 from gymnast_core.progress import console, interruptible, progress_bar
 from gymnast_core.run_folder import RunFolder, derive_seed
@@ -85,7 +86,7 @@ def train_autoencoder(config: AutoencoderTrainConfig) -> int:
     """Train, evaluate on held-out episodes, write `model`; returns 0, or 130 when interrupted (resumable)."""
     flat, held = flatten(config.data, size=config.model.image_size, cache=config.cache, held_out=config.held_out)
     folder = RunFolder(config.run, config)
-    device = torch.device(config.device)
+    device = torch.device(choose_device(config.device))
     torch.manual_seed(config.seed)
     model = SmallAutoencoder(config.model).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
