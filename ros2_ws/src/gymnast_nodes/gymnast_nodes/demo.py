@@ -290,7 +290,13 @@ class Demo:
                 "Practice in imagination",
                 curves=(
                     metric_curve(
-                        adaptation, {"mean_reward": "mean reward", "usable_groups": "usable groups"}, "Reward",
+                        adaptation,
+                        {
+                            "mean_reward": "mean reward (sampled)",
+                            "validation_success": "success acting as on the arm",
+                            "usable_groups": "usable groups",
+                        },
+                        "Reward",
                         y_range=(0, 1),
                     ),
                 ),
