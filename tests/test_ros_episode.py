@@ -191,7 +191,8 @@ def test_cancel_ends_within_a_second_with_the_arm_held(running: Running) -> None
     began = time.monotonic()
     assert task.cancel(5.0)
     assert time.monotonic() - began < 1.0
-    assert task.status == "canceled" and task.result().outcome == Outcome.OUTCOME_CANCELLED
+    result = task.result()
+    assert task.status == "canceled" and result.outcome == Outcome.OUTCOME_CANCELLED, result.message
     assert_held(running, began)
     episode = read_episode(task.result().episode_path)
     assert not episode.complete and episode.length == task.result().steps

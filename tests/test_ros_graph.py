@@ -324,7 +324,7 @@ def test_missing_driver_is_one_clear_line_and_a_failure(tmp_path: Path) -> None:
 
 def test_wrong_station_file_is_one_line_before_anything_starts(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
-    path.write_text("name: x\narm: {control_hz: -5}\n")
+    path.write_text("name: x\ntasks: {open: {instruction: open it}}\narm: {control_hz: -5}\n")
     process = start_graph(free_domain(), path)
     try:
         assert process.wait(30.0) == 2

@@ -211,9 +211,11 @@ class ExecutorNode(ManagedNode):
                 self._judge_episode(run, result)
             self.get_logger().info(f"{run.episode_id}: {run.step} steps, {OUTCOMES[result.outcome]}. {result.message}")
             return "succeeded", result
-        log = self.get_logger()
-        told = log.info if outcome == Result.OUTCOME_CANCELLED else log.error
-        told(f"{run.episode_id if run.path else 'episode not started'}: {message}")
+        what = f"{run.episode_id if run.path else 'episode not started'}: {message}"
+        if outcome == Result.OUTCOME_CANCELLED:
+            self.get_logger().info(what)
+        else:
+            self.get_logger().error(what)
         return "canceled" if outcome == Result.OUTCOME_CANCELLED else "aborted", result
 
     def _prepare(self, request: RunEpisode.Goal) -> _Run:
