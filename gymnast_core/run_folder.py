@@ -139,7 +139,8 @@ class RunFolder:
             self._remember_best(best and (int(best[0]), float(best[1])))
             return state
         if found:
-            raise CheckpointError(f"{found[-1]}/state.pt: unreadable ({problem}); delete it to start anew")
+            name = f"{found[-1]}/state.pt"
+            raise CheckpointError(f"{name}: unreadable, perhaps cut short; delete it to start anew") from problem
         return None
 
     def load_best(self) -> dict[str, Any] | None:
@@ -153,7 +154,7 @@ class RunFolder:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise CheckpointError(f"{path}: the best checkpoint is unreadable ({error})") from error
+            raise CheckpointError(f"{path}: the best checkpoint is unreadable, perhaps cut short; delete it") from error
         return state
 
     def close(self) -> None:
