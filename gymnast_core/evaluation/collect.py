@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from gymnast_core.config import Fraction, NotNegative, StationConfig, load_config
-from gymnast_core.data.episode import EpisodeWriter, iterate_episodes, read_episode
+from gymnast_core.data.episode import EpisodeWriter, iterate_episodes, read_header
 from gymnast_core.errors import ConfigError
 from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, interruptible, progress_bar
@@ -31,6 +32,8 @@ from gymnast_core.station.expert import ExpertPolicy, MixedPolicy, RandomPolicy
 
 STEP_NS = 200_000_000
 SCRIPTED = ("expert", "mixed", "random")
+OWN_NAME = re.compile(r"episode_\d{6,}")
+"""Folders that collecting writes; a recorder's, in the same place, are left alone."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,9 @@ def collect(options: CollectConfig, plan: Plan | None = None) -> int:
     root = Path(options.out)
     done = 0
     for folder in list(iterate_episodes(root)):
-        if read_episode(folder, frames=False).complete:
+        if read_header(folder).get("status") == "complete":
             done += 1
-        else:
+        elif folder.parent == root and OWN_NAME.fullmatch(folder.name):
             shutil.rmtree(folder)
     pending = _seeds(options, root)
     with interruptible() as stop, progress_bar() as bar, _workers(options.workers) as pool:
