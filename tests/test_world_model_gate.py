@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,7 +158,8 @@ def test_an_outcome_is_what_was_reached_within_the_horizon(tmp_path: Path) -> No
         with EpisodeWriter(tmp_path / name, INSTRUCTION, {}) as writer:
             writer.add_observation(picture())
             for truth in truths:
-                writer.add_step([0.0] * 7, **({} if truth is None else {"success": truth}))
+                facts: dict[str, Any] = {} if truth is None else {"success": truth}
+                writer.add_step([0.0] * 7, **facts)
                 writer.add_observation(picture())
             writer.finish(success=success)
     files = [EpisodeFile(tmp_path / "at_3"), EpisodeFile(tmp_path / "unseen")]

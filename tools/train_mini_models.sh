@@ -36,6 +36,9 @@ gymnast world-model reconstruct --data $data/play $data/demonstrations --out $da
   --autoencoder $mini/autoencoder/model
 [ -d $mini/judge ] || gymnast judge train --data $data/play $data/demonstrations \
   --decoded $data/reconstructed/play $data/reconstructed/demonstrations --out $mini/judge --run $mini/judge_run
+# Another judge, of another size and seed, scores adapters before and after: it trains none.
+[ -d $mini/gate_judge ] || gymnast judge train --data $data/play $data/demonstrations --size 48 --width 32 --seed 1 \
+  --decoded $data/reconstructed/play $data/reconstructed/demonstrations --out $mini/gate_judge --run $mini/gate_judge_run
 
 gymnast world-model train --from gymnast_core/world_model/recipes/mini.yaml \
   --data $data/demonstrations@1 $data/play/mixed@1.5 $data/play/flawed@1.5 $data/play/random@0.5 $data/play/policy@2 \
@@ -51,6 +54,7 @@ if [ "${1:-}" = ship ]; then
   mkdir -p $weights
   cp -r $mini/policy $weights/policy
   cp -r $mini/judge $weights/judge
+  cp -r $mini/gate_judge $weights/gate_judge
   cp -r $mini/world_model/model $weights/world_model
   du -sh $weights/*
 fi
