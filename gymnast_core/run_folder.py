@@ -50,6 +50,7 @@ class RunFolder:
             raise DataError(f"{self.path}: cannot create the run folder: {error.strerror or error}") from error
         if config is not None:
             write_bytes(self.path / "config.yaml", dump_config(config).encode())
+        self._kind = f"{type(config).__module__}.{type(config).__qualname__}" if config is not None else ""
         self._tensorboard_wanted = tensorboard
         self._tensorboard: Any = None
         self._best: tuple[int, float] | None = None
@@ -102,7 +103,7 @@ class RunFolder:
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            torch.save({"step": step, "best": best and list(best), **state}, temporary / "state.pt")
+            torch.save({"kind": self._kind, "step": step, "best": best and list(best), **state}, temporary / "state.pt")
             shutil.rmtree(final, ignore_errors=True)
             os.replace(temporary, final)
         except (OSError, RuntimeError) as error:
@@ -123,18 +124,21 @@ class RunFolder:
         tidy: False where another process of the same run cuts the metrics.
         mapped: tensors stay in the file until they are used: several processes on a machine do not each hold all.
 
-        Raises: CheckpointError when there are checkpoints and none is readable.
+        Raises: CheckpointError when there are checkpoints and none is readable, or they are of another kind of run.
         """
         found = self._checkpoints()
         problem: Exception | None = None
         for folder in reversed(found):
             try:
                 state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=mapped)
+                state["step"] = int(state["step"])
             except Exception as error:  # torch raises many kinds for a damaged file
                 problem = error
                 continue
+            if self._kind and state.get("kind", "") not in ("", self._kind):  # the first process alone has the config
+                raise CheckpointError(f"{self.path}: holds another run ({state['kind']}); choose another --run")
             if tidy:
-                self._cut_metrics(int(state["step"]))
+                self._cut_metrics(state["step"])
             best = state.get("best")
             self._remember_best(best and (int(best[0]), float(best[1])))
             return state

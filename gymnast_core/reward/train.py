@@ -24,7 +24,7 @@ from torch import nn
 from gymnast_core.config import Fraction, Positive
 from gymnast_core.data.episode import find_episodes, read_episode
 from gymnast_core.data.frames import resize_frame
-from gymnast_core.errors import DataError
+from gymnast_core.errors import CheckpointError, DataError
 from gymnast_core.progress import console, progress_bar
 from gymnast_core.reward.classifier import ClassifierConfig, ClassifierJudge, FrameClassifier
 from gymnast_core.run_folder import RunFolder, seed_everything
@@ -188,7 +188,10 @@ def _fit(
     positive, negative = torch.nonzero(labels == 1)[:, 0], torch.nonzero(labels == 0)[:, 0]
     first = 0
     if (state := run.load_checkpoint()) is not None:
-        network.load_state_dict(state["network"])
+        try:
+            network.load_state_dict(state["network"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{run.path}: holds a judge of another size; choose another --run") from error
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         first = int(state["step"])

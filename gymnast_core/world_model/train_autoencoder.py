@@ -20,7 +20,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.progress import console, interruptible, progress_bar
 from gymnast_core.run_folder import RunFolder, derive_seed
 from gymnast_core.world_model.autoencoder import SmallAutoencoder, SmallAutoencoderConfig, to_unit
-from gymnast_core.world_model.checkpoint import save_autoencoder
+from gymnast_core.world_model.checkpoint import load_weights, save_autoencoder
 from gymnast_core.world_model.dataset import EpisodeFile, FlatEpisodes, draw_frames, flatten
 from gymnast_core.world_model.metrics import psnr
 
@@ -93,7 +93,7 @@ def train_autoencoder(config: AutoencoderTrainConfig) -> int:
     step, elapsed = 0, 0.0
     state = folder.load_checkpoint()
     if state is not None:
-        model.load_state_dict(state["model"])
+        load_weights(model, state["model"], f"{folder.path}/checkpoints")
         optimiser.load_state_dict(state["optimiser"])
         step, elapsed = int(state["step"]), float(state["elapsed"])
         console.print(f"resuming at step {step}")
