@@ -25,6 +25,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Vector3 = tuple[Finite, Finite, Finite]
 Vector6 = tuple[Finite, Finite, Finite, Finite, Finite, Finite]
 
@@ -68,7 +69,7 @@ class CameraConfig:
 
     source: Literal["topic", "device"] = "topic"
     """Subscribe to a driver's image topic, or open a video device."""
-    topic: str = "/camera/image_raw"
+    topic: Annotated[str, Field(pattern=r"^/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*$")] = "/camera/image_raw"
     """Image topic (sensor_msgs/Image, rgb8 or bgr8): subscribed to, or published when the source is a device."""
     device: str = "/dev/video0"
     """Video device, read when the source is "device"."""
@@ -106,8 +107,8 @@ class SafetyConfig:
 class TaskConfig:
     """One task of a station."""
 
-    instruction: str
-    """What the policy is told."""
+    instruction: Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$")]
+    """What the policy is told: one line."""
     max_steps: Annotated[int, Field(gt=0, le=10000)] = 40
     """Steps after which an episode ends."""
     question: str = ""
@@ -261,6 +262,8 @@ def load_config(cls: type[Config], path: str | os.PathLike[str], overrides: Mapp
         raise ConfigError(f"{path}: no such config file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply for a config file") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

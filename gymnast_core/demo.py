@@ -15,7 +15,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gymnast_core.config import NotNegative
+from gymnast_core.config import NotNegative, Seed
 from gymnast_core.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ class DemoConfig:
     """Updates of the adaptation; 0: as the station file says."""
     seconds: NotNegative = 0.0
     """Training time of the adaptation; 0: as the station file says."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Of the test frame and the practice; trials use the seeds after it."""
     run: str = ""
     """Run folder; empty: a new one below runs/demo."""

@@ -187,7 +187,7 @@ class RunFolder:
         return sorted((self.path / "checkpoints").glob("step_*"))
 
     def _cut_metrics(self, step: int) -> None:
-        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        kept = [line for line in self.read_metrics() if is_number(line.get("step")) and line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_bytes(self.path / "metrics.jsonl", text.encode())
 
@@ -200,16 +200,24 @@ class RunFolder:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of a JSON-lines file; empty where there is no file; a last line cut short by a crash is left out."""
+    """Lines of a JSON-lines file; empty where there is no file. What is no object is left out, for instance a last line
+    cut short by a crash."""
     if not path.exists():
         return []
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except (json.JSONDecodeError, RecursionError):
             continue
+        if isinstance(line, dict):
+            lines.append(line)
     return lines
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value read from JSON is a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def seed_everything(seed: int) -> None:

@@ -8,20 +8,25 @@ SIGINT but which also ends one that is still importing without a traceback; SIGK
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
+import fcntl
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import tyro
 import yaml
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.graph import NodeDescription, find_executable, station_graph
+from gymnast_core.progress import die_with_parent
 
 RESPAWN_DELAY_S = 1.0
 MAX_RESPAWNS = 5
@@ -84,7 +89,7 @@ class NodeProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches this process only, which then stops the nodes in their order
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent,  # a killed `gymnast up` leaves no nodes behind
         )
         threading.Thread(target=self._forward, args=(self.process,), daemon=True).start()
 
@@ -195,7 +200,15 @@ def up(config: UpConfig) -> int:
     """
     if config.log_level not in ("debug", "info", "warn", "error"):
         raise ConfigError(f"log_level: found '{config.log_level}', allowed are debug, info, warn, error")
-    runner = GraphRunner(station_graph(config.config, config.namespace, config.without), config.log_level)
+    nodes = station_graph(config.config, config.namespace, config.without)
+    runner = GraphRunner(nodes, config.log_level)
+    with contextlib.ExitStack() as held:
+        for node in nodes:
+            held.enter_context(_only_one(node))
+        return _run(runner)
+
+
+def _run(runner: GraphRunner) -> int:
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in previous:
         signal.signal(number, lambda *_: runner.request_stop())
@@ -206,10 +219,25 @@ def up(config: UpConfig) -> int:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _only_one(node: NodeDescription) -> Iterator[None]:
+    """Hold the node's name in this ROS domain on this machine: two graphs of the same names would fight over the arm.
+
+    Raises: ConfigError when another `gymnast up` of this user has it.
+    """
+    domain = os.environ.get("ROS_DOMAIN_ID", "") or "0"
+    name = f"{node.namespace.rstrip('/')}/{node.name}"
+    path = Path(tempfile.gettempdir()) / f"gymnast_up_{os.getuid()}_{domain}{name.replace('/', '.')}.lock"
+    with open(path, "w", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"node {name} is up already in ROS domain {domain}; stop that `gymnast up`, or choose another "
+                "ROS_DOMAIN_ID or --namespace"
+            ) from error
+        yield  # the lock goes with the process, however it ends
+
+
 def _say(text: str) -> None:
     print(f"[gymnast up] {text}", file=sys.stderr, flush=True)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent dies: a killed `gymnast up` leaves no nodes behind."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)

@@ -322,6 +322,21 @@ def test_missing_driver_is_one_clear_line_and_a_failure(tmp_path: Path) -> None:
         process.end()
 
 
+def test_a_second_graph_of_the_same_names_is_refused_before_it_can_fight_the_first() -> None:
+    domain = free_domain()
+    first = start_graph(domain, SIMULATED, WITHOUT)
+    try:
+        wait_until(lambda: "watching" in first.output, 60.0, "the first graph")
+        second = start_graph(domain, SIMULATED, WITHOUT)
+        try:
+            assert second.wait(30.0) == 2
+            assert len(second.lines) == 1 and f"up already in ROS domain {domain}" in second.output
+        finally:
+            second.end()
+    finally:
+        first.end()
+
+
 def test_wrong_station_file_is_one_line_before_anything_starts(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text("name: x\ntasks: {open: {instruction: open it}}\narm: {control_hz: -5}\n")

@@ -18,7 +18,7 @@ import torch
 
 from gymnast_core.cli import main
 from gymnast_core.config import load_config
-from gymnast_core.data.episode import Episode, write_episode
+from gymnast_core.data.episode import Episode, EpisodeWriter, write_episode
 from gymnast_core.data.worldgym import read_video
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.protocols import Environment, Start
@@ -30,7 +30,7 @@ from gymnast_core.world_model.checkpoint import (
     save_autoencoder,
     save_world_model,
 )
-from gymnast_core.world_model.dataset import draw_clips, find_all, flatten, split
+from gymnast_core.world_model.dataset import EpisodeFile, draw_clips, find_all, flatten, split
 from gymnast_core.world_model.diffusion import LossConfig
 from gymnast_core.world_model.environment import WorldModelEnvironment
 from gymnast_core.world_model.finetune import FinetuneConfig
@@ -313,6 +313,19 @@ def test_both_episode_layouts_give_the_same_clip(tmp_path: Path) -> None:
         np.testing.assert_allclose(conditions[1:], archive["arr_0"][1:], atol=1e-5)
     np.testing.assert_allclose(same_conditions, conditions, atol=1e-5)
     assert np.abs(frames.astype(int) - same_frames).max() <= 1
+
+
+def test_an_episode_ends_before_a_step_the_arm_never_answered(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path / "e", "open the drawer", {}) as writer:
+        for k in range(4):
+            writer.add_observation(np.full((32, 32, 3), 40 * k, np.uint8))
+            executed = [np.nan] * 7 if k == 2 else [0.01 * k] * 6 + [1.0]
+            writer.add_step([0.0] * 6 + [1.0], executed)
+        writer.add_observation(np.full((32, 32, 3), 160, np.uint8))
+        writer.finish(success=True)
+    frames, conditions = EpisodeFile(tmp_path / "e").read(32)
+    assert [int(frame.mean()) for frame in frames] == [0, 40, 80]
+    assert len(conditions) == 3 and np.isfinite(conditions).all()
 
 
 def test_stable_diffusion_latents_are_scaled_and_not_shifted(tmp_path: Path) -> None:

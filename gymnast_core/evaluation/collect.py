@@ -20,11 +20,11 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from gymnast_core.config import Fraction, NotNegative, StationConfig, load_config
+from gymnast_core.config import Fraction, NotNegative, Seed, StationConfig, load_config
 from gymnast_core.data.episode import EpisodeWriter, iterate_episodes, read_header
 from gymnast_core.errors import ConfigError
 from gymnast_core.graph import find_station_file
-from gymnast_core.progress import console, interruptible, progress_bar
+from gymnast_core.progress import console, die_with_parent, interruptible, progress_bar
 from gymnast_core.protocols import EpisodicPolicy, Policy, Start, TrainablePolicy
 from gymnast_core.run_folder import derive_seed
 from gymnast_core.station.environment import StationEnvironment
@@ -50,7 +50,7 @@ class CollectConfig:
     episodes: Annotated[int, Field(gt=0)] = 100
     tasks: tuple[str, ...] = ()
     """Tasks in turn; none: all of the station's."""
-    first_seed: Annotated[int, Field(ge=0)] = 0
+    first_seed: Seed = 0
     horizon: Annotated[int, Field(gt=0, le=1000)] = 30
     """Steps of an episode at most."""
     after_success: Annotated[int, Field(ge=0)] = 1000
@@ -171,7 +171,12 @@ def _seeds(options: CollectConfig, root: Path) -> Iterator[int]:
 def _workers(count: int) -> ProcessPoolExecutor:
     """Processes that leave Ctrl-C to this one: a worker finishes its episode, and then the collection ends."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    return ProcessPoolExecutor(count, context, initializer=_begin_worker)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
 
 
 _cache: dict[str, Any] = {}

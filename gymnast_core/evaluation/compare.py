@@ -16,7 +16,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from gymnast_core.config import NotNegative, StationConfig, find_model, load_config
+from gymnast_core.config import NotNegative, Seed, StationConfig, find_model, load_config
 from gymnast_core.data.episode import EpisodeWriter
 from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, progress_bar
@@ -53,7 +53,7 @@ class CompareConfig:
     run: str = ""
     """Run folder; empty: a new one below runs/evaluate_adapter."""
     device: str = ""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

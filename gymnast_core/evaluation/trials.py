@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 from rich.table import Table
 
-from gymnast_core.config import NotNegative, load_config
+from gymnast_core.config import NotNegative, Seed, load_config
 from gymnast_core.data.episode import find_episodes, read_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.collect import CollectConfig, Plan, collect
@@ -35,7 +35,7 @@ class EvaluatePolicyConfig:
     """Tasks; none: all of the station's."""
     trials: Annotated[int, Field(gt=0)] = 50
     """Trials in all, the tasks in turn."""
-    first_seed: Annotated[int, Field(ge=0)] = 500000
+    first_seed: Seed = 500000
     """Trial k has seed first_seed + k."""
     horizon: Annotated[int, Field(gt=0, le=1000)] = 30
     """Steps after which a trial has failed."""

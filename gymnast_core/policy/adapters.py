@@ -173,6 +173,15 @@ class AdapterStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
 
+    def prepare(self) -> None:
+        """Make the folder, before hours of training for it. Raises: CheckpointError when it cannot be."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.root}: cannot be the folder of adapters ({error.strerror or error}); choose another"
+            ) from error
+
     def list(self, base: str | None = None) -> list[AdapterRecord]:
         """Records of all readable adapters, oldest first; with `base` only those of that fingerprint."""
         records = []

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch.distributed.tensor import DTensor
 
-from gymnast_core.config import Fraction, NotNegative, Positive, find_model, load_config
+from gymnast_core.config import Fraction, NotNegative, Positive, Seed, find_model, load_config
 from gymnast_core.device import choose_device
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policy import adapters
@@ -134,7 +134,7 @@ class SFTConfig:
     """CPU threads of torch; 0: its default."""
     device: str = "auto"
     """"cpu", "cuda", or "auto"."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 @dataclass

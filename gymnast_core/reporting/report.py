@@ -20,7 +20,7 @@ from typing import Any, Literal
 from gymnast_core.config import parse_config
 from gymnast_core.data.frames import write_bytes
 from gymnast_core.errors import DataError
-from gymnast_core.run_folder import read_json_lines
+from gymnast_core.run_folder import is_number, read_json_lines
 
 TEMPLATE = Path(__file__).resolve().parent / "report.html.j2"
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml", ".mp4": "video/mp4"}
@@ -191,7 +191,11 @@ def metric_curve(
     lines = read_json_lines(Path(run_folder) / "metrics.jsonl")
     series = []
     for name, label in names.items():
-        points = [(float(line["step"]), line[name]) for line in lines if name in line]
+        points = [
+            (float(line["step"]), line[name] if is_number(line[name]) else None)
+            for line in lines
+            if name in line and is_number(line.get("step"))
+        ]
         if points:
             series.append(Series(label, tuple(x for x, _ in points), tuple(y for _, y in points)))
     return Curve(title, x_label, tuple(series), y_range)

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from gymnast_core.config import Fraction, Positive
+from gymnast_core.config import Fraction, Positive, Seed
 from gymnast_core.data.episode import find_episodes, read_episode
 from gymnast_core.data.frames import resize_frame
 from gymnast_core.errors import CheckpointError, DataError
@@ -57,7 +57,7 @@ class JudgeTrainConfig:
     held_out: Fraction = 0.15
     """Share of the episodes kept for measuring."""
     device: str = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

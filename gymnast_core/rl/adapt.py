@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from gymnast_core.config import NotNegative, Positive, find_model
+from gymnast_core.config import NotNegative, Positive, Seed, find_model
 from gymnast_core.data.episode import read_episode
 from gymnast_core.data.frames import check_frame, read_image, resize_frame, write_image
 from gymnast_core.data.worldgym import read_video
@@ -83,7 +83,7 @@ class AdaptConfig:
     """Folder for accepted adapters."""
     device: str = ""
     """"cpu", "cuda" or "auto"."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class BudgetSpent(Exception):
@@ -175,6 +175,8 @@ def _adapt(config: AdaptConfig, run: RunFolder, frames: Sequence[np.ndarray], in
     run.report_progress("load")
     opened = parts.open_station(config.config, config.policy, config.world_model, config.judge, config.device)
     station = opened.config
+    store = adapters.AdapterStore(config.adapters or station.models.adapters)
+    store.prepare()
     budget = station.adaptation
     iterations = config.iterations or budget.iterations
     seconds = config.seconds or budget.seconds
@@ -251,7 +253,6 @@ def _adapt(config: AdaptConfig, run: RunFolder, frames: Sequence[np.ndarray], in
         gate = dataclasses.replace(gate, failed_conditions=(nothing, *gate.failed_conditions))
     adapter_id = adapters.adapter_name(station.name, instruction) if gate.accepted else ""
     if gate.accepted:
-        store = adapters.AdapterStore(config.adapters or station.models.adapters)
         metrics = {"success_before": gate.success_before, "success_after": gate.success_after}
         store.save(policy, parts.ADAPTER, adapter_id, station.name, instruction, metrics)
     message = (

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gymnast_core.config import Positive
+from gymnast_core.config import Positive, Seed
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.policy.parallel import Ranks
 from gymnast_core.progress import console, interrupts
@@ -62,7 +62,7 @@ class TrainConfig:
     """Folder for adapters."""
     device: str = ""
     """"cpu", "cuda" or "auto"."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 def train(config: TrainConfig) -> int:
@@ -92,6 +92,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     from gymnast_core.reporting.report import Section, metric_curve, write_report
     from gymnast_core.reward import TruthJudge, load_judge
     from gymnast_core.rl import parts
+    from gymnast_core.rl.gate import world_model_gate_line
 
     opened = parts.open_station(config.config, config.policy, config.world_model, config.judge, config.device)
     device = ranks.device(parts.device_of(opened.config))
@@ -109,6 +110,9 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
         judge = TruthJudge()
     else:
         starts = read_starts(config.starts, station.camera.observation_size)
+        if ranks.first:
+            line = world_model_gate_line(opened, recipe.horizon)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         environment = parts.open_imagination(opened)
         judge = load_judge(station, opened.path, run.path)
     policy = parts.open_policy(opened, recipe)

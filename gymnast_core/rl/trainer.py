@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from gymnast_core.config import Fraction, NotNegative, Positive, load_config
+from gymnast_core.config import Fraction, NotNegative, Positive, Seed, load_config
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.policy.parallel import Ranks, divided_like, is_sharded, whole
 from gymnast_core.progress import console
@@ -96,7 +96,7 @@ class GRPOConfig:
     best_over: Annotated[int, Field(ge=1)] = 5
     """The best checkpoint has the highest mean reward over this many updates up to it. An update's reward is that of
     the rollouts it learned from, so the weights are one update ahead of it."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 def load_recipe(recipe: str, **overrides: Any) -> GRPOConfig:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from gymnast_core.data.frames import read_image
 from gymnast_core.errors import ConfigError, DataError
@@ -49,7 +51,7 @@ class RolloutConfig:
     """ddim or dpm++; empty = the model's own."""
     mode: str = ""
     """Cache mode; empty = the model's own."""
-    rate_hz: float = 5.0
+    rate_hz: Annotated[float, Field(gt=0, le=1000)] = 5.0
     """Frames a second of the video."""
     scale: int = 4
     """Enlarge the pictures so many times."""
@@ -92,6 +94,8 @@ def rollout(config: RolloutConfig) -> int:
         raise ConfigError(
             f"steps {config.steps} and scale {config.scale} must be at least 1, rate_hz {config.rate_hz} positive"
         )
+    if Path(config.out).suffix.lower() != ".mp4":
+        raise ConfigError(f"out: found {config.out!r}, needed the name of a video that ends in .mp4")
     if config.actions and config.sweep:
         raise ConfigError("give either --actions or --sweep, not both")
     loaded = load_world_model(config.model, config.device)

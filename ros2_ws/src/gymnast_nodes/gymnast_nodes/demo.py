@@ -9,7 +9,6 @@ and stops every process it started.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import math
 import os
@@ -34,7 +33,7 @@ from gymnast_core.data.frames import write_bytes
 from gymnast_core.demo import DemoConfig
 from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.graph import find_station_file
-from gymnast_core.progress import console, interrupts, progress_bar
+from gymnast_core.progress import console, die_with_parent, interrupts, progress_bar
 from gymnast_core.reporting.media import film_strip, sheet, write_picture
 from gymnast_core.reporting.report import Bar, Figure, Section, metric_curve, write_report
 from gymnast_core.reporting.statistics import paired_difference, success_rate
@@ -57,7 +56,6 @@ PHASES = {
 FIRST_SEED = 700_000
 """Seeds from here on were not used to collect any training data."""
 OUTCOMES = ("failure", "success", "unjudged", "aborted", "cancelled")
-_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Graph:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,  # Ctrl-C comes to the demo alone, which stops the graph in its order
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def check(self) -> None:
@@ -436,12 +434,6 @@ def _imagined_bar(label: str, success: float, adaptation: Path, tone: Literal["p
     successes = round(success * n)
     rate = success_rate([1.0] * successes + [0.0] * (n - successes))
     return Bar(label, rate.mean, rate.standard_error, n, tone)
-
-
-def _die_with_parent() -> None:
-    """In the child: when the demo is killed, the graph is told to stop."""
-    if sys.platform == "linux":
-        _LIBC.prctl(1, signal.SIGINT)
 
 
 def _shielded(work: Callable[[], None]) -> None:

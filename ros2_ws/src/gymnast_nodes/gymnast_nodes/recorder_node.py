@@ -51,6 +51,8 @@ IMAGE_QUEUE_DEPTH = 120
 MAX_BACKLOG_BYTES = 512 << 20
 """More than this waiting for the disk means that the disk is too slow for the camera."""
 FRAME_MEMORY_S = 2.5
+HEADER_BYTES = 12
+"""Shortest message there is: four bytes of encapsulation and a stamp."""
 SETTLE_S = 0.2
 """After a stop request, how long late messages are still taken."""
 EPISODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,119}")
@@ -117,6 +119,9 @@ class RecorderNode(ManagedNode):
         )  # it awaits the last messages, which must go on coming meanwhile
         self._liveness = Liveness(self)
         self._match_timer = self.create_timer(0.5, self._match_offers)
+        self._stuck: set[str] = set()
+        self._renew_timer = self.create_timer(0.02, self._renew_stuck)
+        self._renew_timer.cancel()
         self._diagnostics = Diagnostics(self, self.station.name)
         self._diagnostics.add("recording", self._report)
         self._root = Path(self.station.recorder.folder).expanduser().resolve()
@@ -161,7 +166,7 @@ class RecorderNode(ManagedNode):
         if not self._listening:
             return
         recording = self._recording is not None
-        for key, (kind, _, topic) in self._topics.items():
+        for key, (_, _, topic) in self._topics.items():
             offers = [info.qos_profile for info in self.get_publishers_info_by_topic(self._absolute(topic))]
             present = self._subscriptions_by_key.get(key)
             if present is not None and (recording or not offers):
@@ -181,8 +186,24 @@ class RecorderNode(ManagedNode):
                 reliability=reliability,
                 durability=durability,
             )
-            subscription = self.create_subscription(kind, topic, self._taker(key), qos, raw=True)
-            self._subscriptions_by_key[key] = (subscription, reliability, durability)
+            self._subscribe(key, qos)
+
+    def _subscribe(self, key: str, qos: QoSProfile) -> None:
+        kind, _, topic = self._topics[key]
+        subscription = self.create_subscription(kind, topic, self._taker(key), qos, raw=True)
+        self._subscriptions_by_key[key] = (subscription, qos.reliability, qos.durability)
+
+    def _renew_stuck(self) -> None:
+        """A reader of the middleware was seen to hand out empty messages for ever: a new one takes its place."""
+        self._renew_timer.cancel()
+        for key in sorted(self._stuck):
+            found = self._subscriptions_by_key.get(key)
+            if found is not None:
+                self.get_logger().warning(f"{self._topics[key][2]}: empty messages; subscribing anew")
+                qos = found[0].qos_profile
+                self.destroy_subscription(found[0])
+                self._subscribe(key, qos)
+        self._stuck.clear()
 
     def _absolute(self, topic: str) -> str:
         return topic if topic.startswith("/") else f"{self.get_namespace().rstrip('/')}/{topic}"
@@ -190,6 +211,11 @@ class RecorderNode(ManagedNode):
     def _taker(self, key: str) -> Any:
         def take(data: bytes, info: Any) -> None:
             recording = self._recording
+            if len(data) < HEADER_BYTES:
+                if key not in self._stuck:
+                    self._stuck.add(key)
+                    self._renew_timer.reset()
+                return
             if recording is None and key not in (IMAGE, STATE):
                 return
             log_time = time.time_ns()
