@@ -132,7 +132,7 @@ class ModelsConfig:
     guidance: NotNegative = 1.0
     """Classifier-free guidance of the world model; 1 is none."""
     solver: Literal["ddim", "dpm++"] = "ddim"
-    """How a frame is denoised: DDIM, or DPM-Solver++(2M), which needs fewer steps from three on."""
+    """How a frame is denoised: DDIM, or DPM-Solver++(2M); up to two steps they are the same."""
     cache: Literal["exact", "streaming"] = "streaming"
     """What happens to the world model's keys and values when its window slides: "exact" computes the window anew,
     "streaming" keeps the old ones."""

@@ -27,6 +27,7 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 
 import gymnast_nodes  # noqa: E402, F401 - its shared memory settings, before the first participant
+from gymnast_nodes.client import Station  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SIMULATED = ROOT / "robot_configs" / "simulated_drawer.yaml"
@@ -192,6 +193,18 @@ def running_graph(config: Path = SIMULATED, without: Sequence[str] = ()) -> Iter
     finally:
         client.close()
         graph.end()
+
+
+@contextlib.contextmanager
+def running_station(config: Path) -> Iterator[tuple[Process, Client, Station]]:
+    """A whole graph, active, seen from outside and through the project's own client; all ended afterwards."""
+    with running_graph(config) as (graph, raw):
+        station = Station(domain=raw.context.get_domain_id())
+        try:
+            wait_active(raw, graph, 120.0)
+            yield graph, raw, station
+        finally:
+            station.close()
 
 
 def wait_active(client: Client, graph: Process, timeout: float = 120.0) -> None:

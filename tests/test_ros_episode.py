@@ -39,7 +39,7 @@ from gymnast_core.policy.openvla import load_policy
 from gymnast_core.protocols import Environment, Start
 from gymnast_nodes.client import Station
 from gymnast_nodes.ros_environment import RosStationEnvironment
-from tests.ros_tools import Client, Process, free_domain, process_of, set_faults, start_graph, wait_active, wait_until
+from tests.ros_tools import Client, Process, process_of, running_station, set_faults, wait_until
 from tests.tiny_station import build_tiny_station
 
 Outcome = RunEpisode.Result
@@ -69,20 +69,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     content["safety"] = {"workspace_min": [0.2, -0.1, 0.12], "workspace_max": [0.35, 0.1, 0.25]}  # nothing in reach
     content["recorder"] = {"folder": str(folder / "episodes"), "min_free_mb": 10}
     path.write_text(yaml.safe_dump(content))
-    domain = free_domain()
-    graph = start_graph(domain, path)
-    raw = Client(domain)
-    station = Station(domain=domain)
-    try:
-        wait_active(raw, graph, 120.0)
+    with running_station(path) as (graph, raw, station):
         raw.listen(ArmState, "/arm/state")
         raw.listen(EpisodeStep, "/executor/step", 100)
         raw.listen(BridgeAction, "/arm/action", 100)
         yield Running(folder, path, graph, raw, station)
-    finally:
-        station.close()
-        raw.close()
-        graph.end()
 
 
 @pytest.fixture(autouse=True)

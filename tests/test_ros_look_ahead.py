@@ -17,7 +17,7 @@ pytest.importorskip("gymnast_msgs.msg", reason="the ROS interfaces are not built
 from gymnast_msgs.msg import ArmState, EpisodeStep
 
 from gymnast_nodes.client import Station
-from tests.ros_tools import Client, free_domain, start_graph, wait_active, wait_until
+from tests.ros_tools import Client, running_station, wait_until
 from tests.tiny_station import build_tiny_station
 
 CANDIDATES = 24
@@ -32,17 +32,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, 
     content["arm"] = {"reset_seconds": 1.0}
     content["recorder"] = {"folder": str(folder / "episodes"), "min_free_mb": 10}
     path.write_text(yaml.safe_dump(content))
-    domain = free_domain()
-    graph = start_graph(domain, path)
-    raw = Client(domain)
-    station = Station(domain=domain)
-    try:
-        wait_active(raw, graph, 120.0)
+    with running_station(path) as (_, raw, station):
         yield raw, station
-    finally:
-        station.close()
-        raw.close()
-        graph.end()
 
 
 def test_the_arm_holds_while_the_executor_thinks(running: tuple[Client, Station]) -> None:

@@ -32,6 +32,7 @@ from gymnast_core.config import NotNegative, StationConfig, find_model, load_con
 from gymnast_core.data.episode import Episode, read_episode
 from gymnast_core.data.frames import resize_frame, write_image
 from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.evaluation.collect import SCRIPTED
 from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start, TrainablePolicy, Verdict
@@ -58,7 +59,6 @@ from gymnast_core.world_model.fidelity import (
 ALL = "all"
 HELD_OUT_FRAMES = 400
 MISTAKES_SHOWN = 8
-SCRIPTED = ("expert", "mixed", "random")
 BASE = "base"
 """What the executor calls the station's own policy, greedy."""
 

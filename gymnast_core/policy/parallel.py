@@ -55,9 +55,7 @@ class Ranks:
         return self.rank == 0
 
     def device(self, wanted: str) -> str:
-        """The device this process works on."""
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        """The device this process works on; `wanted` as `choose_device` gives it."""
         return f"cuda:{torch.cuda.current_device()}" if wanted == "cuda" and self.size > 1 else wanted
 
     def sum(self, *values: float) -> list[float]:
