@@ -30,6 +30,8 @@ Vector3 = tuple[Finite, Finite, Finite]
 Vector6 = tuple[Finite, Finite, Finite, Finite, Finite, Finite]
 
 PACKAGE_ROOT = Path(__file__).resolve().parent
+SCRIPTED_POLICIES = ("expert", "mixed", "random")
+"""Names that stand for a policy of the simulated station; every other name is a folder, a file or an address."""
 
 
 @dataclass(frozen=True)

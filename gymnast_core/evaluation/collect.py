@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from gymnast_core.config import Fraction, NotNegative, Seed, StationConfig, load_config
+from gymnast_core.config import SCRIPTED_POLICIES, Fraction, NotNegative, Seed, StationConfig, load_config
 from gymnast_core.data.episode import EpisodeWriter, iterate_episodes, read_header
 from gymnast_core.errors import ConfigError
 from gymnast_core.graph import find_station_file
@@ -31,7 +31,6 @@ from gymnast_core.station.environment import StationEnvironment
 from gymnast_core.station.expert import ExpertPolicy, MixedPolicy, RandomPolicy
 
 STEP_NS = 200_000_000
-SCRIPTED = ("expert", "mixed", "random")
 OWN_NAME = re.compile(r"episode_\d{6,}")
 """Folders that collecting writes; a recorder's, in the same place, are left alone."""
 
@@ -120,12 +119,12 @@ def collect(options: CollectConfig, plan: Plan | None = None) -> int:
         raise ConfigError(f"{options.config}: has no simulation section; only simulated stations collect by themselves")
     for task in options.tasks:
         station.task(task)
-    if options.policy not in SCRIPTED:
+    if options.policy not in SCRIPTED_POLICIES:
         from gymnast_core.policy.load import check_policy
 
         check_policy(options.policy, options.config)
-    if options.look_ahead and (plan is None or options.policy in SCRIPTED):
-        found = f"policy {options.policy}" if options.policy in SCRIPTED else "no plan"
+    if options.look_ahead and (plan is None or options.policy in SCRIPTED_POLICIES):
+        found = f"policy {options.policy}" if options.policy in SCRIPTED_POLICIES else "no plan"
         raise ConfigError(f"look_ahead: found {options.look_ahead} with {found}; needed 0, or a learned policy")
     root = Path(options.out)
     done = 0
@@ -216,7 +215,7 @@ def _collect_one(options: CollectConfig, station: StationConfig, plan: Plan | No
         "station": station.name,
         "source": "station",
         "policy": options.policy,
-        **({} if options.policy in SCRIPTED else {"temperature": options.temperature}),
+        **({} if options.policy in SCRIPTED_POLICIES else {"temperature": options.temperature}),
         "look_ahead": options.look_ahead,
         "seed": seed,
         "drawer_opening": [round(opening, 5) for opening in openings],

@@ -28,11 +28,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from gymnast_core.config import NotNegative, StationConfig, find_model, load_config, parse_config
+from gymnast_core.config import SCRIPTED_POLICIES, NotNegative, StationConfig, find_model, load_config, parse_config
 from gymnast_core.data.episode import Episode, read_episode
 from gymnast_core.data.frames import resize_frame, write_image
 from gymnast_core.errors import ConfigError, DataError
-from gymnast_core.evaluation.collect import SCRIPTED
 from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start, TrainablePolicy, Verdict
@@ -283,7 +282,7 @@ def played_by(entry: Logged, policy: Path) -> bool:
     """Whether this very policy, without an adapter and without looking ahead, really played the episode."""
     facts = entry.episode.metadata
     name = str(facts.get("policy", ""))
-    if not name or name in SCRIPTED or facts.get("adapter") or facts.get("look_ahead"):
+    if not name or name in SCRIPTED_POLICIES or facts.get("adapter") or facts.get("look_ahead"):
         return False
     if name == BASE:
         return True
