@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,19 +27,19 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from gymnast_core.config import SCRIPTED_POLICIES, NotNegative, StationConfig, find_model, load_config, parse_config
+from gymnast_core.config import SCRIPTED_POLICIES, NotNegative, StationConfig, find_model, load_config
 from gymnast_core.data.episode import Episode, read_episode
 from gymnast_core.data.frames import resize_frame, write_image
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start, TrainablePolicy, Verdict
-from gymnast_core.reporting.report import Bar, Figure, Page, Section, report_run, write_report
+from gymnast_core.reporting.report import Bar, Figure, Section, report_run
 from gymnast_core.reporting.statistics import success_rate
 from gymnast_core.run_folder import RunFolder, derive_seed, read_json_lines
 from gymnast_core.world_model import evaluate as pictures
 from gymnast_core.world_model.checkpoint import LoadedWorldModel, load_world_model
-from gymnast_core.world_model.dataset import EpisodeFile, find_all, parse_source, split
+from gymnast_core.world_model.dataset import EpisodeFile, find_all, parse_source
 from gymnast_core.world_model.environment import WorldModelEnvironment
 from gymnast_core.world_model.familiarity import MAX_REFERENCE, calibrate, choose_frames, save_familiarity
 from gymnast_core.world_model.fidelity import (
@@ -107,11 +106,13 @@ def evaluate(config: EvaluateConfig) -> int:
             mode=config.mode or own.cache,
             solver=config.solver or own.solver,
         )
-    pictures.evaluate(config)
-    run = RunFolder(config.run, tensorboard=False)
-    report_run(run.path, f"World model: {config.model}")
     loaded = load_world_model(model, config.device, config.autoencoder)
-    files = _held_out(config)
+    files = pictures.held_out_files(config.data, config.held_out)
+    run = RunFolder(config.run, config, tensorboard=False)
+    result = pictures.evaluate_pictures(config, loaded, files, run)
+    run.write_result(result)
+    title = f"World model: {config.model}"
+    report_run(run.path, title)
     sections = [_familiarity(config, model, loaded, files)]
     if station is not None and path is not None:
         sampling = pictures.chosen_sampling(loaded, config.steps, config.mode, config.solver)
@@ -145,10 +146,8 @@ def evaluate(config: EvaluateConfig) -> int:
         sections = [*_told(run, fidelity, played, len(logged) - len(starts)), *sections]
         written = write_fidelity(model, fidelity)
         console.print(f"figures kept in {written}", markup=False, highlight=False, soft_wrap=True)
-        result = json.loads((run.path / "result.json").read_text(encoding="utf-8"))
         run.write_result({**result, "fidelity": dataclasses.asdict(fidelity)})
-    page = parse_config(Page, json.loads((run.path / "report.json").read_text(encoding="utf-8")), "report.json")
-    write_report(run.path, page.title, [*sections, *page.sections])
+    report_run(run.path, title, first=sections)
     console.print(f"report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -315,15 +314,6 @@ def _videos(environment: Environment, indices: Sequence[Sequence[int]]) -> list[
     place = {index: k for k, index in enumerate(union)}
     decoded = environment.video(union)
     return [decoded[row][[place[index] for index in chosen]] for row, chosen in enumerate(indices)]
-
-
-def _held_out(config: EvaluateConfig) -> list[EpisodeFile]:
-    """The same episodes as the pictures' (they raise where there is none), all of them."""
-    files: list[EpisodeFile] = []
-    for source in config.data:
-        everything = find_all(parse_source(source)[0])
-        files += split(everything, config.held_out)[1] if config.held_out > 0 else everything
-    return files
 
 
 def labelled(files: Sequence[EpisodeFile], config: EvaluateConfig) -> list[Logged]:

@@ -137,8 +137,10 @@ def write_report(
     return _render(run, page)
 
 
-def report_run(run_folder: str | os.PathLike[str], title: str, text: str = "") -> Path:
+def report_run(run_folder: str | os.PathLike[str], title: str, text: str = "", first: Sequence[Section] = ()) -> Path:
     """A page of what a run logged: a curve for each metric, the figures of result.json, its latest pictures.
+
+    first: sections of its own that the page begins with.
 
     result.json may hold curves of its own, "curves": {title: {"x": [...], "x_label": "...", "lines": {label: [...]}}}.
 
@@ -164,7 +166,7 @@ def report_run(run_folder: str | os.PathLike[str], title: str, text: str = "") -
         sections.append(Section("Pictures", figures=figures))
     if curves:
         sections.append(Section("Curves", curves=curves))
-    return write_report(run, title, sections)
+    return write_report(run, title, [*first, *sections])
 
 
 def _result_curve(title: str, content: Mapping[str, Any]) -> Curve:

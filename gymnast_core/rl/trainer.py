@@ -221,6 +221,10 @@ class Generation:
     batches: int = 0
 
 
+class BudgetSpent(Exception):
+    """Training time is over."""
+
+
 class GRPOTrainer:
     """Trains the parameters of `module` that require gradients, by GRPO.
 
@@ -251,7 +255,8 @@ class GRPOTrainer:
         self.run = run
         self.processes = Ranks()
         self.sharded = is_sharded(module)
-        self.sampler = StartSampler(starts, derive_seed(config.seed, self.processes.rank), config.curriculum)
+        # Every process draws the starts of all and takes its share: the groups are the same for any number of processes.
+        self.sampler = StartSampler(starts, derive_seed(config.seed, 0), config.curriculum)
         self._rehearsal = StartSampler(rehearsal, derive_seed(config.seed, "rehearsal")) if rehearsal else None
         self._rehearsal_share = rehearsal_share
         self.update = 0
@@ -278,27 +283,36 @@ class GRPOTrainer:
 
     # --- generation ---------------------------------------------------------------------------------------------
 
-    def generate(self, tick: Callable[[], None] | None = None) -> Generation:
-        """Roll out and score batches until there are enough usable groups (carried ones included)."""
+    def generate(
+        self, tick: Callable[[], None] | None = None, late: Callable[[], bool] | None = None
+    ) -> Generation:
+        """Roll out and score batches until there are enough usable groups (carried ones included).
+
+        Raises: BudgetSpent, in every process, when after a batch too few are there and `late` is true in one.
+        """
         generation = Generation()
         while True:
             self._generate_batch(generation, tick)
-            (available,) = self.processes.sum(len(self.carried) + len(generation.usable))
+            over = late is not None and late()
+            available, spent = self.processes.sum(len(self.carried) + len(generation.usable), float(over))
             if available >= self.config.min_groups:
                 return generation
+            if spent:
+                raise BudgetSpent
 
     def _generate_batch(self, generation: Generation, tick: Callable[[], None] | None) -> None:
-        config = self.config
-        count = math.ceil(config.groups / self.processes.size)
+        config, count = self.config, self.config.groups
         chosen: list[tuple[StartSampler, int]] = []
         if self._rehearsal is not None:
             n_rehearsal = min(count - 1, round(count * self._rehearsal_share))
             chosen += [(self._rehearsal, index) for index in self._rehearsal.draw(self.batch, n_rehearsal)]
         chosen += [(self.sampler, index) for index in self.sampler.draw(self.batch, count - len(chosen))]
+        own = range(count)[self.processes.rank :: self.processes.size]
         starts: list[Start] = []
         seeds: list[int] = []
-        for number, (sampler, index) in enumerate(chosen):
-            group_seed = derive_seed(config.seed, "group", self.processes.rank, self.batch, number)
+        for number in own:
+            sampler, index = chosen[number]
+            group_seed = derive_seed(config.seed, "group", 0, self.batch, number)
             start = sampler.starts[index]
             if start.frame is None:  # a station's reset is part of the start: keep its seed
                 group_seed_starts = [start] * config.group_size
@@ -309,21 +323,26 @@ class GRPOTrainer:
         options = RolloutOptions(config.horizon, config.temperature)
         with self.processes.in_step(self.module):
             rollouts = run_rollouts(self.policy, self.environment, self.judge, starts, seeds, options, tick)
-        self.example = max(rollouts, key=lambda rollout: rollout.reward if math.isfinite(rollout.reward) else -1.0)
+        rank = lambda rollout: rollout.reward if math.isfinite(rollout.reward) else -1.0  # noqa: E731
+        self.example = max(rollouts, key=rank, default=None)
         usable = 0
-        for number, (sampler, index) in enumerate(chosen):
-            members = rollouts[number * config.group_size : (number + 1) * config.group_size]
+        told: dict[int, np.ndarray] = {}
+        for place, number in enumerate(own):
+            members = rollouts[place * config.group_size : (place + 1) * config.group_size]
             group = Group(tuple(members), self.update)
             kept = group.without_abstentions()
             generation.abstentions += len(group.rollouts) - len(kept.rollouts)
             generation.rewards.setdefault(group.instruction, []).extend(kept.rewards.tolist())
-            sampler.record(index, kept.rewards)
+            told[number] = kept.rewards
             generation.n_groups += 1
             if len(kept.rollouts) >= config.min_group_size and group_is_usable(
                 kept.rewards, config.filter_low, config.filter_high
             ):
                 generation.usable.append(kept)
                 usable += 1
+        everywhere = {number: rewards for some in self.processes.gather(told) for number, rewards in some.items()}
+        for number, (sampler, index) in enumerate(chosen):
+            sampler.record(index, everywhere[number])
         generation.n_usable += usable
         generation.batches += 1
         self.batch += 1
@@ -408,13 +427,16 @@ class GRPOTrainer:
             setattr(statistics, name, getattr(statistics, name) / steps)
         return statistics
 
-    def step(self, tick: Callable[[], None] | None = None) -> dict[str, float]:
+    def step(
+        self, tick: Callable[[], None] | None = None, late: Callable[[], bool] | None = None
+    ) -> dict[str, float]:
         """One iteration: generate, update, log; returns the metrics.
 
         tick: called after every chunk of the rollouts; it may stop the iteration by raising, before any weight changes.
+        In several processes that would leave the others waiting: `late`, asked after every batch, ends all of them.
         """
         began = time.monotonic()
-        generation = self.generate(tick)
+        generation = self.generate(tick, late)
         generated = time.monotonic()
         groups, stale = self.take_groups(generation)
         statistics = self.update_policy(groups)

@@ -1,4 +1,4 @@
-"""`gymnast world-model evaluate`: picture error by horizon on held-out episodes, and an action sheet.
+"""Picture error by horizon on held-out episodes, and an action sheet; `gymnast world-model evaluate` shows both.
 
 The baseline is copying the first frame: a model is worth its time only where it beats that. The action sheet shows from
 one frame what constant actions do, one row each: rows that look alike mean that the model ignores actions.
@@ -19,7 +19,7 @@ from gymnast_core.progress import console
 from gymnast_core.reporting.media import write_video
 from gymnast_core.run_folder import RunFolder, derive_seed
 from gymnast_core.world_model.actions import to_bridge
-from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig, load_world_model
+from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig
 from gymnast_core.world_model.dataset import EpisodeFile, find_all, parse_source, split
 from gymnast_core.world_model.imagine import imagine
 from gymnast_core.world_model.metrics import psnr, ssim
@@ -60,6 +60,10 @@ class EvaluateConfig:
     """torch device."""
     seed: int = 0
     """Of the noise."""
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or self.episodes < 1:
+            raise ConfigError(f"horizon {self.horizon} and episodes {self.episodes} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,23 @@ def evaluate_episodes(
         pictures.append(np.concatenate(rows, axis=0))
         sample_videos.append(np.concatenate((frames, videos[i, : len(frames)]), axis=2))
     return Evaluation(metrics, curve, copied, counts, pictures[:strips], sample_videos[:samples])
+
+
+def gain_curve(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """From a run's logged lines: PSNR above that of copying the first frame over the training steps, by horizon.
+
+    In the form of a result's `curves`; {} where nothing was measured.
+    """
+    measured = [line for line in lines if "psnr_1" in line]
+    if not measured:
+        return {}
+    gains = {
+        f"frame {k}": [line[f"psnr_{k}"] - line[f"copy_{k}"] for line in measured]
+        for k in HORIZONS
+        if all(line.get(f"psnr_{k}") is not None for line in measured)
+    }
+    title = "PSNR above copying the first frame, dB"
+    return {title: {"x_label": "step", "x": [line["step"] for line in measured], "lines": gains}}
 
 
 def write_samples(path: Path, samples: Sequence[np.ndarray], rate_hz: float = 5.0, columns: int = 2) -> None:
@@ -226,26 +247,31 @@ def chosen_sampling(loaded: LoadedWorldModel, steps: int, mode: str, solver: str
     return replace(own, **{name: value for name, value in changes.items() if value})  # type: ignore[arg-type]
 
 
-def evaluate(config: EvaluateConfig) -> int:
-    """Write media/strips.png, media/actions.png and result.json; prints the table of horizons."""
-    loaded = load_world_model(config.model, config.device, config.autoencoder)
-    sampling = chosen_sampling(loaded, config.steps, config.mode, config.solver)
-    if config.horizon < 1 or config.episodes < 1:
-        raise ConfigError(f"horizon {config.horizon} and episodes {config.episodes} must be at least 1")
+def held_out_files(data: Sequence[str], share: float) -> list[EpisodeFile]:
+    """The episodes that training with this share held out; all of them for 0.
+
+    Raises: ConfigError where there is none, DataError for a folder without episodes.
+    """
     files: list[EpisodeFile] = []
-    for source in config.data:
+    for source in data:
         everything = find_all(parse_source(source)[0])
-        files += split(everything, config.held_out)[1] if config.held_out > 0 else everything
+        files += split(everything, share)[1] if share > 0 else everything
     if not files:
         raise ConfigError("data: no held-out episode; give a folder with at least two episodes, or --held-out 0")
-    folder = RunFolder(config.run, config, tensorboard=False)
+    return files
+
+
+def evaluate_pictures(
+    config: EvaluateConfig, loaded: LoadedWorldModel, files: Sequence[EpisodeFile], folder: RunFolder
+) -> dict[str, Any]:
+    """Write media/strips.png, samples.mp4 and actions.png; prints the table of horizons. Returns the figures."""
+    sampling = chosen_sampling(loaded, config.steps, config.mode, config.solver)
     result = evaluate_episodes(loaded, files[: config.episodes], config.horizon, config.seed, sampling)
     write_strips(folder.media("strips.png"), result.strips)
     write_samples(folder.media("samples.mp4"), result.samples)
     frame = read_image(config.frame) if config.frame else files[0].read(loaded.autoencoder.image_size)[0][0]
     sheet, _ = action_sheet(loaded, frame, seed=config.seed, sampling=sampling)
     write_image(folder.media("actions.png"), sheet)
-    folder.write_result({"episodes": min(len(files), config.episodes), **result.result()})
     console.print(format_horizons(result.metrics))
     console.print(f"pictures in {folder.path / 'media'}")
-    return 0
+    return {"episodes": min(len(files), config.episodes), **result.result()}

@@ -37,7 +37,13 @@ from gymnast_core.world_model.checkpoint import (
 )
 from gymnast_core.world_model.dataset import EpisodeFile, FlatEpisodes, draw_clips, flatten
 from gymnast_core.world_model.diffusion import LossConfig, Schedule, draw_noise, training_loss
-from gymnast_core.world_model.evaluate import evaluate_episodes, format_horizons, write_samples, write_strips
+from gymnast_core.world_model.evaluate import (
+    evaluate_episodes,
+    format_horizons,
+    gain_curve,
+    write_samples,
+    write_strips,
+)
 from gymnast_core.world_model.model import WorldModel, WorldModelConfig, parameter_count
 from gymnast_core.world_model.train_autoencoder import learning_rate
 
@@ -340,7 +346,8 @@ def _train(config: TrainConfig, workers: Workers) -> int:
         write_samples(folder.media(f"samples_{step:08d}.mp4"), result.samples)
         folder.log(step, result.metrics)
         console.print(f"step {step}: {format_horizons(result.metrics)}")
-        return result.result()
+        found = result.result()
+        return {**found, "curves": {**gain_curve(folder.read_metrics()), **found["curves"]}}
 
     forward: Any = torch.compile(model) if config.compile else model
     shared: Any = None
@@ -349,11 +356,11 @@ def _train(config: TrainConfig, workers: Workers) -> int:
     null = null_action(model.config.action_dim).to(device)
     autocast: Any = torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext()
     model.train()
-    last_save = last_measure = time.monotonic()
     losses: list[float] = []
-    latest: dict[str, Any] = {}
     with interruptible() as interrupted, progress_bar() as bar:
         task = bar.add_task("world model", total=config.steps, completed=step, note="", visible=first)
+        latest = measure() if step == 0 else {}  # where it starts from
+        last_save = last_measure = time.monotonic()
         while step < config.steps:
             if workers.any(bool(interrupted) or bool(config.seconds and elapsed >= config.seconds), device):
                 break
