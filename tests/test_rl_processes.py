@@ -24,7 +24,7 @@ from test_rl_trainer import CONFIG, roll
 from tiny_station import build_tiny_station, picture
 from torch import nn
 
-from gymnast_core.config import dump_config
+from gymnast_core.config import dump_config, load_config
 from gymnast_core.data.frames import write_image
 from gymnast_core.policy.adapters import AdapterStore
 from gymnast_core.policy.checkpoint import with_statistics
@@ -32,6 +32,7 @@ from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
 from gymnast_core.policy.parallel import Ranks
 from gymnast_core.policy.recipe import ModelRecipe, TowerRecipe, new_checkpoint
 from gymnast_core.protocols import TrainablePolicy, Verdict
+from gymnast_core.rl.adapt import AdaptConfig, adapt
 from gymnast_core.rl.parts import prepare_training
 from gymnast_core.rl.rollout import Group
 from gymnast_core.rl.train import TrainConfig
@@ -39,6 +40,7 @@ from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
 from gymnast_core.run_folder import RunFolder
 
 HERE = Path(__file__).resolve()
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ONE_STEP = dataclasses.replace(CONFIG, minibatch=10_000, micro_batch=9, learning_rate=1e-2)
 TOWER = TowerRecipe(16, 2, 2)
 TINY = ModelRecipe(32, 16, TOWER, TOWER, 32, 2, 2, 64, n_bins=8, words=("move", "the", "dot", "left"))
@@ -130,22 +132,27 @@ def one_rank(folder: Path) -> None:
     ranks.finish()
 
 
-@pytest.mark.timeout(600)
-def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
+def two_processes(*command: str) -> list[subprocess.Popen[str]]:
+    """Two processes of one run, with no torchrun that would end the one when the other does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    processes = [
+    return [
         subprocess.Popen(
-            [sys.executable, str(HERE), str(tmp_path)],
+            command,
+            cwd=HERE.parent.parent,
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    for process in processes:
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
+    for process in two_processes(sys.executable, str(HERE), str(tmp_path)):
         _, errors = process.communicate(timeout=550)
         assert process.returncode == 0, errors[-3000:]
     told = [json.loads((tmp_path / f"told{rank}.json").read_text()) for rank in range(2)]
@@ -184,13 +191,12 @@ def test_two_processes_train_and_save_one_policy(kind: str, tmp_path: Path) -> N
     recipe.write_text(recipe.read_text().replace("trainable: lora", f"trainable: {kind}"))
     write_image(tmp_path / "starts" / "a.png", picture(1))
     (tmp_path / "starts" / "a.json").write_text(json.dumps({"instruction": "open the drawer"}))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     out = "both" if kind == "lora" else str(tmp_path / "trained")
     files = {name: str(tmp_path / name) for name in ("starts", "run", "adapters")}
     config = TrainConfig(**files, config=str(station), out=out, updates=1)
     (tmp_path / "train.yaml").write_text(dump_config(config))
     done = subprocess.run(
-        [*torchrun, "-m", "gymnast_core.cli", "train", "--from", str(tmp_path / "train.yaml")],
+        [*TORCHRUN, "-m", "gymnast_core.cli", "train", "--from", str(tmp_path / "train.yaml")],
         cwd=HERE.parent.parent,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -207,6 +213,86 @@ def test_two_processes_train_and_save_one_policy(kind: str, tmp_path: Path) -> N
     else:
         found = dict(named(load_policy(tmp_path / "trained", device="cpu")))
     assert all(torch.equal(found[name], value) for name, value in state["weights"].items())
+
+
+def adaptation(folder: Path, run: str, **fields: Any) -> list[str]:
+    """Words that adapt the tiny station's policy from a file of options (torchrun takes --run for its own)."""
+    config = AdaptConfig((str(folder / "start.png"),), "open the drawer", config=str(folder / "station.yaml"))
+    config = dataclasses.replace(config, run=str(folder / run), adapters=str(folder / f"{run}_adapters"), **fields)
+    (folder / f"{run}.yaml").write_text(dump_config(config))
+    return ["-m", "gymnast_core.cli", "adapt", "--from", str(folder / f"{run}.yaml")]
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_adapt_as_one_does(tmp_path: Path) -> None:
+    station = build_tiny_station(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("minibatch: 6", "minibatch: 100").replace("groups: 2", "groups: 3"))
+    words = adaptation(tmp_path, "both", validation_rollouts=5, evaluation_rollouts=9)
+    done = subprocess.run(
+        [*TORCHRUN, *words],
+        cwd=HERE.parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    adaptation(tmp_path, "alone", validation_rollouts=5, evaluation_rollouts=9)
+    adapt(load_config(AdaptConfig, tmp_path / "alone.yaml"))
+    assert station.exists()
+    both, alone = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("both", "alone"))
+    for name in ("success_before", "success_after", "standard_error", "pairs", "accepted", "iterations"):
+        assert both[name] == pytest.approx(alone[name], abs=1e-6), name
+    assert (tmp_path / "both" / "report.html").read_text().count("data:image") >= 3
+
+    def curve(run: str) -> list[dict[str, float]]:
+        lines = RunFolder(tmp_path / run, tensorboard=False).read_metrics()
+        return [{k: v for k, v in line.items() if not k.startswith(("seconds", "time"))} for line in lines]
+
+    assert len(curve("both")) == len(curve("alone")) == 4, "two updates and their validations, told once"
+    for one, other in zip(curve("both"), curve("alone")):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+    states = [RunFolder(tmp_path / name, tensorboard=False).load_checkpoint() for name in ("both", "alone")]
+    assert states[0] is not None and states[1] is not None
+    start = trainer_start(tmp_path)
+    for name, value in states[1]["weights"].items():
+        moved = float((value - start[name]).abs().max())
+        assert moved > 1e-4 and float((value - states[0]["weights"][name]).abs().max()) < 0.02 * moved, name
+    accepted = list((tmp_path / "both_adapters").glob("*/adapter_model.safetensors"))
+    assert len(accepted) == both["accepted"], "one process writes it"
+
+
+def trainer_start(folder: Path) -> dict[str, torch.Tensor]:
+    """The adapter that a run of the tiny station begins with."""
+    policy = load_policy(folder / "policy", device="cpu")
+    prepare_training(policy, load_config(GRPOConfig, folder / "recipe.yaml"))
+    return {name: value.detach() for name, value in named(policy)}
+
+
+@pytest.mark.timeout(600)
+def test_no_process_is_left_waiting_for_one_that_ended(tmp_path: Path) -> None:
+    build_tiny_station(tmp_path)
+    words = adaptation(tmp_path, "run", iterations=100_000, seconds=9999.0, validation_rollouts=2)
+    progress = tmp_path / "run" / "progress.jsonl"
+    for number in (signal.SIGINT, signal.SIGKILL):
+        before = progress.read_text().count('"train"') if progress.exists() else 0
+        processes = two_processes(sys.executable, *words)
+        deadline = time.monotonic() + 200
+        while not progress.exists() or progress.read_text().count('"train"') < before + 2:
+            assert all(one.poll() is None for one in processes) and time.monotonic() < deadline
+            time.sleep(0.05)
+        processes[1].send_signal(number)
+        told = [process.communicate(timeout=30)[1] for process in processes]
+        codes = [process.returncode for process in processes]
+        assert codes == [130, -number if number == signal.SIGKILL else 130], told
+        assert not any("Traceback" in text for text in told), told
+        assert "resume with --run" in told[0] and "resume" not in told[1]
+        assert json.loads(progress.read_text().splitlines()[-1])["phase"] == "interrupted"
+    done = max(int(path.name[5:]) for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
+    config = load_config(AdaptConfig, tmp_path / "run.yaml", {"iterations": done + 1})
+    assert adapt(config) in (0, 1), "one process goes on where two were ended"
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["iterations"] == done + 1
 
 
 def named(policy: OpenVLAPolicy) -> list[tuple[str, nn.Parameter]]:

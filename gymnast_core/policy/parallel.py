@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from gymnast_core.errors import GymnastError
 from gymnast_core.policy.model import OpenVLA, PromptBatch
 
 Value = TypeVar("Value")
@@ -35,6 +36,14 @@ PATIENCE = timedelta(hours=2)
 """How long one process waits for another: a judge that retries may keep one busy for long."""
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+
+
+LOST = ("gloo", "nccl", "connection", "peer", "process group", "tcpstore")
+"""Words of the messages by which a collective says that another process is gone."""
+
+
+class PeerLost(GymnastError):
+    """Another process of the run has ended, so this one cannot go on."""
 
 
 class Ranks:
@@ -57,6 +66,17 @@ class Ranks:
     def device(self, wanted: str) -> str:
         """The device this process works on; `wanted` as `choose_device` gives it."""
         return f"cuda:{torch.cuda.current_device()}" if wanted == "cuda" and self.size > 1 else wanted
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside, the end of another process ends this one too: by PeerLost, not by the error of a collective."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size > 1 and (isinstance(error, dist.DistError) or any(w in str(error).lower() for w in LOST)):
+                told = " ".join(str(error).split())[:120]
+                raise PeerLost(f"another process of this run has ended ({told})") from error
+            raise
 
     def sum(self, *values: float) -> list[float]:
         """The values, each summed over the processes."""

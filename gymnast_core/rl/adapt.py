@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,16 +25,19 @@ from gymnast_core.data.episode import read_episode
 from gymnast_core.data.frames import check_frame, read_image, resize_frame, write_image
 from gymnast_core.data.worldgym import read_video
 from gymnast_core.errors import DataError, GymnastError
+from gymnast_core.policy.parallel import PeerLost, Ranks
 from gymnast_core.progress import console, interrupts, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start
 from gymnast_core.rl.gate import GateResult, judge_adapter, judge_imagination, safety_shares
 from gymnast_core.rl.rollout import Rollout, RolloutOptions, run_rollouts
 from gymnast_core.rl.selection import BestAdapter
 from gymnast_core.rl.starts import check_instruction, read_starts
-from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer, load_recipe
+from gymnast_core.rl.trainer import BudgetSpent, GRPOConfig, GRPOTrainer, load_recipe
 from gymnast_core.run_folder import RunFolder, derive_seed
 
 ONE_JUDGE = "there is one judge only: it trained the adapter, and it scores before and after"
+SHOWN = 4
+"""Imagined rollouts in the report, before and after each."""
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
 
 
@@ -86,29 +90,38 @@ class AdaptConfig:
     seed: Seed = 0
 
 
-class BudgetSpent(Exception):
-    """Training time is over."""
-
-
 def adapt(config: AdaptConfig) -> int:
-    """Run test-time training; 0 when an adapter was accepted, 1 when the base was kept, 130 when interrupted."""
+    """Run test-time training; 0 when an adapter was accepted, 1 when the base was kept, 130 when interrupted.
+
+    Under torchrun, which takes any other code for a crash, 0 in both of the first cases.
+    """
     instruction = check_instruction(config.instruction)
     frames = read_frames(config.frame, config.index)
-    began = datetime.now()
-    name = config.run or f"runs/adapt/{began:%Y%m%d_%H%M%S}"
-    run = RunFolder(name, config)
+    ranks = Ranks()
+    console.quiet = not ranks.first
+    name = ranks.gather(config.run or f"runs/adapt/{datetime.now():%Y%m%d_%H%M%S}")[0]
+    run = RunFolder(name, config if ranks.first else None)
     try:
-        with interrupts():
-            return _adapt(config, run, frames, instruction)
-    except KeyboardInterrupt:
-        run.report_progress("interrupted", message="interrupted; start again with the same run folder to resume")
-        console.print(f"interrupted; resume with --run {run.path}", markup=False, highlight=False, soft_wrap=True)
-        return 130
+        with interrupts(), ranks.together():
+            code = _adapt(config, run, ranks, frames, instruction)
+        ranks.finish()
+        return code if ranks.size == 1 else 0
+    except (KeyboardInterrupt, PeerLost) as end:
+        return tell_interruption(run, ranks, end)
     except GymnastError as error:
         run.report_progress("failed", message=" ".join(str(error).split()))
         raise
     finally:
         run.close()
+
+
+def tell_interruption(run: RunFolder, ranks: Ranks, end: BaseException) -> int:
+    """Say how an interrupted run is resumed; the exit code, 130."""
+    if ranks.first:
+        what = str(end) or "interrupted"
+        run.report_progress("interrupted", message=f"{what}; start again with the same run folder to resume")
+        console.print(f"{what}; resume with --run {run.path}", markup=False, highlight=False, soft_wrap=True)
+    return 130
 
 
 def read_frames(sources: Sequence[str], index: int = 0) -> list[np.ndarray]:
@@ -158,22 +171,29 @@ def measure(
     seed: int,
     tick: Callable[[], None] | None = None,
     video: bool = True,
+    part: Sequence[int] | None = None,
 ) -> list[Rollout]:
-    """`count` judged rollouts from the starts in turn; rollout i depends on (seed, i) and the policy alone."""
-    begun = [dataclasses.replace(starts[i % len(starts)], seed=derive_seed(seed, "noise", i)) for i in range(count)]
-    seeds = [derive_seed(seed, "policy", i) for i in range(count)]
+    """`count` judged rollouts from the starts in turn; rollout i depends on (seed, i) and the policy alone.
+
+    part: only these of them.
+    """
+    chosen = range(count) if part is None else part
+    begun = [dataclasses.replace(starts[i % len(starts)], seed=derive_seed(seed, "noise", i)) for i in chosen]
+    seeds = [derive_seed(seed, "policy", i) for i in chosen]
     options = RolloutOptions(horizon, temperature, keep_frames=video, keep_video=video)
     return run_rollouts(policy, environment, judge, begun, seeds, options, tick)
 
 
-def _adapt(config: AdaptConfig, run: RunFolder, frames: Sequence[np.ndarray], instruction: str) -> int:
+def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[np.ndarray], instruction: str) -> int:
     from gymnast_core.policy import adapters
     from gymnast_core.reward import load_judge
     from gymnast_core.reward.classifier import load_classifier
     from gymnast_core.rl import parts
 
-    run.report_progress("load")
+    if ranks.first:
+        run.report_progress("load")
     opened = parts.open_station(config.config, config.policy, config.world_model, config.judge, config.device)
+    opened = parts.on_this_rank(opened, ranks)
     station = opened.config
     store = adapters.AdapterStore(config.adapters or station.models.adapters)
     store.prepare()
@@ -188,7 +208,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, frames: Sequence[np.ndarray], in
     with console.status("loading policy, world model and judge"):
         policy = parts.open_policy(opened)
         environment = parts.open_imagination(opened)
-        judge = load_judge(station, opened.path, run.path)
+        judge = load_judge(station, opened.path, run.path, ranks.rank, ranks.size)
         second = config.gate_judge or budget.gate_judge
         folder = find_model(second, opened.path) if second else None
         own = find_model(station.judge.checkpoint, opened.path) if station.judge.kind == "classifier" else None
@@ -196,8 +216,9 @@ def _adapt(config: AdaptConfig, run: RunFolder, frames: Sequence[np.ndarray], in
     if instruction not in [task.instruction for task in station.tasks.values()]:
         console.print(f"note: '{instruction}' is no task of station '{station.name}'", style="yellow", markup=False)
     starts = [Start(instruction, resize_frame(frame, station.camera.observation_size)) for frame in frames]
-    for number, frame in enumerate(frames):
-        write_image(run.media(f"start_{number}.png"), frame)
+    if ranks.first:
+        for number, frame in enumerate(frames):
+            write_image(run.media(f"start_{number}.png"), frame)
     trust = judge_imagination(opened, environment.loaded, frames, instruction, horizon)
     console.print(f"world model: {trust.world_model}", highlight=False, markup=False, soft_wrap=True)
     for words in trust.frames:
@@ -215,18 +236,29 @@ def _adapt(config: AdaptConfig, run: RunFolder, frames: Sequence[np.ndarray], in
     evaluation_seed = derive_seed(config.seed, "gate")
     temperature = config.evaluation_temperature or None
 
+    def report(phase: str, iteration: int = 0) -> None:
+        if ranks.first:
+            run.report_progress(phase, iteration, iterations)
+
+    def imagine(judge: Judge, count: int, seed: int, video: bool) -> list[Rollout]:
+        """Each process its share of the rollouts; all of them in order, the same in every process."""
+        own = range(count)[ranks.rank :: ranks.size]
+        with ranks.in_step(policy.model):
+            drawn = measure(
+                policy, environment, judge, starts, count, horizon, temperature, seed, video=video, part=own
+            )
+        shares = ranks.gather(_to_be_told(drawn))
+        return [shares[i % ranks.size][i // ranks.size] for i in range(count)]
+
     def validate() -> tuple[float, float]:
-        seed = derive_seed(config.seed, "validation")
-        drawn = measure(
-            policy, environment, judge, starts, config.validation_rollouts, horizon, temperature, seed, video=False
-        )
+        drawn = imagine(judge, config.validation_rollouts, derive_seed(config.seed, "validation"), False)
         judged = [rollout.reward for rollout in drawn if math.isfinite(rollout.reward)]
         return float(np.mean(judged)) if judged else math.nan, float(safety_shares(drawn, station).mean())
 
     def evaluate(phase: str) -> list[Rollout]:
-        run.report_progress(phase, 0, iterations)
+        report(phase)
         with console.status(f"{count} imagined rollouts {phase} training"):
-            return measure(policy, environment, gate_judge, starts, count, horizon, temperature, evaluation_seed)
+            return imagine(gate_judge, count, evaluation_seed, True)
 
     before = evaluate("before")
     rewards_before = np.array([rollout.reward for rollout in before])
@@ -236,6 +268,8 @@ def _adapt(config: AdaptConfig, run: RunFolder, frames: Sequence[np.ndarray], in
     console.print(f"before: {np.nanmean(rewards_before):.2f} of {count} imagined rollouts succeed", highlight=False)
 
     parts.prepare_training(policy, recipe)
+    if recipe.shard:
+        ranks.shard(policy.model)
     rehearsal = read_starts(config.rehearsal, station.camera.observation_size) if config.rehearsal else ()
     trainer = GRPOTrainer(policy, policy.model, environment, judge, starts, recipe, run, rehearsal)
     best = None
@@ -245,7 +279,10 @@ def _adapt(config: AdaptConfig, run: RunFolder, frames: Sequence[np.ndarray], in
     chosen = best.restore() if best is not None else None
 
     after = evaluate("after")
-    run.report_progress("gate", trainer.update, iterations)
+    weights = trainer.weights() if trainer.sharded else {}
+    if not ranks.first:
+        return 0
+    report("gate", trainer.update)
     required = trust.failed if budget.world_model_gate == "require" else ()
     gate = judge_adapter(before, after, station, required)
     if trainer.update == 0:
@@ -254,7 +291,8 @@ def _adapt(config: AdaptConfig, run: RunFolder, frames: Sequence[np.ndarray], in
     adapter_id = adapters.adapter_name(station.name, instruction) if gate.accepted else ""
     if gate.accepted:
         metrics = {"success_before": gate.success_before, "success_after": gate.success_after}
-        store.save(policy, parts.ADAPTER, adapter_id, station.name, instruction, metrics)
+        whole = parts.in_one_piece(policy, opened, recipe, weights)
+        store.save(whole, parts.ADAPTER, adapter_id, station.name, instruction, metrics)
     message = (
         f"adapter {adapter_id} accepted: success in imagination {gate.success_before:.2f} -> {gate.success_after:.2f}"
         if gate.accepted
@@ -296,22 +334,25 @@ def train_within(
 ) -> str:
     """Update until the iterations or the time are used up, or `best` sees nothing left to learn; says which.
 
-    A single process stops in the middle of generating rollouts when time is over; many stop together, after an update.
+    A single process stops in the middle of a batch of rollouts when time is over; many stop together, after one.
     """
     processes = trainer.processes
     began = time.monotonic()
     deadline = began + seconds
     first = trainer.update
 
+    def late() -> bool:
+        return time.monotonic() > deadline
+
     def tick() -> None:
-        if processes.size == 1 and time.monotonic() > deadline:
+        if processes.size == 1 and late():
             raise BudgetSpent
 
     with progress_bar() as bar:
         task = bar.add_task("practising", total=iterations, completed=first, note="", visible=processes.rank == 0)
         while trainer.update < iterations:
             try:
-                metrics = trainer.step(tick)
+                metrics = trainer.step(tick, late)
             except BudgetSpent:
                 return "time"
             if processes.rank == 0:
@@ -333,10 +374,22 @@ def train_within(
                 bar.update(task, note=f"{note}, as it will act {one.success:.2f}")
                 if best.solved:
                     return "solved"
-            (late,) = processes.sum(float(time.monotonic() > deadline))
-            if late:
+            if processes.sum(float(late()))[0]:
                 return "time"
     return "iterations"
+
+
+def _to_be_told(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The rollouts, with pictures only where the report may show them: the first few of either kind."""
+    shown: Counter[bool] = Counter()
+    told = []
+    for rollout in rollouts:
+        good = rollout.reward >= 0.5
+        shown[good] += 1
+        if shown[good] > SHOWN:
+            rollout = dataclasses.replace(rollout, frames=rollout.frames[:0], video=None)
+        told.append(rollout)
+    return told
 
 
 def _preview(trainer: GRPOTrainer, run: RunFolder) -> str:
@@ -371,7 +424,7 @@ def _write_report(
     def strips(name: str, rollouts: Sequence[Rollout]) -> Figure:
         good = [rollout for rollout in rollouts if rollout.reward >= 0.5]
         bad = [rollout for rollout in rollouts if not rollout.reward >= 0.5]
-        chosen = good[:2] + bad[: 4 - len(good[:2])]
+        chosen = good[: SHOWN // 2] + bad[: SHOWN - len(good[: SHOWN // 2])]
         rows = [
             (
                 rollout.verdict.reason[:90] if rollout.verdict else "",

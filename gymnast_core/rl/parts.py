@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from gymnast_core.device import choose_device
 from gymnast_core.graph import find_station_file
 from gymnast_core.policy import adapters
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
+from gymnast_core.policy.parallel import Ranks, is_sharded
 from gymnast_core.rl.trainer import GRPOConfig
 from gymnast_core.world_model.environment import WorldModelEnvironment
 from gymnast_core.world_model.fidelity import sampling_of
@@ -44,6 +46,12 @@ def open_station(name: str, policy: str = "", world_model: str = "", judge: str 
     return StationFile(path, dataclasses.replace(station, models=models, judge=judging))
 
 
+def on_this_rank(station: StationFile, ranks: Ranks) -> StationFile:
+    """The station with the device that this process works on."""
+    models = dataclasses.replace(station.config.models, device=ranks.device(device_of(station.config)))
+    return dataclasses.replace(station, config=dataclasses.replace(station.config, models=models))
+
+
 def device_of(station: StationConfig) -> str:
     """ "cpu" or "cuda...": "auto" takes a GPU where there is one."""
     return choose_device(station.models.device)
@@ -69,6 +77,19 @@ def open_imagination(station: StationFile) -> WorldModelEnvironment:
         sampling=sampling_of(models),
         autoencoder=models.autoencoder,
     )
+
+
+def in_one_piece(
+    policy: OpenVLAPolicy, station: StationFile, recipe: GRPOConfig, weights: Mapping[str, torch.Tensor]
+) -> OpenVLAPolicy:
+    """The policy to save: itself, or, where it is sharded, a plain copy on the CPU with the trained weights."""
+    if not is_sharded(policy.model):
+        return policy
+    models = dataclasses.replace(station.config.models, device="cpu")
+    whole = open_policy(dataclasses.replace(station, config=dataclasses.replace(station.config, models=models)), recipe)
+    prepare_training(whole, recipe)
+    whole.model.load_state_dict(weights, strict=False)
+    return whole
 
 
 def prepare_training(policy: OpenVLAPolicy, config: GRPOConfig) -> None:

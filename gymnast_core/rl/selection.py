@@ -47,9 +47,9 @@ class Validation:
 class BestAdapter:
     """Call it after every update; `restore` puts the best weights back.
 
-    measure: success and safety share of the policy as it is now, the same seeds every time. base_safety: the base
-    policy's share. Both files lie in the run folder, so that a run cut short and resumed knows its best; the record of
-    validations is cut to the updates the trainer resumed from.
+    measure: success and safety share of the policy as it is now, with the same seeds every time, and the same answer in
+    every process. base_safety: the base policy's share. Both files lie in the run folder, so that a run cut short and
+    resumed knows its best; the record of validations is cut to the updates the trainer resumed from.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class BestAdapter:
         self.trainer = trainer
         self.measure = measure
         self.base_safety = base_safety
-        self.history: list[Validation] = []
         self._record = trainer.run.path / RECORD
         self._weights = trainer.run.path / WEIGHTS
-        if self._record.exists():
-            self._resume()
+        ranks = trainer.processes
+        recorded = self._resume() if ranks.first and self._record.exists() else []
+        self.history = ranks.gather(recorded)[0]
         if trainer.update and (not self.history or self.history[-1].update < trainer.update):
             self()  # the run was cut short between an update and its validation
 
@@ -82,10 +82,10 @@ class BestAdapter:
         success, safety = self.measure()
         one = Validation(self.trainer.update, success, safety)
         self.history.append(one)
-        self.trainer.run.log(one.update, {"validation_success": success, "validation_safety": safety})
-        if self.trainer.processes.rank == 0:
-            if self.best is one:
-                self._save()  # before the record, which speaks of it
+        if self.best is one:
+            self._save()  # before the record, which speaks of it
+        if self.trainer.processes.first:
+            self.trainer.run.log(one.update, {"validation_success": success, "validation_safety": safety})
             write_bytes(self._record, json.dumps([asdict(entry) for entry in self.history]).encode())
         return one
 
@@ -93,6 +93,7 @@ class BestAdapter:
         """Give the policy the best weights back; None when nothing was validated. Raises: CheckpointError."""
         if self.best is None or self.best.update == self.trainer.update:
             return self.best
+        self.trainer.processes.wait()  # for the first one to have written them
         try:
             self.trainer.load_weights(load_file(self._weights))
         except (OSError, SafetensorError) as error:
@@ -100,17 +101,20 @@ class BestAdapter:
         return self.best
 
     def _save(self) -> None:
+        weights = self.trainer.weights()  # gathered from all processes, for the first one
+        if not self.trainer.processes.first:
+            return
         temporary = self._weights.with_name(f".{WEIGHTS}.tmp")
         try:
-            save_file({name: value.contiguous() for name, value in self.trainer.weights().items()}, temporary)
+            save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
             os.replace(temporary, self._weights)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
             raise CheckpointError(f"{self._weights}: cannot write: {error}; free disk space and resume") from error
 
-    def _resume(self) -> None:
+    def _resume(self) -> list[Validation]:
         try:
             entries = [Validation(**entry) for entry in json.loads(self._record.read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(f"{self._record}: unreadable ({error}); delete it to start anew") from error
-        self.history = [entry for entry in entries if entry.update <= self.trainer.update]
+        return [entry for entry in entries if entry.update <= self.trainer.update]

@@ -5,7 +5,6 @@ With torchrun every process rolls out its share of the groups, and one reduced u
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
@@ -14,10 +13,10 @@ from pydantic import Field
 
 from gymnast_core.config import Positive, Seed
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.policy.parallel import Ranks
+from gymnast_core.policy.parallel import PeerLost, Ranks
 from gymnast_core.progress import console, interrupts
 from gymnast_core.protocols import Environment, Judge
-from gymnast_core.rl.adapt import train_within
+from gymnast_core.rl.adapt import tell_interruption, train_within
 from gymnast_core.rl.starts import read_starts, station_starts
 from gymnast_core.rl.trainer import GRPOTrainer, load_recipe
 from gymnast_core.run_folder import RunFolder, derive_seed
@@ -70,16 +69,16 @@ def train(config: TrainConfig) -> int:
     if config.environment == "imagination" and not config.starts:
         raise ConfigError("starts: found nothing, needed a folder of start frames (or --environment station)")
     ranks = Ranks()
+    console.quiet = not ranks.first
     name = ranks.gather(config.run or f"runs/train/{datetime.now():%Y%m%d_%H%M%S}")[0]
     run = RunFolder(name, config if ranks.first else None)
     try:
-        with interrupts():
+        with interrupts(), ranks.together():
             code = _train(config, run, ranks)
         ranks.finish()
         return code
-    except KeyboardInterrupt:
-        console.print(f"interrupted; resume with --run {run.path}", markup=False, highlight=False, soft_wrap=True)
-        return 130
+    except (KeyboardInterrupt, PeerLost) as end:
+        return tell_interruption(run, ranks, end)
     except GymnastError as error:
         run.report_progress("failed", message=" ".join(str(error).split()))
         raise
@@ -95,9 +94,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     from gymnast_core.rl.gate import world_model_gate_line
 
     opened = parts.open_station(config.config, config.policy, config.world_model, config.judge, config.device)
-    device = ranks.device(parts.device_of(opened.config))
-    models = dataclasses.replace(opened.config.models, device=device)
-    opened = dataclasses.replace(opened, config=dataclasses.replace(opened.config, models=models))
+    opened = parts.on_this_rank(opened, ranks)
     station = opened.config
     recipe = load_recipe(config.recipe or station.adaptation.recipe, seed=config.seed)
     environment: Environment
@@ -114,7 +111,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
             line = world_model_gate_line(opened, recipe.horizon)
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         environment = parts.open_imagination(opened)
-        judge = load_judge(station, opened.path, run.path)
+        judge = load_judge(station, opened.path, run.path, ranks.rank, ranks.size)
     policy = parts.open_policy(opened, recipe)
     parts.prepare_training(policy, recipe)
     if recipe.shard:
@@ -126,11 +123,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     weights = trainer.weights() if trainer.sharded else {}
     if not ranks.first:
         return 0
-    if trainer.sharded:  # what is saved is whole: a plain copy with the trained weights, on the CPU
-        whole = dataclasses.replace(station, models=dataclasses.replace(models, device="cpu"))
-        policy = parts.open_policy(dataclasses.replace(opened, config=whole), recipe)
-        parts.prepare_training(policy, recipe)
-        policy.model.load_state_dict(weights, strict=False)
+    policy = parts.in_one_piece(policy, opened, recipe, weights)
     made_by = {"made_by": "gymnast train", "environment": config.environment, "updates": kept}
     if recipe.trainable == "lora":
         folder = config.adapters or station.models.adapters

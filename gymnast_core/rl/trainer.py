@@ -255,7 +255,7 @@ class GRPOTrainer:
         self.run = run
         self.processes = Ranks()
         self.sharded = is_sharded(module)
-        # Every process draws the starts of all and takes its share: the groups are the same for any number of processes.
+        # Every process draws the starts of all and takes its share: any number of processes makes the same groups.
         self.sampler = StartSampler(starts, derive_seed(config.seed, 0), config.curriculum)
         self._rehearsal = StartSampler(rehearsal, derive_seed(config.seed, "rehearsal")) if rehearsal else None
         self._rehearsal_share = rehearsal_share
@@ -283,9 +283,7 @@ class GRPOTrainer:
 
     # --- generation ---------------------------------------------------------------------------------------------
 
-    def generate(
-        self, tick: Callable[[], None] | None = None, late: Callable[[], bool] | None = None
-    ) -> Generation:
+    def generate(self, tick: Callable[[], None] | None = None, late: Callable[[], bool] | None = None) -> Generation:
         """Roll out and score batches until there are enough usable groups (carried ones included).
 
         Raises: BudgetSpent, in every process, when after a batch too few are there and `late` is true in one.
@@ -323,8 +321,7 @@ class GRPOTrainer:
         options = RolloutOptions(config.horizon, config.temperature)
         with self.processes.in_step(self.module):
             rollouts = run_rollouts(self.policy, self.environment, self.judge, starts, seeds, options, tick)
-        rank = lambda rollout: rollout.reward if math.isfinite(rollout.reward) else -1.0  # noqa: E731
-        self.example = max(rollouts, key=rank, default=None)
+        self.example = max(rollouts, key=lambda one: one.reward if math.isfinite(one.reward) else -1.0, default=None)
         usable = 0
         told: dict[int, np.ndarray] = {}
         for place, number in enumerate(own):
@@ -427,9 +424,7 @@ class GRPOTrainer:
             setattr(statistics, name, getattr(statistics, name) / steps)
         return statistics
 
-    def step(
-        self, tick: Callable[[], None] | None = None, late: Callable[[], bool] | None = None
-    ) -> dict[str, float]:
+    def step(self, tick: Callable[[], None] | None = None, late: Callable[[], bool] | None = None) -> dict[str, float]:
         """One iteration: generate, update, log; returns the metrics.
 
         tick: called after every chunk of the rollouts; it may stop the iteration by raising, before any weight changes.
