@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,6 +201,12 @@ def break_tokens(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
+def rename_actions(folder: Path) -> None:
+    """A vocabulary that names no action tokens is taken for OpenVLA's."""
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace("<action", "<other"))
+
+
 NOT_A_NUMBER = {"mean": [float("nan"), 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 
 
@@ -229,6 +236,10 @@ def break_statistics(folder: Path, dimension: int, low: float, high: float) -> N
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
         (lambda f: (f / "config.json").write_text("[]"), "config.json"),
         (lambda f: edit_json(f / "config.json", n_action_bins="many"), "n_action_bins"),
+        (lambda f: edit_json(f / "config.json", n_action_bins=12), "n_action_bins is 12, the vocabulary has 16"),
+        (lambda f: edit_json(f / "config.json", n_action_bins=300), "too small for 300 action tokens"),
+        (rename_actions, "n_action_bins is 16, the vocabulary has 256"),
+        (lambda f: (f / "config.json").write_bytes((f / "config.json").read_text().encode("utf-16")), "config.json"),
     ],
 )
 def test_a_broken_checkpoint_is_refused_in_one_line(folder: Path, tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -376,7 +387,15 @@ def test_actions_lie_within_the_statistics(policy: OpenVLAPolicy) -> None:
 @pytest.mark.parametrize(
     ("frames", "instructions", "message"),
     [
-        (FRAMES[:1].astype(np.float32), ["open"], "uint8"),
+        (FRAMES[:1].astype(np.float32), ["open"], "float32, needed a uint8"),
+        (FRAMES[:1].astype(">u2"), ["open"], ">u2, needed a uint8"),
+        (torch.as_tensor(FRAMES[:1]), ["open"], "torch.Tensor, needed a NumPy array"),
+        ([torch.as_tensor(FRAMES[0])], ["open"], "torch.Tensor, needed a NumPy array"),
+        ([FRAMES[0], FRAMES[0, :40]], ["open"] * 2, "needed one shape"),
+        (None, ["open"], "frames: found NoneType"),
+        (FRAMES[:4], "open", "instructions: found str"),  # not four instructions of one letter
+        (FRAMES[:1], None, "instructions: found NoneType"),
+        (FRAMES[:1].transpose(0, 3, 1, 2), ["open"], "needed \\(height, width, 3\\)"),
         (FRAMES[:1, :, :, :1], ["open"], "shape"),
         (FRAMES[:1, :1, :1], ["open"], "pixels"),
         (FRAMES[:1], ["open", "close"], "instructions"),
@@ -389,9 +408,16 @@ def test_actions_lie_within_the_statistics(policy: OpenVLAPolicy) -> None:
         (FRAMES[:1], ["open\x00"], "print"),
     ],
 )
-def test_bad_input_is_refused(policy: OpenVLAPolicy, frames: np.ndarray, instructions: list[str], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        policy.act(frames, instructions)
+def test_bad_input_is_refused(policy: OpenVLAPolicy, frames: Any, instructions: Any, message: str) -> None:
+    tokens = np.zeros((len(instructions or []), 35), dtype=np.int64)
+    for ask in (
+        lambda: policy.act(frames, instructions),
+        lambda: policy.sample(frames, instructions, 1.0, [0]),
+        lambda: policy.log_probs(frames, instructions, tokens, 1.0),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
 
 
 def test_instructions_are_normalised(policy: OpenVLAPolicy) -> None:
@@ -405,11 +431,36 @@ def test_instructions_are_normalised(policy: OpenVLAPolicy) -> None:
 
 
 def test_bad_tokens_are_refused(policy: OpenVLAPolicy) -> None:
-    for tokens in (np.full((1, 35), 16), np.full((1, 35), -1), np.zeros((1, 34), int), np.zeros((1, 35))):
+    for tokens in (
+        np.full((1, 35), 16),
+        np.full((1, 35), -1),
+        np.zeros((1, 34), int),
+        np.zeros((1, 35)),
+        [[1], [1, 2]],
+    ):
         with pytest.raises(DataError, match="tokens"):
-            policy.log_probs(FRAMES[:1], ["open"], tokens, 1.0)
-    with pytest.raises(DataError, match="temperature"):
-        policy.sample(FRAMES[:1], ["open"], 0.0, [0])
+            policy.log_probs(FRAMES[:1], ["open"], tokens, 1.0)  # type: ignore[arg-type]
+    for actions in (np.full((5, 7), np.nan), np.zeros((4, 7)), None):
+        with pytest.raises(DataError, match="actions"):
+            policy.encode_actions(actions)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", ["1.6", None, math.nan, math.inf, -1.0, 0.0, 1e-30, True, np.ones(99), [1.0]])
+def test_a_bad_temperature_is_refused(policy: OpenVLAPolicy, bad: Any) -> None:
+    tokens = np.zeros((1, 35), dtype=np.int64)
+    for ask in (
+        lambda: policy.sample(FRAMES[:1], ["open"], bad, [0]),
+        lambda: policy.log_probs(FRAMES[:1], ["open"], tokens, bad),
+    ):
+        with pytest.raises(DataError, match=r"temperature: found .*, needed a number from 0\.001 to 1000") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [None, [], [0, 1], [-1], [1.5], [math.nan], ["1"], 7])
+def test_bad_seeds_are_refused(policy: OpenVLAPolicy, bad: Any) -> None:
+    with pytest.raises(DataError, match=r"seeds: found .*, needed a whole number from 0 for each of 1 frames"):
+        policy.sample(FRAMES[:1], ["open"], 1.0, bad)
 
 
 # --- tokens, statistics, images -----------------------------------------------------------------------------------

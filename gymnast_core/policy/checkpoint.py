@@ -31,8 +31,9 @@ from gymnast_core.errors import CheckpointError
 from gymnast_core.policy.config import ImageVariant, PolicyConfig, read_policy_config
 from gymnast_core.policy.images import ImageProcessor, read_image_processor
 from gymnast_core.policy.model import OpenVLA
-from gymnast_core.policy.prompt import PromptTokens, read_tokenizer
+from gymnast_core.policy.prompt import FIRST_ACTION, PromptTokens, read_tokenizer
 
+OPENVLA_BINS = 256
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 1000**3
 # Small files that travel with a checkpoint unchanged.
@@ -96,6 +97,12 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{path}: wrong vocabulary: {token!r} is token {number}, config.json says {wanted}"
                 )
+        # A vocabulary that names no action tokens is Llama's, whose last 256 OpenVLA's action tokens took the place of.
+        named = tokenizer.token_to_id(FIRST_ACTION)
+        bins = OPENVLA_BINS if named is None else config.unpadded_vocab_size - named
+        if config.n_bins != bins:
+            source = self.folder / "config.json"
+            raise CheckpointError(f"{source}: n_action_bins is {config.n_bins}, the vocabulary has {bins} such tokens")
         return PromptTokens(tokenizer, config.bos_token_id, config.first_action_id, str(path))
 
 

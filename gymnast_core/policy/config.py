@@ -172,7 +172,7 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
         first_tower=towers[0],
         second_tower=towers[1],
         language=language,
-        n_bins=number(content, "n_action_bins", 256, 2),
+        n_bins=number(content, "n_action_bins", 256, 3),
         pad_to_multiple_of=number(content, "pad_to_multiple_of", 64, 0),
         pad_token_id=number(content, "pad_token_id", 32000, 0),
         bos_token_id=number(text, "bos_token_id", 1, 0),

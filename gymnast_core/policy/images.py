@@ -17,7 +17,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ import torch
 from PIL import Image
 
 from gymnast_core.data.frames import check_frame
-from gymnast_core.errors import CheckpointError
+from gymnast_core.errors import CheckpointError, DataError
 from gymnast_core.policy.config import ImageVariant
+from gymnast_core.policy.prompt import normalise_instruction
 
 CROP_AREA = 0.9
 # bfloat16-rounded, as OpenVLA's preprocessor files hold them and as its released models were used.
@@ -54,6 +55,32 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+
+
+def check_batch(frames: np.ndarray, instructions: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """What a policy is asked about: frames (N, H, W, 3) uint8 RGB, N at least 1, and one instruction for each.
+
+    Raises: DataError when frames are no NumPy array (or list of equal ones) of that shape and type, or instructions are
+        not N texts.
+    """
+    rows = frames if isinstance(frames, (np.ndarray, list, tuple)) else None
+    if rows is None or (not isinstance(frames, np.ndarray) and not all(isinstance(f, np.ndarray) for f in rows)):
+        found = type(frames if rows is None else next(f for f in rows if not isinstance(f, np.ndarray)))
+        name = f"{found.__module__}.{found.__qualname__}".removeprefix("builtins.")
+        raise DataError(f"frames: found {name}, needed a NumPy array (N, height, width, 3) uint8")
+    if isinstance(rows, np.ndarray) and rows.ndim != 4:
+        raise DataError(f"frames: found shape {rows.shape}, needed (N, height, width, 3) RGB")
+    if not len(rows):
+        raise DataError("frames: found none, needed at least one")
+    shapes = {check_frame(row, f"frames: row {number}").shape for number, row in enumerate(rows)}
+    if len(shapes) > 1:
+        raise DataError(f"frames: found shapes {' and '.join(map(str, sorted(shapes)))}, needed one shape")
+    if isinstance(instructions, str) or not isinstance(instructions, (Sequence, np.ndarray)):
+        name = type(instructions).__name__
+        raise DataError(f"instructions: found {name}, needed a list of one text for each frame")
+    if len(rows) != len(instructions):
+        raise DataError(f"instructions: found {len(instructions)}, needed one for each of {len(rows)} frames")
+    return np.asarray(rows), [normalise_instruction(instruction) for instruction in instructions]
 
 
 def crop_resize(frame: np.ndarray, box: tuple[float, float, float, float], size: int) -> np.ndarray:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from numbers import Real
+from operator import index
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -14,10 +17,14 @@ from gymnast_core.device import choose_device
 from gymnast_core.errors import DataError
 from gymnast_core.policy.checkpoint import Checkpoint, base_state, read_checkpoint, write_checkpoint
 from gymnast_core.policy.config import ImageVariant
+from gymnast_core.policy.images import check_batch
 from gymnast_core.policy.model import PromptBatch
 from gymnast_core.policy.statistics import read_statistics
 from gymnast_core.policy.tokens import ActionTokens
 from gymnast_core.protocols import PolicySample
+
+# Beyond these a distribution is a single token or uniform in float32.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 
 
 class OpenVLAPolicy:
@@ -60,7 +67,7 @@ class OpenVLAPolicy:
 
     def act(self, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
         """Greedy actions (N, K, 7) float32, Bridge convention. Raises: DataError for a bad frame or instruction."""
-        logits = self._logits_without_gradient(frames, instructions)
+        logits = self._logits_without_gradient(*check_batch(frames, instructions))
         return self.actions(logits.argmax(-1).cpu().numpy())
 
     def sample(
@@ -70,13 +77,13 @@ class OpenVLAPolicy:
 
         Raises: DataError for a bad frame, instruction or temperature, or when seeds do not fit.
         """
-        _check_temperature(temperature)
+        temperature = check_temperature(temperature)
+        frames, instructions = check_batch(frames, instructions)
+        numbers = _check_seeds(seeds, len(frames))
         logits = self._logits_without_gradient(frames, instructions)
         log_p = torch.log_softmax(logits / temperature, dim=-1).cpu().numpy()
         cumulative = np.cumsum(np.exp(log_p.astype(np.float64)), axis=-1)
-        if len(seeds) != len(log_p) or any(seed != int(seed) or seed < 0 for seed in seeds):
-            raise DataError(f"seeds: found {len(seeds)}, needed a whole number from 0 for each of {len(log_p)} frames")
-        uniform = np.stack([np.random.default_rng(int(seed)).random(log_p.shape[1]) for seed in seeds])
+        uniform = np.stack([np.random.default_rng(seed).random(log_p.shape[1]) for seed in numbers])
         below = cumulative < (uniform * cumulative[..., -1])[..., None]
         drawn = np.minimum(below.sum(-1), self.config.n_bins - 1)
         chosen = np.take_along_axis(log_p, drawn[..., None], axis=-1)[..., 0]
@@ -87,11 +94,15 @@ class OpenVLAPolicy:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(log-probabilities, entropies) in nats, each (N, K * 7) float32, of bin indices (N, K * 7); differentiable.
 
-        Raises: DataError when tokens are no bin indices of that shape, or frame, instruction or temperature are bad.
+        Raises: DataError when tokens are no bin indices of that shape, or frames, instructions or temperature are bad.
         """
-        _check_temperature(temperature)
+        temperature = check_temperature(temperature)
+        frames, instructions = check_batch(frames, instructions)
         wanted = (len(frames), self.config.n_action_tokens)
-        tokens = np.asarray(tokens)
+        try:
+            tokens = np.asarray(tokens)
+        except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths, or a tensor on a GPU
+            raise DataError(f"tokens: no array ({error}), needed integers of shape {wanted}") from error
         if tokens.shape != wanted or tokens.dtype.kind not in "iu":
             raise DataError(f"tokens: found {tokens.dtype} of shape {tokens.shape}, needed integers of shape {wanted}")
         if tokens.size and not (tokens.min() >= 0 and tokens.max() < self.config.n_bins):
@@ -108,7 +119,13 @@ class OpenVLAPolicy:
         return self.statistics.unnormalise(values).astype(np.float32)
 
     def encode_actions(self, actions: np.ndarray) -> np.ndarray:
-        """Actions (..., K, 7) to bin indices (..., K * 7) int64."""
+        """Actions (..., K, 7) to bin indices (..., K * 7) int64. Raises: DataError for another shape or a NaN."""
+        wanted = (self.config.chunk_length, self.config.action_dim)
+        if not isinstance(actions, np.ndarray) or actions.dtype.kind not in "fiu" or actions.shape[-2:] != wanted:
+            found = getattr(actions, "shape", type(actions).__name__)
+            raise DataError(f"actions: found {found}, needed numbers of shape (..., {wanted[0]}, {wanted[1]})")
+        if not np.isfinite(actions).all():
+            raise DataError("actions: found a value that is not finite")
         tokens = self.tokens.encode(self.statistics.normalise(actions))
         return tokens.reshape(*actions.shape[:-2], self.config.n_action_tokens)
 
@@ -135,13 +152,6 @@ class OpenVLAPolicy:
 
     def _logits_without_gradient(self, frames: np.ndarray, instructions: Sequence[str]) -> torch.Tensor:
         """Action logits; rows that are the same frame and instruction (a group's first call) are computed once."""
-        frames = np.asarray(frames)
-        if frames.ndim < 4:
-            raise DataError(f"frames: found shape {frames.shape}, needed (N, height, width, 3) RGB")
-        if len(frames) != len(instructions):
-            raise DataError(f"instructions: found {len(instructions)}, needed one for each of {len(frames)} frames")
-        if not len(frames):
-            raise DataError("frames: found none, needed at least one")
         first: dict[tuple[bytes, str], int] = {}
         rows = [
             first.setdefault((np.ascontiguousarray(f).tobytes(), i), len(first)) for f, i in zip(frames, instructions)
@@ -151,7 +161,7 @@ class OpenVLAPolicy:
         with torch.no_grad():
             for begin in range(0, len(distinct), self.max_batch):
                 chosen = distinct[begin : begin + self.max_batch]
-                prepared = self.images.prepare(np.asarray(frames)[chosen])
+                prepared = self.images.prepare(frames[chosen])
                 parts.append(self.model(*self.inputs(prepared, [instructions[i] for i in chosen])))
         logits = torch.cat(parts)
         return logits if len(distinct) == len(frames) else logits[torch.as_tensor(rows, device=logits.device)]
@@ -188,6 +198,22 @@ def load_policy(
     return OpenVLAPolicy(checkpoint, unnorm_key)
 
 
-def _check_temperature(temperature: float) -> None:
-    if not (np.isfinite(temperature) and temperature > 0):
-        raise DataError(f"temperature: found {temperature}, needed a positive number (act is greedy)")
+def check_temperature(temperature: float) -> float:
+    """As a number of Python's. Raises: DataError when it is none, or not from 0.001 to 1000."""
+    number = isinstance(temperature, Real) and not isinstance(temperature, bool)
+    if not number or not MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE:
+        raise DataError(
+            f"temperature: found {shorten(repr(temperature), 60)}, needed a number from {MIN_TEMPERATURE:g} to "
+            f"{MAX_TEMPERATURE:g} (act is greedy)"
+        )
+    return float(temperature)
+
+
+def _check_seeds(seeds: Sequence[int], n: int) -> list[int]:
+    try:
+        found = [index(seed) for seed in seeds]
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != n or min(found) < 0:
+        raise DataError(f"seeds: found {shorten(repr(seeds), 60)}, needed a whole number from 0 for each of {n} frames")
+    return found

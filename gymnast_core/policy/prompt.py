@@ -14,6 +14,8 @@ MAX_INSTRUCTION = 512
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 # OpenVLA was trained with this token behind "Out:"; the tokeniser itself does not give it there.
 EMPTY_TOKEN = "▁"
+ACTION = "<action_{}>"
+FIRST_ACTION = ACTION.format(0)
 MARKERS = re.compile(r"(?<![a-z0-9])(in|out)\s*:|</?s>|<pad>|<unk>|<image>", re.IGNORECASE)
 
 
@@ -102,7 +104,7 @@ def build_tokenizer(words: Iterable[str], n_bins: int, multiple: int = 64) -> tu
             vocabulary.append(token)
     size = -(-(len(vocabulary) + n_bins) // multiple) * multiple
     vocabulary += [f"<unused_{index}>" for index in range(size - n_bins - len(vocabulary))]
-    vocabulary += [f"<action_{index}>" for index in range(n_bins)]
+    vocabulary += [ACTION.format(index) for index in range(n_bins)]
     tokenizer = Tokenizer(
         models.WordPiece({token: index for index, token in enumerate(vocabulary)}, unk_token="<unk>")  # type: ignore[call-arg]
     )

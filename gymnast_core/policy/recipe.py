@@ -51,8 +51,8 @@ class ModelRecipe:
     """Layers of the language model."""
     heads: Count
     mlp_hidden: Count
-    n_bins: Annotated[int, Field(ge=2)]
-    """Action tokens a dimension can take."""
+    n_bins: Annotated[int, Field(ge=3, le=4096)]
+    """Action tokens a dimension can take; one more than there are values."""
     rope_theta: Annotated[float, Field(gt=1)] = 10000.0
     """Base of the rotary position embedding: short sequences tell positions apart better with a small one."""
     chunk_length: Count = 5

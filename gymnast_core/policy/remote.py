@@ -21,9 +21,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from gymnast_core.data.episode import ACTION_DIM, check_actions
-from gymnast_core.data.frames import check_frame
 from gymnast_core.errors import ConfigError, DataError
-from gymnast_core.policy.prompt import normalise_instruction
+from gymnast_core.policy.images import check_batch
 
 MAX_REPLY = 1 << 20
 
@@ -72,9 +71,7 @@ class RemotePolicy:
 
     def act(self, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
         """Chunks (N, K, 7) float32. Raises: DataError for bad input, or when the server's answer is none."""
-        if len(frames) != len(instructions) or not len(frames):
-            raise DataError(f"instructions: found {len(instructions)} for {len(frames)} frames, needed one for each")
-        return np.stack([self._ask(check_frame(f), normalise_instruction(i)) for f, i in zip(frames, instructions)])
+        return np.stack([self._ask(frame, text) for frame, text in zip(*check_batch(frames, instructions))])
 
     def _ask(self, frame: np.ndarray, instruction: str) -> np.ndarray:
         where = f"{self.address}/act"
