@@ -53,6 +53,10 @@ def test_an_episode_reads_back_as_it_was_written(tmp_path: Path) -> None:
     copy = read_episode(tmp_path / "b")
     np.testing.assert_array_equal(copy.frames, frames)
     assert find_episodes(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path)  # a circle
+    (tmp_path / "elsewhere" / "linked").symlink_to(tmp_path / "a")
+    assert [path.name for path in find_episodes(tmp_path / "elsewhere")] == ["b", "linked"]
 
 
 @settings(max_examples=30, deadline=None)

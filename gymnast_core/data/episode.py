@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gymnast_core.data.frames import check_frame, encode_image, read_image, write_bytes
+from gymnast_core.data.frames import check_frame, encode_image, files_below, read_image, write_bytes
 from gymnast_core.errors import DataError
 
 FORMAT_VERSION = 1
@@ -253,8 +253,9 @@ def find_episodes(root: str | os.PathLike[str]) -> list[Path]:
 
 def iterate_episodes(root: str | os.PathLike[str]) -> Iterator[Path]:
     """Like `find_episodes`, but empty where there is nothing."""
-    for path in sorted(Path(root).rglob("episode.json")):
-        yield path.parent
+    for path in files_below(root, "episode.json"):
+        if path.name == "episode.json":
+            yield path.parent
 
 
 def read_header(folder: Path) -> dict[str, Any]:

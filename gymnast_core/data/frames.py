@@ -30,6 +30,19 @@ def check_frame(frame: np.ndarray, name: str = "frame") -> np.ndarray:
     return frame
 
 
+def files_below(root: str | os.PathLike[str], suffix: str) -> list[Path]:
+    """Files below `root` whose names end so, sorted by path; links to folders are followed, each folder once."""
+    found: list[Path] = []
+    seen = {os.path.realpath(root)}
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = {name: os.path.realpath(Path(folder) / name) for name in sorted(subfolders)}
+        new = {path: name for name, path in real.items() if path not in seen}
+        seen |= new.keys()
+        subfolders[:] = new.values()
+        found += [Path(folder) / name for name in names if name.endswith(suffix)]
+    return sorted(found)
+
+
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an image file as uint8 RGB (H, W, 3).
 

@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from gymnast_core.data.episode import Episode
-from gymnast_core.data.frames import resize_frame
+from gymnast_core.data.frames import files_below, resize_frame
 from gymnast_core.errors import DataError
 
 TRANSLATION_SCALE = 35.0
@@ -96,4 +96,4 @@ def read_video(path: str | os.PathLike[str], size: int | None = None) -> np.ndar
 
 def find_worldgym_episodes(root: str | os.PathLike[str]) -> list[Path]:
     """Videos below `root` that have an `.npz` beside them, sorted by path; empty where there is none."""
-    return [path for path in sorted(Path(root).rglob("*.mp4")) if path.with_suffix(".npz").exists()]
+    return [path for path in files_below(root, ".mp4") if path.with_suffix(".npz").exists()]

@@ -10,7 +10,7 @@ import numpy as np
 
 from gymnast_core.config import StationConfig
 from gymnast_core.data.episode import iterate_episodes, read_episode
-from gymnast_core.data.frames import read_image, resize_frame
+from gymnast_core.data.frames import files_below, read_image, resize_frame
 from gymnast_core.errors import DataError
 from gymnast_core.progress import console
 from gymnast_core.protocols import Start
@@ -46,7 +46,7 @@ def read_starts(folder: str | Path, size: int | None = None) -> list[Start]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of start frames")
     starts: list[Start] = []
-    for description in sorted(folder.rglob("*.json")):
+    for description in files_below(folder, ".json"):
         images = [description.with_suffix(suffix) for suffix in (".png", ".jpg", ".jpeg")]
         image = next((path for path in images if path.exists()), None)
         if image is None:
