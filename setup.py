@@ -52,6 +52,8 @@ EXTRAS = {
     ],
     # Published checkpoints: the OpenVLA tokenizer and processor, the autoencoder of WorldGym, LoRA adapters.
     "checkpoints": ["transformers>=4.46,<6", "diffusers>=0.31,<1", "peft>=0.13,<1", "accelerate>=0.34,<2"],
+    # A frozen base in 4 bits for training adapters (`base_precision: nf4`): its quantiser and the GPU kernels for it.
+    "four-bit": ["bitsandbytes>=0.46,<1"],
     # `make test`.
     "dev": [
         "pytest>=8,<10",
@@ -63,7 +65,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["full"] = sorted(
-    {requirement for name in ("station", "vlm", "log", "checkpoints") for requirement in EXTRAS[name]}
+    {requirement for name in ("station", "vlm", "log", "checkpoints", "four-bit") for requirement in EXTRAS[name]}
 )
 
 

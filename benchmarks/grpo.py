@@ -7,6 +7,7 @@ rollouts of 40 steps. It is the real trainer on the real classes; only rewards a
     python -m benchmarks.grpo                                    one step as in the paper
     python -m benchmarks.grpo --side-by-side 32 --memory-cap 80  as on a card of 80 GB
     python -m benchmarks.grpo --side-by-side 8 --micro-batch 1 --recompute --memory-cap 24 --groups 2
+    python -m benchmarks.grpo --base-precision nf4 --recompute   a frozen base in 4 bits (needs bitsandbytes)
     python -m benchmarks.grpo --executor --memory-cap 80         with the executor's own copy of the policy beside it
     python -m benchmarks.grpo --mini                             the shipped mini models, on any CPU
 
@@ -36,6 +37,7 @@ from gymnast_core.config import find_model
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
 from gymnast_core.protocols import Start, Verdict
 from gymnast_core.reward.classifier import ClassifierConfig, ClassifierJudge, FrameClassifier
+from gymnast_core.rl.four_bit import FourBitLinear, quantise_base
 from gymnast_core.rl.parts import prepare_training
 from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
 from gymnast_core.run_folder import RunFolder
@@ -118,6 +120,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--micro-batch", type=int, default=8, help="policy calls of one pass of the update")
     parser.add_argument("--recompute", action="store_true", help="recompute activations in the update")
     parser.add_argument("--trainable", choices=("lora", "full"), default="lora")
+    parser.add_argument("--base-precision", choices=("auto", "float32", "bfloat16", "nf4"), default="auto")
     parser.add_argument("--denoising-steps", type=int, default=10)
     parser.add_argument("--solver", choices=("ddim", "dpm++"), default="ddim")
     parser.add_argument("--guidance", type=float, default=1.0)
@@ -139,11 +142,16 @@ def main() -> int:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, options.memory_cap * 1e9 / total))
 
-    def policy() -> OpenVLAPolicy:
+    def policy(precision: str) -> OpenVLAPolicy:
+        dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+        dtype = dtypes.get(precision, torch.bfloat16 if on_gpu else torch.float32)
         if options.mini:
-            return load_policy(find_model("mini/policy"), device=options.device)
-        dtype = torch.float32 if options.trainable == "full" else torch.bfloat16
-        return OpenVLAPolicy(random_full_size(options.device, dtype))
+            made = load_policy(find_model("mini/policy"), device=options.device, dtype=dtype)
+        else:
+            made = OpenVLAPolicy(random_full_size(options.device, dtype))
+        if precision == "nf4":
+            quantise_base(made.model, options.device)
+        return made
 
     config = GRPOConfig(
         groups=options.groups,
@@ -153,10 +161,13 @@ def main() -> int:
         micro_batch=options.micro_batch,
         trainable=options.trainable,
         recompute_activations=options.recompute,
+        base_precision=options.base_precision,
         checkpoint_every=10**9,
     )
-    trained = policy()
-    executor = policy() if options.executor else None
+    if options.trainable == "full" and options.base_precision not in ("auto", "float32"):
+        raise SystemExit("all weights are trained in float32; --base-precision is for adapters")
+    trained = policy("float32" if options.trainable == "full" else options.base_precision)
+    executor = policy("auto") if options.executor else None
     prepare_training(trained, config)
     environment = WorldModelEnvironment(world_model(options, options.device), max_rollouts=options.side_by_side)
     classes = ClassifierConfig(INSTRUCTIONS, 64 if options.mini else 224)
@@ -198,10 +209,13 @@ def report(
     """The table."""
     hardware = torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or platform.machine()} CPU"
     trained = sum(p.numel() for p in policy.parameters())
-    weights = sum(p.numel() for p in policy.model.parameters())
+    weights = sum(p.numel() for p in policy.model.parameters()) + sum(
+        m.in_features * m.out_features for m in policy.model.modules() if isinstance(m, FourBitLinear)
+    )
     imagined = sum(p.numel() for p in environment.loaded.model.parameters())
+    precision = "nf4" if options.base_precision == "nf4" else str(policy.dtype)
     cap = f", memory cap {options.memory_cap:g} GB" if options.memory_cap else ""
-    print(f"{datetime.date.today()}, {hardware}, torch {torch.__version__}, {policy.dtype}{cap}")
+    print(f"{datetime.date.today()}, {hardware}, torch {torch.__version__}, base {precision}{cap}")
     print(
         f"policy {weights / 1e6:.1f} M ({trained / 1e6:.2f} M trained: {options.trainable}), world model "
         f"{imagined / 1e6:.1f} M, {'with' if executor else 'without'} an executor's policy beside it"

@@ -41,8 +41,12 @@ class Linear(nn.Linear):
         self.adapters = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
 
+    def base(self, x: torch.Tensor) -> torch.Tensor:
+        """Without adapters."""
+        return F.linear(x, self.weight, self.bias)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.linear(x, self.weight, self.bias)
+        y = self.base(x)
         for name in self.active:
             if name in self.adapters:
                 y = y + self.adapters[name](x)

@@ -32,7 +32,7 @@ from gymnast_core.rl.gate import GateResult, judge_adapter, judge_imagination, s
 from gymnast_core.rl.rollout import Rollout, RolloutOptions, run_rollouts
 from gymnast_core.rl.selection import BestAdapter
 from gymnast_core.rl.starts import check_instruction, read_starts
-from gymnast_core.rl.trainer import BudgetSpent, GRPOConfig, GRPOTrainer, load_recipe
+from gymnast_core.rl.trainer import BudgetSpent, GRPOConfig, GRPOTrainer
 from gymnast_core.run_folder import RunFolder, derive_seed
 
 ONE_JUDGE = "there is one judge only: it trained the adapter, and it scores before and after"
@@ -202,11 +202,11 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
     seconds = config.seconds or budget.seconds
     horizon = config.horizon or budget.horizon
     count = config.evaluation_rollouts or budget.evaluation_rollouts
-    recipe = load_recipe(
-        config.recipe or budget.recipe, horizon=horizon, seed=config.seed, trainable="lora", checkpoint_every=1
+    recipe = parts.open_recipe(
+        config.recipe or budget.recipe, ranks, horizon=horizon, seed=config.seed, trainable="lora", checkpoint_every=1
     )
     with console.status("loading policy, world model and judge"):
-        policy = parts.open_policy(opened)
+        policy = parts.open_policy(opened, recipe)
         environment = parts.open_imagination(opened)
         judge = load_judge(station, opened.path, run.path, ranks.rank, ranks.size)
         second = config.gate_judge or budget.gate_judge
@@ -507,7 +507,8 @@ def _write_report(
             facts=(
                 (
                     "recipe",
-                    f"{recipe.groups} groups of {recipe.group_size}, horizon {recipe.horizon}, T {recipe.temperature}",
+                    f"{recipe.groups} groups of {recipe.group_size}, horizon {recipe.horizon}, T {recipe.temperature}"
+                    + (", on a base in 4 bits" if recipe.base_precision == "nf4" else ""),
                 ),
                 ("optimiser", f"AdamW {recipe.learning_rate:g}, minibatch {recipe.minibatch}, epochs {recipe.epochs}"),
             ),

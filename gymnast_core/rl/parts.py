@@ -6,16 +6,19 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gymnast_core.config import StationConfig, find_model, load_config
 from gymnast_core.device import choose_device
+from gymnast_core.errors import ConfigError
 from gymnast_core.graph import find_station_file
 from gymnast_core.policy import adapters
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
 from gymnast_core.policy.parallel import Ranks, is_sharded
-from gymnast_core.rl.trainer import GRPOConfig
+from gymnast_core.rl.four_bit import quantise_base
+from gymnast_core.rl.trainer import GRPOConfig, load_recipe
 from gymnast_core.world_model.environment import WorldModelEnvironment
 from gymnast_core.world_model.fidelity import sampling_of
 
@@ -57,14 +60,32 @@ def device_of(station: StationConfig) -> str:
     return choose_device(station.models.device)
 
 
+def open_recipe(name: str, ranks: Ranks, **overrides: Any) -> GRPOConfig:
+    """A recipe that so many processes can follow. Raises: ConfigError, see `load_recipe`."""
+    recipe = load_recipe(name, **overrides)
+    if recipe.base_precision == "nf4" and recipe.shard and ranks.size > 1:
+        raise ConfigError(
+            f"recipe '{name}': a base in 4 bits (base_precision: nf4) is not divided among processes; set shard: false"
+        )
+    return recipe
+
+
 def open_policy(station: StationFile, recipe: GRPOConfig | None = None) -> OpenVLAPolicy:
-    """recipe: training all weights needs them in float32, whatever the device.
+    """recipe: says the weights' precision; training all of them needs float32, whatever the device.
 
     Raises: ConfigError (no such folder), CheckpointError (damaged).
     """
-    models = station.config.models
-    dtype = torch.float32 if recipe is not None and recipe.trainable == "full" else None
-    return load_policy(find_model(models.policy, station.path), models.unnorm_key, device_of(station.config), dtype)
+    models, device = station.config.models, device_of(station.config)
+    folder = find_model(models.policy, station.path)
+    precision = recipe.base_precision if recipe is not None else "auto"
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
+    if precision == "nf4":
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        policy = load_policy(folder, models.unnorm_key, "cpu", dtype)
+        quantise_base(policy.model, device)
+        return policy
+    full = recipe is not None and recipe.trainable == "full"
+    return load_policy(folder, models.unnorm_key, device, torch.float32 if full else dtypes[precision])
 
 
 def open_imagination(station: StationFile) -> WorldModelEnvironment:

@@ -18,7 +18,7 @@ from gymnast_core.progress import console, interrupts
 from gymnast_core.protocols import Environment, Judge
 from gymnast_core.rl.adapt import tell_interruption, train_within
 from gymnast_core.rl.starts import read_starts, station_starts
-from gymnast_core.rl.trainer import GRPOTrainer, load_recipe
+from gymnast_core.rl.trainer import GRPOTrainer
 from gymnast_core.run_folder import RunFolder, derive_seed
 
 STATIONS = 32
@@ -96,7 +96,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     opened = parts.open_station(config.config, config.policy, config.world_model, config.judge, config.device)
     opened = parts.on_this_rank(opened, ranks)
     station = opened.config
-    recipe = load_recipe(config.recipe or station.adaptation.recipe, seed=config.seed)
+    recipe = parts.open_recipe(config.recipe or station.adaptation.recipe, ranks, seed=config.seed)
     environment: Environment
     judge: Judge
     if config.environment == "station":

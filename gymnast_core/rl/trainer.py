@@ -80,6 +80,9 @@ class GRPOConfig:
     """Take starts equally often, or more often where success and failure are mixed."""
     trainable: Literal["full", "lora"] = "full"
     """Train all weights of the policy, or low-rank adapters on it."""
+    base_precision: Literal["auto", "float32", "bfloat16", "nf4"] = "auto"
+    """Of the frozen base under an adapter: auto is float32 on a CPU and bfloat16 on a GPU; nf4 keeps the language
+    model's layers in 4 bits (package bitsandbytes). All weights are trained in float32."""
     lora_rank: Annotated[int, Field(ge=1, le=1024)] = 32
     lora_alpha: Positive = 16.0
     lora_vision: bool = False
@@ -114,6 +117,8 @@ def load_recipe(recipe: str, **overrides: Any) -> GRPOConfig:
         raise ConfigError(
             f"{path}: min_groups {config.min_groups} exceeds groups {config.groups}, and max_staleness is 0"
         )
+    if config.trainable == "full" and config.base_precision not in ("auto", "float32"):
+        raise ConfigError(f"{path}: base_precision {config.base_precision} is for adapters; all weights need float32")
     if config.filter_low > config.filter_high:
         raise ConfigError(f"{path}: filter_low {config.filter_low} is above filter_high {config.filter_high}")
     return config
