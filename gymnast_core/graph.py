@@ -118,7 +118,7 @@ def ament_prefixes(package: str) -> list[Path]:
 
 def find_executable(node: NodeDescription) -> list[str]:
     """How to start the node: `<prefix>/lib/<package>/<executable>`, as launch_ros finds it; where gymnast's own nodes
-    are installed by pip only (which knows no such folder), this interpreter with the node's module.
+    are installed by pip only (which knows no such folder), this interpreter with the node's entry point.
 
     Raises: ConfigError when the package is not built or sourced, or has no such executable.
     """
@@ -129,7 +129,7 @@ def find_executable(node: NodeDescription) -> list[str]:
             return [str(executable)]
     module = f"{NODE_PACKAGE}.{node.executable}_node"
     if node.package == NODE_PACKAGE and importlib.util.find_spec(NODE_PACKAGE) and importlib.util.find_spec(module):
-        return [sys.executable, "-m", module]
+        return [sys.executable, "-c", f"import sys; from {module} import main; sys.exit(main())"]
     if prefixes:
         raise ConfigError(
             f"package '{node.package}' in {prefixes[0]} has no executable '{node.executable}'; build it anew"

@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ from ros_tools import (
 from sensor_msgs.msg import Image, JointState
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.graph import MANAGED, find_executable, find_station_file, station_graph
+from gymnast_core.graph import MANAGED, NodeDescription, find_executable, find_station_file, station_graph
 
 WITHOUT = ("recorder", "adapter", "executor", "evaluator")  # they have tests of their own, and load models
 REAL_STATION = """
@@ -69,6 +70,16 @@ def test_graph_is_described_once_and_every_executable_is_there() -> None:
     assert dict(apart[0].remappings)["station/reset_scene"] == "/lab/station/reset_scene"
     with pytest.raises(ConfigError, match="driver"):
         station_graph(SIMULATED, without=["driver"])
+
+
+def test_a_node_installed_by_pip_only_starts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
+    environment = isolate(free_domain())
+    for name in ("recorder", "watchdog"):
+        line = find_executable(NodeDescription("gymnast_nodes", name, name))
+        assert line[0] == sys.executable
+        node = Process([*line, "--ros-args", "-p", "config:=nowhere.yaml"], environment)
+        assert node.wait(60.0) == 2 and "nowhere.yaml" in node.output
 
 
 def test_real_station_starts_no_simulated_driver(tmp_path: Path) -> None:

@@ -49,6 +49,31 @@ def run_expert(environment: StationEnvironment, task: str, seed: int, steps: int
     return []
 
 
+def test_a_scene_at_rest_is_drawn_once_and_simulated_the_same() -> None:
+    station, other = SimulatedStation(CONFIG), SimulatedStation(CONFIG)
+    renderer = station.renderer(64, 48)
+    for one in (station, other):
+        one.reset("open_drawer", 3)
+        one.command_joints(np.array([0.2, -1.5, 1.4, 0.0, 0.8, 0.0]), 0.3, 0.1)
+    for _ in range(800):
+        station.advance(0.01)  # at rest in one go, five steps at a time
+        for _ in range(5):
+            other.advance(0.002)
+    assert np.array_equal(station.joint_state()[0], other.joint_state()[0])
+
+    first = renderer.render(station.snapshot())
+    station.advance(0.5)
+    assert renderer.render(station.snapshot()) is first
+    drawer = station.snapshot()
+    drawer.positions[station._model.joint(station.scene.drawer_joint).qposadr[0]] += 0.05
+    moved = renderer.render(drawer)
+    assert not np.array_equal(moved, first)
+    assert np.array_equal(renderer.render(station.snapshot()), first)
+    drawer = dataclasses.replace(drawer, light_diffuse=drawer.light_diffuse * 0.5)
+    assert renderer.render(drawer).mean() < moved.mean()
+    renderer.close()
+
+
 @settings(max_examples=50, deadline=None)
 @given(arrays(np.float64, 6, elements=st.floats(-1.5, 1.5)))
 def test_the_model_has_the_kinematics_of_the_arm(joints: np.ndarray) -> None:

@@ -32,6 +32,7 @@ from gymnast_nodes.common import (
     JOINT_NAMES,
     DiagnosticReport,
     Diagnostics,
+    LatestReader,
     ManagedNode,
     RateMeter,
     measured_joints,
@@ -89,7 +90,7 @@ class ArmNode(ManagedNode):
         self._single = self.create_publisher(JointSingleCommand, self._driver.name("commands/joint_single"), DRIVER_QOS)
         self._state = self.create_publisher(ArmState, "arm/state", COMMAND_QOS)
         self._executed = self.create_publisher(ExecutedAction, "arm/executed", COMMAND_QOS)
-        self.create_subscription(JointState, self._driver.name("joint_states"), self._on_joints, DRIVER_QOS)
+        self._joint_states = LatestReader(self, JointState, self._driver.name("joint_states"), DRIVER_QOS)
         self.create_subscription(BridgeAction, "arm/action", self._on_action, COMMAND_QOS)
         self.create_subscription(String, "watchdog/fault", self._on_watchdog, COMMAND_QOS)
         self.create_service(ResetArm, "arm/reset", self._on_reset)
@@ -121,7 +122,7 @@ class ArmNode(ManagedNode):
                 f"no valid joint states on {self._driver.name('joint_states')} for {FIRST_JOINTS_S:g} s; "
                 "check the driver, its USB cable and the motors' power"
             )
-        self._on_joints(first)
+        self._take_joints(first)
         self._hold_measured()
         self._driver.torque_on()
         if self._mode != ArmState.MODE_STOPPED:
@@ -143,7 +144,14 @@ class ArmNode(ManagedNode):
 
     # What comes in.
 
-    def _on_joints(self, message: JointState) -> None:
+    def _listen(self) -> None:
+        """Take the driver's newest joint state: at every tick, and before anything is done on the strength of it."""
+        message, count = self._joint_states.take()
+        if message is not None:
+            self._joint_rate.tick(count)
+            self._take_joints(message)
+
+    def _take_joints(self, message: JointState) -> None:
         joints = measured_joints(message)
         if joints is None:
             self._failed_reads += 1
@@ -151,7 +159,6 @@ class ArmNode(ManagedNode):
             return
         self._joints = joints
         self._joints_stamp = message.header.stamp
-        self._joint_rate.tick()
         if "left_finger" in message.name:
             self._finger = message.position[message.name.index("left_finger")]
         effort = None
@@ -161,6 +168,7 @@ class ArmNode(ManagedNode):
         self._guard.measured(joints, effort, time.monotonic())
 
     def _on_action(self, message: BridgeAction) -> None:
+        self._listen()
         now = now_seconds(self)
         age = now - to_seconds(message.header.stamp)
         refusal = self._refusal(message, age)
@@ -238,6 +246,7 @@ class ArmNode(ManagedNode):
             raise StationError(f"the arm is stopped ({self._detail}); call arm/rearm first")
         if self._mode == ArmState.MODE_MOVING:
             raise StationError("the arm is resetting already")
+        self._listen()
         if self._joints is None or not self._guard.fresh(time.monotonic()):
             raise StationError("no fresh joint states; check the driver")
         if not np.isfinite(offset).all():
@@ -275,6 +284,7 @@ class ArmNode(ManagedNode):
         while time.monotonic() < end:
             await sleep(self, 0.05)
             self._still_moving()
+            self._listen()
             assert self._joints is not None and previous is not None
             resting = float(np.max(np.abs(self._joints - previous))) < 0.002
             previous = self._joints
@@ -299,6 +309,7 @@ class ArmNode(ManagedNode):
 
     def _on_rearm(self, request: Rearm.Request, response: Rearm.Response) -> Rearm.Response:
         """arm/rearm: release a latched stop, with the measured pose as target."""
+        self._listen()
         if not request.confirm:
             response.message = "confirm must be true: look at the arm first"
         elif self._mode != ArmState.MODE_STOPPED:
@@ -333,6 +344,7 @@ class ArmNode(ManagedNode):
     # The guard, and what goes out.
 
     def _tick(self) -> None:
+        self._listen()
         if self.is_active:
             self._watch()
             self._drive_gripper()
@@ -389,6 +401,7 @@ class ArmNode(ManagedNode):
 
     def _hold_measured(self) -> bool:
         """Command the measured pose; False when there is none."""
+        self._listen()
         if self._joints is None:
             return False
         if self._controller is not None:
@@ -475,7 +488,3 @@ class ArmNode(ManagedNode):
 
 def main() -> None:
     sys.exit(run_node(ArmNode, urgent=True))
-
-
-if __name__ == "__main__":
-    main()

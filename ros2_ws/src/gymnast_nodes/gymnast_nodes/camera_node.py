@@ -237,7 +237,3 @@ class _Device:
 
 def main() -> None:
     sys.exit(run_node(CameraNode))
-
-
-if __name__ == "__main__":
-    main()

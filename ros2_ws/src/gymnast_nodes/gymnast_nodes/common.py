@@ -3,6 +3,9 @@
 Every node spins in a single-threaded executor: at 100 Hz of joint states rclpy's multi-threaded one costs four times
 the processor time. Nothing may therefore block a callback; a call of the driver inside a lifecycle transition goes
 through `ServiceCaller`, which spins a hidden node of its own.
+
+Waking up is what an idle node pays for: rclpy builds its wait set anew each time. Fast topics of which only the newest
+message matters are therefore read by `LatestReader`, which wakes nobody.
 """
 
 from __future__ import annotations
@@ -32,10 +35,16 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState
 
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.errors import ConfigError, DataError, GymnastError, StationError
+
+try:
+    from rclpy.event_handler import EventHandler
+except ImportError:  # Humble
+    from rclpy.qos_event import QoSEventHandler as EventHandler
 
 # Camera frames: a late frame is worth nothing, so none is sent twice.
 SENSOR_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -55,6 +64,10 @@ HEARTBEAT_TOPIC = "supervisor/heartbeat"
 HEARTBEAT_PERIOD_S = 0.2
 FINALIZED = "finalized"
 JOINT_NAMES = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
+EVENTS_PERIOD_S = 1.0
+"""How often the middleware is asked for complaints (a peer with other QoS)."""
+HEADER_BYTES = 12
+"""Shortest message with a header: four bytes of encapsulation and a stamp."""
 
 NodeType = TypeVar("NodeType", bound=Node)
 
@@ -153,9 +166,10 @@ class RateMeter:
         self._window = window_s
         self._times: collections.deque[float] = collections.deque()
 
-    def tick(self) -> None:
+    def tick(self, count: int = 1) -> None:
+        """`count` events, just now."""
         now = time.monotonic()
-        self._times.append(now)
+        self._times.extend([now] * count)
         while self._times[0] < now - self._window:
             self._times.popleft()
 
@@ -170,6 +184,70 @@ class RateMeter:
     def age(self) -> float:
         """Seconds since the last event; infinite before the first."""
         return time.monotonic() - self._times[-1] if self._times else float("inf")
+
+
+class GatedGroup(CallbackGroup):
+    """Callbacks that run only while `is_open`; a shut one's messages wait in their reader and wake nobody."""
+
+    def __init__(self, is_open: Callable[[], bool] = lambda: False) -> None:
+        super().__init__()
+        self._is_open = is_open
+
+    def can_execute(self, entity: Any) -> bool:
+        return self._is_open()
+
+    def beginning_execution(self, entity: Any) -> bool:
+        return self._is_open()
+
+    def ending_execution(self, entity: Any) -> None:
+        return
+
+
+def take_waiting(subscription: Any) -> list[tuple[bytes, dict[str, Any]]]:
+    """The serialised messages, with their infos, that wait in the reader of a subscription."""
+    taken: list[tuple[bytes, dict[str, Any]]] = []
+    with subscription.handle:
+        for _ in range(subscription.qos_profile.depth):  # a reader that never ends must not hold us here
+            message = subscription.handle.take_message(subscription.msg_type, True)
+            if message is None:
+                break
+            taken.append(message)
+    return taken
+
+
+class LatestReader:
+    """The newest message of a topic, fetched when it is wanted; messages with a header only."""
+
+    def __init__(self, node: Node, kind: Any, topic: str, qos: QoSProfile) -> None:
+        self._kind = kind
+        self._subscription = node.create_subscription(
+            kind, topic, lambda _: None, qos, callback_group=GatedGroup(), raw=True
+        )
+
+    def take(self) -> tuple[Any | None, int]:
+        """The newest message since the last call (None: there was none) and how many came."""
+        messages = [data for data, _ in take_waiting(self._subscription) if len(data) >= HEADER_BYTES]
+        return (deserialize_message(messages[-1], self._kind) if messages else None), len(messages)
+
+
+class NodeExecutor(SingleThreadedExecutor):
+    """One thread; the middleware's events (two or more for each publisher and subscription) are waited for in one
+    round a second only: in every wait set they are a good part of what waking up costs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._events_at = 0.0
+        self._with_events = True
+
+    def spin_once(self, timeout_sec: float | None = None) -> None:
+        now = time.monotonic()
+        self._with_events = now >= self._events_at
+        if self._with_events:
+            self._events_at = now + EVENTS_PERIOD_S
+        super().spin_once(timeout_sec)
+
+    def can_execute(self, entity: Any) -> bool:
+        return (self._with_events or not isinstance(entity, EventHandler)) and super().can_execute(entity)
 
 
 DiagnosticReport = tuple[bytes, str, dict[str, Any]]
@@ -441,7 +519,7 @@ def run_node(build: Callable[[], NodeType], args: Sequence[str] | None = None, u
     asked: list[int] = []  # no threading.Event: its lock hangs where a second signal interrupts the first's handler
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: asked.append(number))
-    executor = SingleThreadedExecutor()
+    executor = NodeExecutor()
     try:
         node = build()
     except GymnastError as error:

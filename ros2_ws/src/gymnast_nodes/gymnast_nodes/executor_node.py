@@ -40,10 +40,12 @@ from gymnast_nodes.common import (
     COMMAND_QOS,
     SENSOR_QOS,
     Diagnostics,
+    GatedGroup,
     ManagedNode,
     RateMeter,
     image_to_frame,
     run_node,
+    take_waiting,
 )
 from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service
 
@@ -117,8 +119,13 @@ class ExecutorNode(ManagedNode):
         self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._actions = self.create_publisher(BridgeAction, "arm/action", COMMAND_QOS)
         self._steps = self.create_publisher(EpisodeStep, "executor/step", COMMAND_QOS)
-        self.create_subscription(Image, self.station.camera.topic, self._on_image, SENSOR_QOS)
-        self.create_subscription(ArmState, "arm/state", self._on_arm, COMMAND_QOS)
+        self._watching = False
+        gate = GatedGroup(lambda: self._watching)
+        topic = self.station.camera.topic
+        self._watched = (
+            self.create_subscription(Image, topic, self._on_image, SENSOR_QOS, callback_group=gate),
+            self.create_subscription(ArmState, "arm/state", self._on_arm, COMMAND_QOS, callback_group=gate),
+        )
         self.create_subscription(ExecutedAction, "arm/executed", self._on_executed, COMMAND_QOS)
         self.create_subscription(DiagnosticStatus, "recorder/status", self._on_recorder, COMMAND_QOS)
         self._start_recording = self.create_client(StartRecording, "recorder/start")
@@ -191,6 +198,7 @@ class ExecutorNode(ManagedNode):
         outcome, message = Result.OUTCOME_UNJUDGED, ""
         try:
             run = self._prepare(request)
+            self._watch()
             self._wait_until_ready(goal)
             self._record(goal, run)
             self._run = run
@@ -203,6 +211,7 @@ class ExecutorNode(ManagedNode):
             outcome, message = Result.OUTCOME_ABORTED, f"unexpected {type(error).__name__}: {error}; the arm holds"
         finally:
             self._run = None
+            self._watching = False
         if run.recording:
             message = _joined(message, self._finish_recording(run, outcome, message))
         result = Result(outcome=outcome, message=message, steps=run.step, episode_path=run.path, judge_score=np.nan)
@@ -253,6 +262,14 @@ class ExecutorNode(ManagedNode):
                 adapters.detach(policy, other)
             self._store.load(policy, name)
         adapters.activate(policy, name)
+
+    def _watch(self) -> None:
+        """Frames and arm states are looked at during an episode only; what waited until now says nothing of now."""
+        for subscription in self._watched:
+            take_waiting(subscription)
+        self._camera, self._arm = _Camera(), None
+        self._watching = True
+        self.executor.wake()
 
     def _wait_until_ready(self, goal: Goal[Any]) -> None:
         """Wait for camera, arm and recorder. Raises: StationError naming the one that is missing; Cancelled."""

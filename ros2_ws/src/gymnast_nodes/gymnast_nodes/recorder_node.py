@@ -4,6 +4,8 @@ Topics are taken as serialised bytes with deep queues and the reliability their 
 thread at once, and flushed at each step, so that nothing is lost while the disk is busy and a killed recorder leaves
 a log that ends with the last step. Episodes its predecessor left open are repaired when it is configured.
 
+Between episodes messages wake nobody: they wait in their readers and are taken, and mostly dropped, twice a second.
+
 When the executor dies in mid-episode, the recording is closed as aborted.
 
 While it records it says so on `recorder/status` every 50 ms; the executor sends no action that nobody would log.
@@ -39,7 +41,16 @@ from gymnast_core.data.frames import resize_frame
 from gymnast_core.data.mcap_log import McapLog, Topic
 from gymnast_core.data.recover import LOG_FOLDER, recover_episode
 from gymnast_core.errors import ConfigError, DataError, GymnastError, StationError
-from gymnast_nodes.common import Diagnostics, ManagedNode, image_to_frame, run_node, sleep
+from gymnast_nodes.common import (
+    HEADER_BYTES,
+    Diagnostics,
+    GatedGroup,
+    ManagedNode,
+    image_to_frame,
+    run_node,
+    sleep,
+    take_waiting,
+)
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.message_text import message_definition
 
@@ -51,8 +62,6 @@ IMAGE_QUEUE_DEPTH = 120
 MAX_BACKLOG_BYTES = 512 << 20
 """More than this waiting for the disk means that the disk is too slow for the camera."""
 FRAME_MEMORY_S = 2.5
-HEADER_BYTES = 12
-"""Shortest message there is: four bytes of encapsulation and a stamp."""
 SETTLE_S = 0.2
 """After a stop request, how long late messages are still taken."""
 EPISODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,119}")
@@ -66,6 +75,8 @@ class _Item:
     data: bytes
     log_time: int
     publish_time: int
+    logged: bool
+    """Whether it came while an episode was recorded; others are only remembered."""
 
 
 @dataclass
@@ -118,7 +129,8 @@ class RecorderNode(ManagedNode):
             StopRecording, "recorder/stop", self._on_stop, callback_group=ReentrantCallbackGroup()
         )  # it awaits the last messages, which must go on coming meanwhile
         self._liveness = Liveness(self)
-        self._match_timer = self.create_timer(0.5, self._match_offers)
+        self._gate = GatedGroup(lambda: self._recording is not None)
+        self._match_timer = self.create_timer(0.5, self._while_idle)
         self._stuck: set[str] = set()
         self._renew_timer = self.create_timer(0.02, self._renew_stuck)
         self._renew_timer.cancel()
@@ -161,6 +173,19 @@ class RecorderNode(ManagedNode):
 
     # Subscriptions
 
+    def _while_idle(self) -> None:
+        self._match_offers()
+        self._take_waiting()
+
+    def _take_waiting(self) -> None:
+        """What came since the last look, while nothing is recorded: the newest frames and states are kept."""
+        if self._recording is not None:
+            return
+        for key, (subscription, _, _) in self._subscriptions_by_key.items():
+            take = self._taker(key)
+            for data, info in take_waiting(subscription):
+                take(data, info)
+
     def _match_offers(self) -> None:
         """Subscribe with the reliability and durability each publisher offers, anew when that changes."""
         if not self._listening:
@@ -190,7 +215,7 @@ class RecorderNode(ManagedNode):
 
     def _subscribe(self, key: str, qos: QoSProfile) -> None:
         kind, _, topic = self._topics[key]
-        subscription = self.create_subscription(kind, topic, self._taker(key), qos, raw=True)
+        subscription = self.create_subscription(kind, topic, self._taker(key), qos, callback_group=self._gate, raw=True)
         self._subscriptions_by_key[key] = (subscription, qos.reliability, qos.durability)
 
     def _renew_stuck(self) -> None:
@@ -220,7 +245,7 @@ class RecorderNode(ManagedNode):
                 return
             log_time = time.time_ns()
             sent = int(info.get("source_timestamp", 0)) if isinstance(info, dict) else 0
-            item = _Item(key, data, log_time, sent or log_time)
+            item = _Item(key, data, log_time, sent or log_time, recording is not None)
             with self._lock:
                 self._backlog += len(data)
             self._items.put(item)
@@ -275,6 +300,7 @@ class RecorderNode(ManagedNode):
             writer.finish(complete=False)
             raise
         self._failure = ""
+        self._take_waiting()  # what came before this moment is no part of the episode
         alive = self._liveness.watch("executor") if "executor" in self._liveness.states() else lambda: True
         self._recording = _Recording(request.episode_id, folder, log, writer, alive=alive)
         return folder
@@ -330,7 +356,7 @@ class RecorderNode(ManagedNode):
         last_flush = time.monotonic()
         while not self._ended.is_set() or self._recording is not None:
             try:
-                item: _Item | None = self._items.get(timeout=0.02)
+                item: _Item | None = self._items.get(timeout=0.2 if self._recording is None else 0.02)
             except queue.Empty:
                 item = None
             if item is not None:
@@ -349,7 +375,7 @@ class RecorderNode(ManagedNode):
                     )
                 if self._backlog > MAX_BACKLOG_BYTES:
                     raise DataError(f"{recording.folder}: the disk is too slow for the camera; lower camera.rate_hz")
-                if item is not None:
+                if item is not None and item.logged:
                     self._write_item(recording, item)
                     assembler.take(item)
                     if item.key in (STEP, EXECUTED):

@@ -284,7 +284,3 @@ class _Locked:
 
 def main() -> None:
     sys.exit(run_node(StationNode, urgent=True))
-
-
-if __name__ == "__main__":
-    main()

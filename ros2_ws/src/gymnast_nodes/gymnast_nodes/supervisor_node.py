@@ -246,7 +246,3 @@ class SupervisorNode(InterleavingNode):
 
 def main() -> None:
     sys.exit(run_node(SupervisorNode))
-
-
-if __name__ == "__main__":
-    main()

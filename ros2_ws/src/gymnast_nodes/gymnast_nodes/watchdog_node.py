@@ -28,11 +28,13 @@ from gymnast_nodes.common import (
     LATCHED_QOS,
     DiagnosticReport,
     Diagnostics,
+    LatestReader,
     RateMeter,
     measured_joints,
     parameter,
     run_node,
     station_parameter,
+    to_seconds,
 )
 
 MOVING_SPEED = 0.05
@@ -64,6 +66,7 @@ class WatchdogNode(Node):
         driver = station.arm.driver
 
         self._joints: np.ndarray | None = None
+        self._joints_stamp = 0.0
         self._joints_at = 0.0
         self._speed = 0.0
         self._joint_rate = RateMeter()
@@ -80,9 +83,9 @@ class WatchdogNode(Node):
 
         self._command = self.create_publisher(JointGroupCommand, f"{driver}/commands/joint_group", DRIVER_QOS)
         self._fault = self.create_publisher(String, "watchdog/fault", LATCHED_QOS)
-        self.create_subscription(JointState, f"{driver}/joint_states", self._on_joints, DRIVER_QOS)
-        self.create_subscription(ArmState, "arm/state", self._on_state, COMMAND_QOS)
-        self.create_subscription(ExecutedAction, "arm/executed", self._on_executed, COMMAND_QOS)
+        self._joint_states = LatestReader(self, JointState, f"{driver}/joint_states", DRIVER_QOS)
+        self._states = LatestReader(self, ArmState, "arm/state", COMMAND_QOS)
+        self._executed = LatestReader(self, ExecutedAction, "arm/executed", COMMAND_QOS)
         self.create_service(Trigger, "watchdog/hold", self._on_hold)
         self._stop_client = self.create_client(EmergencyStop, "arm/emergency_stop")
         self._diagnostics = Diagnostics(self, "wx250s")
@@ -90,31 +93,38 @@ class WatchdogNode(Node):
         self.create_timer(1.0 / rate, self._check)
         self.get_logger().info(f"watching {driver} {rate:g} times a second")
 
-    def _on_joints(self, message: JointState) -> None:
+    def _listen(self) -> None:
+        """Take what came since the last check."""
+        now = time.monotonic()
+        joint_state, count = self._joint_states.take()
+        if joint_state is not None:
+            self._take_joints(joint_state, count, now)
+        state, _ = self._states.take()
+        if state is not None:
+            self._mode = state.mode
+            self._state_at = now
+            if state.mode == ArmState.MODE_MOVING:
+                self._commanded_at = now
+        executed, _ = self._executed.take()
+        if executed is not None and executed.accepted:
+            self._commanded_at = now
+
+    def _take_joints(self, message: JointState, count: int, now: float) -> None:
         joints = measured_joints(message)
         if joints is None:
             return
-        now = time.monotonic()
-        elapsed = now - self._joints_at
+        stamp = to_seconds(message.header.stamp)
+        elapsed = stamp - self._joints_stamp
         if self._joints is not None and elapsed > 1e-4:
             # Smoothed over about 30 ms: neighbouring stamps jitter.
             speed = float(np.max(np.abs(joints - self._joints))) / elapsed
             self._speed += (speed - self._speed) * min(1.0, elapsed / 0.03)
-        self._joints, self._joints_at = joints, now
-        self._joint_rate.tick()
-
-    def _on_state(self, message: ArmState) -> None:
-        self._mode = message.mode
-        self._state_at = time.monotonic()
-        if message.mode == ArmState.MODE_MOVING:
-            self._commanded_at = self._state_at
-
-    def _on_executed(self, message: ExecutedAction) -> None:
-        if message.accepted:
-            self._commanded_at = time.monotonic()
+        self._joints, self._joints_stamp, self._joints_at = joints, stamp, now
+        self._joint_rate.tick(count)
 
     def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """watchdog/hold: hold the arm now (the supervisor calls it when the executor or the arm node goes down)."""
+        self._listen()
         if self._holding is not None and self._held_at > self._commanded_at and self._speed < MOVING_SPEED:
             response.success, response.message = True, "held already"  # again would follow gravity's droop
             return response
@@ -123,6 +133,7 @@ class WatchdogNode(Node):
         return response
 
     def _check(self) -> None:
+        self._listen()
         if self._hold_left > 0:
             self._send_hold()
         now = time.monotonic()
@@ -213,7 +224,3 @@ class WatchdogNode(Node):
 
 def main() -> None:
     sys.exit(run_node(WatchdogNode, urgent=True))
-
-
-if __name__ == "__main__":
-    main()
