@@ -54,8 +54,8 @@ class ArmConfig:
     """Dynamixel time profile: ramp, milliseconds."""
     gripper: Literal["pwm", "linear_position"] = "pwm"
     """How the gripper is driven: by PWM, as the vendor's default, or by distance."""
-    driver_timeout_s: Positive = 10.0
-    """How long to wait for the driver's services before giving up."""
+    driver_timeout_s: Positive = 3.0
+    """How long to wait for the driver, and for the camera's, before giving up; both are started before the graph."""
     max_effort_ma: Annotated[float, Field(gt=0)] = 1500.0
     """Measured joint effort above which the arm holds, milliamperes."""
 

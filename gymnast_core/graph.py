@@ -80,8 +80,7 @@ def station_graph(
     managed = tuple(name for name in MANAGED if name not in without)
     nodes += [NodeDescription(NODE_PACKAGE, name, name, namespace, (config,), lifecycle=True) for name in managed]
     if "supervisor" not in without:
-        driver = f"{driver_namespace}/get_robot_info" if station.simulation is not None else ""
-        parameters = (config, ("managed_nodes", managed), ("wait_for_service", driver))
+        parameters = (config, ("managed_nodes", managed))
         nodes.append(
             NodeDescription(
                 NODE_PACKAGE, "supervisor", "supervisor", namespace, parameters, respawn=False, essential=True

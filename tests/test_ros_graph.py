@@ -324,11 +324,13 @@ def test_ctrl_c_ends_every_process_and_returns_zero() -> None:
 def test_missing_driver_is_one_clear_line_and_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "real.yaml"
     path.write_text(REAL_STATION)
-    process = start_graph(free_domain(), path, [*WITHOUT, "camera"])
+    process = start_graph(free_domain(), path, WITHOUT)
     try:
         assert process.wait(40.0) == 1
-        lines = [line for line in process.lines if line.startswith("[supervisor]") and "arm" in line]
-        assert len(lines) == 1 and "/wx250s/get_robot_info" in lines[0] and "xs_sdk" in lines[0], process.output
+        waiting, told = [line for line in process.lines if line.startswith("[supervisor]")]
+        assert "waiting up to 1 s" in waiting and "/wx250s/get_robot_info" in waiting, process.output
+        assert "/wx250s/get_robot_info" in told and "xs_sdk" in told and "/camera/image_raw" in told, process.output
+        assert not [line for line in process.lines if "ERROR" in line and line != told], process.output
     finally:
         process.end()
 

@@ -27,6 +27,14 @@ CALL_TIMEOUT_S = 5.0
 ERROR_BITS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical shock", 5: "overload"}
 
 
+def absent_driver(arm: ArmConfig, service: str = "") -> str:
+    """What to say, and do, where the driver does not offer `service` (its full name; the first it would offer)."""
+    return (
+        f"arm driver not found: no service {service or f'{arm.driver}/get_robot_info'}; start xs_sdk with robot_name "
+        f"{arm.driver[1:]}, or correct arm.namespace in the station file"
+    )
+
+
 @dataclass(frozen=True)
 class DriverInfo:
     """What the driver says about the arm: joint limits in radians, the finger's range in metres."""
@@ -60,9 +68,7 @@ class Driver:
         missing = self._calls.wait_for(needed, self._config.driver_timeout_s)
         if missing:
             raise StationError(
-                f"arm driver not found: no service {missing[0]} within {self._config.driver_timeout_s:g} s; start "
-                f"xs_sdk with robot_name {self._config.driver[1:]}, or correct arm.namespace in the "
-                "station file"
+                f"{absent_driver(self._config, missing[0])} (waited {self._config.driver_timeout_s:g} s)"
             )
 
     def check_arm(self) -> DriverInfo:

@@ -13,10 +13,10 @@ import json
 import re
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -69,6 +69,7 @@ MAX_ADAPTERS = 8
 """So many stay in memory; the oldest names leave first (their folders stay)."""
 
 Result = RunEpisode.Result
+Thought = TypeVar("Thought")
 OUTCOMES = {
     Result.OUTCOME_FAILURE: "failure",
     Result.OUTCOME_SUCCESS: "success",
@@ -198,6 +199,8 @@ class ExecutorNode(ManagedNode):
         outcome, message = Result.OUTCOME_UNJUDGED, ""
         try:
             run = self._prepare(request)
+            if isinstance(self._policy, EpisodicPolicy):
+                self._think(goal, self._policy.restart)
             self._watch()
             self._wait_until_ready(goal)
             self._record(goal, run)
@@ -247,8 +250,6 @@ class ExecutorNode(ManagedNode):
 
     def _select(self, policy: Policy, name: str) -> None:
         """Let the base or one stored adapter act. Raises: CheckpointError when there is no such adapter for it."""
-        if isinstance(policy, EpisodicPolicy):
-            policy.restart()
         if not isinstance(policy, OpenVLAPolicy):
             if name != "base":
                 raise CheckpointError(f"policy '{name}': {self.station.models.policy} takes no adapters; use 'base'")
@@ -324,20 +325,24 @@ class ExecutorNode(ManagedNode):
             raise StationError("camera: no frame")
         started = time.monotonic()
 
-        def think() -> np.ndarray:
+        def act() -> np.ndarray:
             frame = resize_frame(image_to_frame(image, "camera frame"), self.station.camera.observation_size)
             return policy.act(frame[None], [run.instruction])
 
-        future: Future[np.ndarray] = self._inference.submit(think)
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        if not goal.wait(done, INFERENCE_LIMIT_S):
-            raise StationError(f"the policy gave no action within {INFERENCE_LIMIT_S:g} s")
-        actions = future.result()
+        actions = self._think(goal, act)
         if actions.ndim != 3 or len(actions) != 1 or not len(actions[0]):
             raise DataError(f"policy: found actions of shape {actions.shape}, needed (1, chunk, 7)")
         self._latency = time.monotonic() - started
         return list(check_actions(actions[0], "policy")), image.header.stamp, self._latency
+
+    def _think(self, goal: Goal[Any], work: Callable[[], Thought]) -> Thought:
+        """`work` in the inference thread, behind what an ended episode left there. Raises: StationError, Cancelled."""
+        future = self._inference.submit(work)
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not goal.wait(done, INFERENCE_LIMIT_S):
+            raise StationError(f"the policy gave no answer within {INFERENCE_LIMIT_S:g} s")
+        return future.result()
 
     def _actor(self) -> Policy:
         """Who chooses the actions."""

@@ -32,6 +32,7 @@ from gymnast_nodes.common import (
     sleep,
     station_parameter,
 )
+from gymnast_nodes.driver import absent_driver
 
 ARM_DRIVERS = ("arm", "executor")
 """Nodes whose death may leave the arm in mid-motion."""
@@ -64,11 +65,8 @@ class SupervisorNode(InterleavingNode):
 
     def __init__(self) -> None:
         super().__init__("supervisor")
-        station_parameter(self)
+        _, self._station = station_parameter(self)
         names = parameter(self, "managed_nodes", list(MANAGED), "names of the managed nodes, in start order")
-        self._driver_service = parameter(
-            self, "wait_for_service", "", "service of a driver started together with the graph, waited for first"
-        )
         self._beat_timeout = parameter(
             self, "heartbeat_timeout_s", 2.0, "silence after which a node counts as down, seconds", 0.3, 30.0
         )
@@ -132,7 +130,7 @@ class SupervisorNode(InterleavingNode):
     async def _bring_up(self) -> None:
         self._start_timer.cancel()
         try:
-            await self._wait_driver()
+            await self._wait_hardware()
         except StationError as error:
             self.get_logger().error(f"cannot bring the graph up: {error}")
             self.exit_code = 1
@@ -152,12 +150,33 @@ class SupervisorNode(InterleavingNode):
         self._started = True
         self.get_logger().info(f"all {len(self._nodes)} managed nodes are active")
 
-    async def _wait_driver(self) -> None:
-        """A driver of this graph starts beside its nodes; their own, shorter time-outs are for one that is absent."""
-        end = time.monotonic() + self._start_timeout
-        while self._driver_service and self._driver_service not in dict(self.get_service_names_and_types()):
+    async def _wait_hardware(self) -> None:
+        """The simulated driver starts beside the nodes and gets its time; real ones are there before the graph.
+
+        Raises: StationError naming all that is absent.
+        """
+        arm, camera = self._station.arm, self._station.camera
+        timeout = self._start_timeout if self._station.simulation is not None else arm.driver_timeout_s
+        end = time.monotonic() + timeout
+        told = self._station.simulation is not None
+        while True:
+            absent = []
+            service = f"{arm.driver}/get_robot_info"
+            if "arm" in self._nodes and service not in dict(self.get_service_names_and_types()):
+                absent.append(absent_driver(arm))
+            if "camera" in self._nodes and camera.source == "topic" and not self.count_publishers(camera.topic):
+                absent.append(
+                    f"no camera: nobody publishes {camera.topic}; start the camera's driver, or correct camera.topic"
+                )
+            if not absent:
+                return
             if time.monotonic() > end:
-                raise StationError(f"no service {self._driver_service} within {self._start_timeout:g} s")
+                raise StationError(f"{'; '.join(absent)} (waited {timeout:g} s)")
+            if not told:
+                told = True
+                self.get_logger().info(
+                    f"waiting up to {timeout:g} s for the drivers of the arm ({service}) and of the camera"
+                )
             await sleep(self, 0.1)
 
     async def _wait_first_beat(self, node: Managed) -> None:
@@ -216,8 +235,8 @@ class SupervisorNode(InterleavingNode):
             if now - asked_at > LOST_S and node.state == before and not answer.done():
                 node.client.remove_pending_request(answer)
                 raise _WentDownError(f"{node.name} did not take up the request to {verb}")
-            # The next heartbeats carry the reason.
-            if refused_at is not None and (node.detail or now - refused_at > 1.0):
+            # The next heartbeat carries the reason.
+            if refused_at is not None and ((node.detail and node.beat_at > refused_at) or now - refused_at > 1.0):
                 raise StationError(f"{node.name} cannot {verb}: {node.detail or 'see its log'}")
             if now > end:
                 raise StationError(f"{node.name} did not {verb} within {self._transition_timeout:g} s")
