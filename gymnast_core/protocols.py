@@ -39,12 +39,15 @@ class StepResult:
     executed: (N, K, 7) float32, the actions after the safety envelope (the same as commanded in imagination).
     success: (N,) float32, the environment's own truth at this moment (1 or 0), NaN where it has none (imagination).
     safety_events: for each rollout, the names of the safety envelope's interventions during this chunk.
+    credit: (N,) float32, how far the task has come by that truth, 0 to 1, and 1 only where success is; None where the
+        environment tells success alone.
     """
 
     frames: np.ndarray
     executed: np.ndarray
     success: np.ndarray
     safety_events: tuple[tuple[str, ...], ...]
+    credit: np.ndarray | None = None
 
 
 @runtime_checkable

@@ -122,7 +122,9 @@ def test_the_station_file_chooses_the_judge() -> None:
 
     truth = load_judge(station(kind="truth"))
     assert isinstance(truth, TruthJudge) and isinstance(truth, Judge)
-    assert [v.score for v in truth.judge_outcomes(np.array([1.0, 0.0, np.nan]))] == [1.0, 0.0, None]
+    outcomes, credit = np.array([1.0, 0.0, 0.0, np.nan]), np.array([1.0, 0.4, np.nan, np.nan])
+    assert [v.score for v in truth.judge_outcomes(outcomes, credit)] == [1.0, 0.0, 0.0, None]
+    assert [v.score for v in TruthJudge(partial_credit=True).judge_outcomes(outcomes, credit)] == [1.0, 0.4, 0.0, None]
     assert load_judge(station(kind="vlm", base_url="http://127.0.0.1:1/v1")).frame_indices(5) == [0, 3, 4]
     with pytest.raises(ConfigError, match="not found"):
         load_judge(station(kind="classifier", checkpoint="nowhere"))

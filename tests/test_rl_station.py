@@ -7,15 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from point_world import INSTRUCTIONS, PointEnvironment, PointPolicy, locate
 from tiny_station import build_tiny_station
 
 from gymnast_core.cli import main
+from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.episode import find_episodes, read_episode
 from gymnast_core.evaluation.compare import CompareConfig, compare_adapter, run_trials
 from gymnast_core.policy import adapters
 from gymnast_core.policy.openvla import load_policy
-from gymnast_core.protocols import Start
+from gymnast_core.protocols import Start, StepResult
+from gymnast_core.reward import TruthJudge
+from gymnast_core.rl.trainer import BudgetSpent, GRPOConfig, GRPOTrainer
+from gymnast_core.run_folder import RunFolder
+from gymnast_core.station.environment import StationEnvironment
+from gymnast_core.station.expert import ExpertPolicy
+from gymnast_core.station.scene import Success
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +35,7 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_grpo_on_the_station_is_labelled_as_the_upper_bound(station: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = ["--environment", "station", "--config", station, "--run", run, "--seconds", 2, "--resets", 2]
+    words += ["--partial-credit"]
     assert main(["train", *map(str, words), "--out", "bound", "--adapters", str(tmp_path)]) == 0
     result = json.loads((run / "result.json").read_text())
     assert result["environment"] == "station" and result["stopped_by"] in ("time", "iterations")
@@ -48,6 +58,63 @@ def test_an_adapter_is_compared_with_its_base_on_the_same_resets(station: Path, 
     assert [episode.success for episode in episodes] == base["outcomes"]
     assert all(len(episode.frames) == episode.length + 1 and episode.complete for episode in episodes)
     assert "open_drawer" in (tmp_path / "run" / "report.html").read_text()
+
+
+@settings(deadline=None)
+@given(st.floats(-0.02, 0.14), st.floats(-0.02, 0.14), st.sampled_from([(0.06, 1e9), (-1e9, 0.015), (0.05, 0.08)]))
+def test_credit_is_one_at_success_only_and_grows_on_the_way(
+    position: float, start: float, limits: tuple[float, float]
+) -> None:
+    success = Success("drawer", *limits)
+    credit = success.credit(position, start)
+    assert (credit == 1.0) == success.holds(position) and 0 <= credit <= 1
+    closer = position + np.sign(np.clip(position, *limits) - position) * 0.004
+    assert success.credit(float(closer), start) >= credit
+    if not success.holds(start):
+        assert success.credit(start, start) == 0
+
+
+@pytest.mark.parametrize("task", ["open_drawer", "close_drawer"])
+def test_the_drawer_s_travel_is_credit_until_it_is_success(station: Path, task: str) -> None:
+    environment = StationEnvironment(load_config(StationConfig, station))
+    expert = ExpertPolicy(environment)
+    frames = environment.reset([Start(task.replace("_", " the "), None, task, 3)])
+    credits, successes = [], []
+    for _ in range(25):
+        result = environment.step(expert.act(frames, [task.replace("_", " the ")]))
+        assert result.credit is not None
+        credits.append(float(result.credit[0]))
+        successes.append(bool(result.success[0]))
+        if successes[-1]:
+            break
+    assert successes[-1] and credits[-1] == 1.0 and max(credits[:-1]) < 1.0 and credits[0] == 0.0
+    assert len([c for c in credits if 0.05 < c < 0.99]) >= 2, "some steps lie on the way"
+
+
+class ShyEnvironment(PointEnvironment):
+    """No dot ever arrives; the credit says how far to the right it has come."""
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        result = super().step(actions)
+        credit = np.floor(np.clip((self._position[:, 0] - 0.3) / 2, 0, 0.99) * 100) / 100
+        return StepResult(result.frames, actions, np.zeros_like(result.success), ((),) * len(actions), credit)
+
+
+def test_partial_credit_teaches_where_every_rollout_fails(tmp_path: Path) -> None:
+    config = GRPOConfig(groups=4, min_groups=1, horizon=9, temperature=1.0, learning_rate=5e-3, warn_after=1)
+    starts = [Start(INSTRUCTIONS[0], None, "right", seed) for seed in range(8)]
+
+    def build(judge: TruthJudge) -> GRPOTrainer:
+        policy = PointPolicy()
+        return GRPOTrainer(policy, policy, ShyEnvironment(), judge, starts, config, RunFolder(tmp_path, None, False))
+
+    with pytest.raises(BudgetSpent):
+        build(TruthJudge()).generate(late=lambda: True)
+    trainer = build(TruthJudge(partial_credit=True))
+    metrics = [trainer.step() for _ in range(12)]
+    assert all(m["success/move_the_dot_right"] == 0 for m in metrics), "credit is no success"
+    assert metrics[0]["usable_groups"] == 1.0 and 0 < metrics[0]["mean_reward"] < 1
+    assert metrics[-1]["mean_reward"] > metrics[0]["mean_reward"] + 0.05
 
 
 def test_a_trial_ends_at_success_and_depends_on_its_seed_alone() -> None:

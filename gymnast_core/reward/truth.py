@@ -10,9 +10,15 @@ from gymnast_core.protocols import Verdict
 
 
 class TruthJudge:
-    """Passes on the success an environment reports. Frames alone hold no truth, so judging them is an abstention."""
+    """Passes on the success an environment reports. Frames alone hold no truth, so judging them is an abstention.
+
+    partial_credit: pass on how far the task has come, where the environment says so: a score between 0 and 1.
+    """
 
     name = "truth"
+
+    def __init__(self, partial_credit: bool = False) -> None:
+        self.partial_credit = partial_credit
 
     def frame_indices(self, n_frames: int) -> list[int]:
         """Only the last frame, for the record."""
@@ -22,11 +28,15 @@ class TruthJudge:
         """Abstains on every video; see `judge_outcomes`."""
         return [Verdict(None, 0.0, "the station's truth is not in the frames")] * len(videos)
 
-    def judge_outcomes(self, success: np.ndarray) -> list[Verdict]:
-        """Verdicts of outcomes (N,) as an environment reports them: 0 to 1, or NaN where it has none (abstention)."""
+    def judge_outcomes(self, success: np.ndarray, credit: np.ndarray) -> list[Verdict]:
+        """Verdicts of outcomes (N,) as an environment reports them: 0 or 1, or NaN where it has none (abstention).
+
+        credit: (N,) 0 to 1, or NaN where the environment tells success alone.
+        """
+        scores = np.where(np.isfinite(credit), credit, success) if self.partial_credit else success
         return [
             Verdict(float(value), 1.0, "the station's own state")
             if np.isfinite(value)
             else Verdict(None, 0.0, "this environment has no truth of its own")
-            for value in success
+            for value in scores
         ]

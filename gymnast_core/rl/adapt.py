@@ -252,7 +252,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
 
     def validate() -> tuple[float, float]:
         drawn = imagine(judge, config.validation_rollouts, derive_seed(config.seed, "validation"), False)
-        judged = [rollout.reward for rollout in drawn if math.isfinite(rollout.reward)]
+        judged = [rollout.completed for rollout in drawn if math.isfinite(rollout.completed)]
         return float(np.mean(judged)) if judged else math.nan, float(safety_shares(drawn, station).mean())
 
     def evaluate(phase: str) -> list[Rollout]:
@@ -261,11 +261,11 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
             return imagine(gate_judge, count, evaluation_seed, True)
 
     before = evaluate("before")
-    rewards_before = np.array([rollout.reward for rollout in before])
-    if not np.isfinite(rewards_before).any():
+    success_before = np.array([rollout.completed for rollout in before])
+    if not np.isfinite(success_before).any():
         reason = before[0].verdict.reason if before[0].verdict else ""
         raise DataError(f"the judge abstained on every rollout before training: {reason}")
-    console.print(f"before: {np.nanmean(rewards_before):.2f} of {count} imagined rollouts succeed", highlight=False)
+    console.print(f"before: {np.nanmean(success_before):.2f} of {count} imagined rollouts succeed", highlight=False)
 
     parts.prepare_training(policy, recipe)
     if recipe.shard:
@@ -439,8 +439,8 @@ def _write_report(
             f"imagined rollouts {name} training, first frame at the left (green: judged completed, red: not)",
         )
 
-    first = success_rate([rollout.reward for rollout in before])
-    second = success_rate([rollout.reward for rollout in after])
+    first = success_rate([rollout.completed for rollout in before])
+    second = success_rate([rollout.completed for rollout in after])
     sections = [
         Section(
             "Outcome",

@@ -109,8 +109,8 @@ def judge_adapter(
     the safety envelope more often than the base's (beyond two standard errors of that paired difference), and when
     there is no reason to distrust imagination (`distrust`: conditions that failed already).
     """
-    first = np.array([rollout.reward for rollout in before])
-    second = np.array([rollout.reward for rollout in after])
+    first = np.array([rollout.completed for rollout in before])
+    second = np.array([rollout.completed for rollout in after])
     judged = np.isfinite(first) & np.isfinite(second)
     n = int(judged.sum())
     difference = second[judged] - first[judged]

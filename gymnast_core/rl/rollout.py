@@ -37,7 +37,7 @@ class Rollout:
     tokens: (C, K * 7) int16 bin indices, -1 where actions were greedy; log_probs: (C, K * 7) float32 at sampling.
     mask: (C, K * 7) bool, tokens that were acted on before the rollout ended.
     actions: (T, 7) float32, commanded; T steps until the end of the rollout.
-    success: the environment's own truth at the end, NaN where it has none.
+    success: the environment's own truth at the end, NaN where it has none; credit: how far the task had come by it.
     safety_events: names of the safety envelope's interventions.
     verdict: the judge's, None before it has spoken.
     video: (n, H, W, 3) uint8, the frames the judge looked at; kept where asked for.
@@ -53,13 +53,19 @@ class Rollout:
     safety_events: tuple[str, ...]
     verdict: Verdict | None = None
     video: np.ndarray | None = None
+    credit: float = math.nan
 
     @property
     def reward(self) -> float:
-        """The verdict's score; NaN for an abstention (or a score that is not a number)."""
+        """The verdict's score, what is learned from; NaN for an abstention (or a score that is not a number)."""
         if self.verdict is None or self.verdict.score is None:
             return math.nan
         return float(self.verdict.score)
+
+    @property
+    def completed(self) -> float:
+        """What success is counted by: 1 where the score is 1, 0 where it is less, NaN for an abstention."""
+        return float(self.reward >= 1.0) if math.isfinite(self.reward) else math.nan
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ def _roll_batch(
     if options.act_on_start:
         frames = np.stack([start.frame for start in starts if start.frame is not None])
     alive = np.ones(n, dtype=bool)
-    success = np.full(n, np.nan, dtype=np.float32)
+    success, credit = np.full(n, np.nan, dtype=np.float32), np.full(n, np.nan, dtype=np.float32)
     events: list[list[str]] = [[] for _ in range(n)]
     seen, tokens, log_probs, masks, actions = [], [], [], [], []
     for chunk in range(math.ceil(options.horizon / length)):
@@ -195,6 +201,8 @@ def _roll_batch(
         result = environment.step(drawn.actions[:, :steps])
         frames = result.frames
         success[alive] = result.success[alive]
+        if result.credit is not None:
+            credit[alive] = result.credit[alive]
         for index in np.flatnonzero(alive):
             events[index].extend(result.safety_events[index])
         if options.stop_at_success:
@@ -216,6 +224,7 @@ def _roll_batch(
             actions=all_actions[i, : lengths[i]],
             success=float(success[i]),
             safety_events=tuple(events[i]),
+            credit=float(credit[i]),
         )
         for i in range(n)
     ]
@@ -283,7 +292,8 @@ def _videos(
 
 def _judge_batch(judge: Judge, batch: Sequence[Rollout], videos: Sequence[np.ndarray]) -> list[Verdict]:
     if isinstance(judge, TruthJudge):
-        return judge.judge_outcomes(np.array([rollout.success for rollout in batch]))
+        outcomes = np.array([(rollout.success, rollout.credit) for rollout in batch])
+        return judge.judge_outcomes(outcomes[:, 0], outcomes[:, 1])
     verdicts = judge.judge(videos, [rollout.start.instruction for rollout in batch])
     return [
         verdict

@@ -37,6 +37,9 @@ class TrainConfig:
     """Tasks of the station to practise there; none: all."""
     resets: Annotated[int, Field(ge=1)] = 200
     """Different resets of each task on the station."""
+    partial_credit: bool = False
+    """On the station: reward how far a task has come (the drawer's travel over the goal's), not success alone. Success
+    in the figures stays 0 or 1."""
     config: str = "simulated_drawer"
     """Station file: a path, or the name of a shipped one."""
     run: str = ""
@@ -68,6 +71,8 @@ def train(config: TrainConfig) -> int:
     """Train and save; 0 when done, 130 when interrupted."""
     if config.environment == "imagination" and not config.starts:
         raise ConfigError("starts: found nothing, needed a folder of start frames (or --environment station)")
+    if config.partial_credit and config.environment != "station":
+        raise ConfigError("partial_credit: imagination has no truth of its own; needed --environment station")
     ranks = Ranks()
     console.quiet = not ranks.first
     name = ranks.gather(config.run or f"runs/train/{datetime.now():%Y%m%d_%H%M%S}")[0]
@@ -104,7 +109,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
 
         starts = station_starts(station, config.tasks, config.resets, derive_seed(config.seed, "resets"))
         environment = StationEnvironment(station, STATIONS)
-        judge = TruthJudge()
+        judge = TruthJudge(config.partial_credit)
     else:
         starts = read_starts(config.starts, station.camera.observation_size)
         if ranks.first:
@@ -157,7 +162,10 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
                 "Success while training (sampled, not greedy)",
                 curves=(
                     metric_curve(
-                        run.path, {"mean_reward": "all", "usable_groups": "usable groups"}, "All", y_range=(0, 1)
+                        run.path,
+                        {"mean_reward": "mean reward", "usable_groups": "usable groups"},
+                        "All",
+                        y_range=(0, 1),
                     ),
                     metric_curve(run.path, labels, "By task", y_range=(0, 1)),
                 ),

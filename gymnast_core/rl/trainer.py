@@ -363,7 +363,7 @@ class GRPOTrainer:
         elif np.mean(rewards) < 0.5:
             advice = (
                 "nearly all rollouts fail: raise the temperature, take easier start frames, "
-                "or give partial credit (partial_credit_criteria)"
+                "or give partial credit (partial_credit_criteria of a task; --partial-credit on the station)"
             )
         else:
             advice = "nearly all rollouts succeed: take harder start frames, or stop here"
@@ -481,7 +481,8 @@ class GRPOTrainer:
         weights = self.sampler.weights()
         for instruction, values in sorted(rewards.items()):
             name = "_".join(instruction.lower().split())[:60]
-            metrics[f"success/{name}"] = float(np.mean(values)) if values else math.nan
+            # Half a point is a reward, and no success.
+            metrics[f"success/{name}"] = float(np.mean(np.array(values) >= 1.0)) if values else math.nan
             chosen = [w for w, start in zip(weights, self.sampler.starts) if start.instruction == instruction]
             if chosen and self.config.curriculum != "uniform":
                 metrics[f"curriculum/{name}"] = float(np.mean(chosen))

@@ -124,7 +124,8 @@ class StationEnvironment:
                 happened.extend(names)
             events.append(tuple(happened))
         success = np.array([r.station.success(r.task) for r in self._active], dtype=np.float32)
-        return StepResult(self._render(-1), executed, success, tuple(events))
+        credit = np.array([r.station.credit(r.task) for r in self._active], dtype=np.float32)
+        return StepResult(self._render(-1), executed, success, tuple(events), credit)
 
     def video(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """Frames since the reset (N, n, S, S, 3) uint8."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from gymnast_core.errors import ConfigError
 
 SCENES = Path(__file__).resolve().parent / "scenes"
 Range = tuple[Finite, Finite]
+MOST_CREDIT = 0.99
+"""Of a state that is not success."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,19 @@ class Success:
 
     def holds(self, position: float) -> bool:
         return self.above < position < self.below
+
+    def credit(self, position: float, start: float) -> float:
+        """How much of the way from `start` to success lies behind `position`: 0 to 1, and 1 only where it holds.
+
+        In hundredths, rounded down: what trembles by less is no difference to learn from.
+        """
+        if self.holds(position):
+            return 1.0
+        whole, left = self._distance(start), self._distance(position)
+        return min(max(0.0, math.floor(100.0 * (1.0 - left / whole)) / 100.0), MOST_CREDIT) if whole > 0 else 0.0
+
+    def _distance(self, position: float) -> float:
+        return max(self.above - position, position - self.below, 0.0)
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,7 @@ class SimulatedStation:
         self._gripper_goal: float | None = None
         self._torque = True
         self.place_arm(np.array([0.0, -1.80, 1.55, 0.0, 0.8, 0.0]))
+        self._began = self._task_joints()
 
     @property
     def time(self) -> float:
@@ -192,6 +193,12 @@ class SimulatedStation:
             self._data.qpos[self._model.joint(joint).qposadr[0]] = random.uniform(*limits)
             self._data.qvel[self._model.joint(joint).dofadr[0]] = 0.0
         self._forward()
+        self._began = self._task_joints()
+
+    def _task_joints(self) -> dict[str, float]:
+        """Positions of the joints that decide about success, metres or radians."""
+        names = {task.success.joint for task in self.scene.tasks.values()}
+        return {name: float(self._data.joint(name).qpos[0]) for name in names}
 
     def arm_start_offset(self, seed: int) -> np.ndarray:
         """Offset (3,) metres of the arm's start position for this seed."""
@@ -286,7 +293,15 @@ class SimulatedStation:
     def success(self, task: str) -> bool:
         """The task's success predicate on the state now, for scoring only. Raises: ConfigError for an unknown task."""
         predicate = self.scene.task(task).success
-        return predicate.holds(float(self._data.joint(predicate.joint).qpos[0]))
+        return predicate.holds(self._task_joints()[predicate.joint])
+
+    def credit(self, task: str) -> float:
+        """How far the task has come since the reset, 0 to 1, and 1 only at success; for rewarding practice only.
+
+        Raises: ConfigError for an unknown task.
+        """
+        predicate = self.scene.task(task).success
+        return predicate.credit(self._task_joints()[predicate.joint], self._began[predicate.joint])
 
     @property
     def drawer_opening(self) -> float:
