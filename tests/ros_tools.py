@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
@@ -31,6 +32,9 @@ from gymnast_nodes.client import Station  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SIMULATED = ROOT / "robot_configs" / "simulated_drawer.yaml"
+HELD_AFTER_S = 0.5
+HELD_M = 0.006
+"""A held arm may still sag by this much."""
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -196,9 +200,9 @@ def running_graph(config: Path = SIMULATED, without: Sequence[str] = ()) -> Iter
 
 
 @contextlib.contextmanager
-def running_station(config: Path) -> Iterator[tuple[Process, Client, Station]]:
+def running_station(config: Path, without: Sequence[str] = ()) -> Iterator[tuple[Process, Client, Station]]:
     """A whole graph, active, seen from outside and through the project's own client; all ended afterwards."""
-    with running_graph(config) as (graph, raw):
+    with running_graph(config, without) as (graph, raw):
         station = Station(domain=raw.context.get_domain_id())
         try:
             wait_active(raw, graph, 120.0)
@@ -228,6 +232,20 @@ def set_faults(client: Client, *faults: str) -> None:
     request = SetParameters.Request(parameters=[Parameter(name="faults", value=value)])
     result = client.call(SetParameters, "/wx250s/xs_sdk/set_parameters", request).results[0]
     assert result.successful, result.reason
+
+
+def assert_held(client: Client, since: float) -> None:
+    """From half a second after `since` the end effector stays where it is, and no action is sent any more.
+
+    The client listens to /arm/state and /arm/action.
+    """
+    time.sleep(max(0.0, since + HELD_AFTER_S + 1.0 - time.monotonic()))
+    states = [(t, m) for t, m in client.heard["/arm/state"] if t > since + HELD_AFTER_S]
+    places = np.array([list(message.bridge_pose)[:3] for _, message in states])
+    assert len(places) > 10
+    assert np.linalg.norm(places - places[0], axis=1).max() < HELD_M
+    late = [t for t, _ in client.heard["/arm/action"] if since + HELD_AFTER_S < t < since + 1.4]
+    assert not late, f"actions {[round(t - since, 2) for t in late]} s after the fault"
 
 
 def process_of(node: str, graph: Process) -> int:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import colorsys
 import json
 import math
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +35,7 @@ from gymnast_core.policy.scripted import load_script
 from gymnast_core.policy.statistics import compute_statistics, read_statistics
 from gymnast_core.policy.tokens import ActionTokens
 from gymnast_core.protocols import EpisodicPolicy, Policy, TrainablePolicy
+from tests.policy_server import PolicyServer
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 FIXTURE = SHARED / "fixtures" / "openvla"
@@ -633,51 +631,15 @@ def test_a_script_is_a_policy(tmp_path: Path) -> None:
     assert isinstance(open_policy(tmp_path / "script.npz"), EpisodicPolicy)
 
 
-class Server(ThreadingHTTPServer):
-    """A policy server as AutoEval has them; `spoil` changes what it answers."""
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.policy, self.paths = policy, []  # type: Policy, list[str]
-        self.spoil: Callable[[np.ndarray], bytes | None] = lambda actions: None
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        server: Server = self.server  # type: ignore[assignment]
-        server.paths.append(self.path)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path != "/act":
-            return self.answer(404, b"{}")
-        request = json.loads(body)
-        image = request["image"]
-        blob = base64.b64decode(image["__numpy__"])
-        frame = np.frombuffer(blob, image["dtype"]).reshape(image["shape"])
-        actions = server.policy.act(frame[None], [request["instruction"]])[0]
-        encoded = {"__numpy__": base64.b64encode(actions.tobytes()).decode(), "dtype": "<f4", "shape": actions.shape}
-        return self.answer(200, server.spoil(actions) or json.dumps(encoded).encode())
-
-    def answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None: ...
-
-
 @pytest.fixture
-def server(policy: OpenVLAPolicy) -> Iterator[Server]:
-    with Server(policy) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield running
-        running.shutdown()
+def server(policy: OpenVLAPolicy) -> Iterator[PolicyServer]:
+    running = PolicyServer(policy)
+    yield running
+    running.end()
 
 
-def test_a_policy_behind_a_server_acts_like_the_policy(policy: OpenVLAPolicy, server: Server) -> None:
-    remote = open_policy(f"http://127.0.0.1:{server.server_port}")
+def test_a_policy_behind_a_server_acts_like_the_policy(policy: OpenVLAPolicy, server: PolicyServer) -> None:
+    remote = open_policy(server.address)
     assert isinstance(remote, EpisodicPolicy) and not isinstance(remote, TrainablePolicy)
     assert remote.chunk_length == 5
     assert np.array_equal(remote.act(FRAMES, INSTRUCTIONS), policy.act(FRAMES, INSTRUCTIONS))
@@ -691,6 +653,11 @@ def test_a_policy_behind_a_server_acts_like_the_policy(policy: OpenVLAPolicy, se
         (lambda actions: json.dumps((actions * math.nan).tolist()).encode(), "finite"),
         (lambda actions: json.dumps({"action": actions.tolist()}).encode(), "found dict"),
         (lambda actions: b'{"__numpy__": "AAAA", "dtype": "|O", "shape": [1]}', "not an array"),
+        (lambda actions: b'{"__numpy__": "AAAA", "dtype": "(,)f4", "shape": [1]}', "not an array"),
+        (lambda actions: b"[" * 100_000, "no JSON"),
+        (lambda actions: json.dumps([[10**400] * 7] * 5).encode(), "not an array"),
+        (lambda actions: json.dumps([[1e300] * 7] * 5).encode(), "inf"),
+        (lambda actions: b" " * (1 << 21), "more than 1048576 bytes"),
     ):
         server.spoil = spoil
         with pytest.raises(DataError, match=message):

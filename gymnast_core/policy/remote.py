@@ -14,6 +14,8 @@ import binascii
 import http.client
 import json
 import math
+import re
+import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,6 +50,7 @@ class RemotePolicy:
             raise ConfigError(f"policy '{address}': needed http://host:port")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self.address = address.rstrip("/")
+        self._timeout_s = timeout_s
         self._path = parts.path.rstrip("/")
         self._connection = kind(parts.hostname, port, timeout=timeout_s)
         self._chunk_length = 0
@@ -83,10 +86,11 @@ class RemotePolicy:
             content = json.loads(reply)
             if isinstance(content, str):  # some servers encode twice
                 content = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: answered no JSON ({error})") from error
         actions = decode_array(content, where)
-        actions = check_actions(actions[None] if actions.shape == (ACTION_DIM,) else actions, where)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+            actions = check_actions(actions[None] if actions.shape == (ACTION_DIM,) else actions, where)
         wanted = self._chunk_length or len(actions)
         if len(actions) != wanted or not wanted:
             raise DataError(f"{where}: answered {len(actions)} actions, needed {wanted or 'at least 1'}")
@@ -97,7 +101,7 @@ class RemotePolicy:
             try:
                 self._connection.request("POST", self._path + path, body, {"Content-Type": "application/json"})
                 answer = self._connection.getresponse()
-                reply = answer.read(MAX_REPLY + 1)
+                reply = _read(answer, time.monotonic() + self._timeout_s)
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 stale = isinstance(error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError))
@@ -113,6 +117,23 @@ class RemotePolicy:
         raise AssertionError("unreachable")
 
 
+def _read(answer: http.client.HTTPResponse, end: float) -> bytes:
+    """The body, one byte over the limit at most. A socket's own time limit begins anew with every byte, `end` does not.
+
+    Raises: OSError, HTTPException.
+    """
+    reply = b""
+    while len(reply) <= MAX_REPLY and (part := answer.read1(MAX_REPLY + 1 - len(reply))):
+        reply += part
+        if time.monotonic() > end:
+            raise TimeoutError("timed out")
+    if len(reply) <= MAX_REPLY and answer.length:
+        raise http.client.IncompleteRead(reply, answer.length)
+    if len(reply) <= MAX_REPLY:
+        answer.read()  # nothing is left; frees the connection for the next request
+    return reply
+
+
 def encode_array(array: np.ndarray) -> dict[str, Any]:
     """An array as json_numpy writes it."""
     return {
@@ -126,15 +147,15 @@ def decode_array(content: Any, where: str) -> np.ndarray:
     """Numbers from json_numpy's mapping or a plain list. Raises: DataError naming `where`."""
     try:
         if isinstance(content, dict) and "__numpy__" in content:
+            if not re.fullmatch(r"[<>|=]?[fiu][1248]|float(16|32|64)|u?int(8|16|32|64)", str(content["dtype"])):
+                raise ValueError(f"dtype {str(content['dtype'])[:20]!r} is no number")
             dtype, shape = np.dtype(str(content["dtype"])), tuple(int(n) for n in content["shape"])
-            if dtype.kind not in "fiu":
-                raise ValueError(f"dtype {dtype} is no number")
             blob = base64.b64decode(content["__numpy__"], validate=True)
             if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(blob):
                 raise ValueError(f"{len(blob)} bytes for shape {shape} of {dtype}")
             return np.frombuffer(blob, dtype).reshape(shape)
         if isinstance(content, list):
-            return np.asarray(content, dtype=np.float32)
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            return np.asarray(content, dtype=np.float64)
+    except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
         raise DataError(f"{where}: not an array ({error})") from error
     raise DataError(f"{where}: found {type(content).__name__}, needed an array of actions")
