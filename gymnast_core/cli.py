@@ -91,7 +91,7 @@ VERBS: dict[str, tuple[str, str, str, str]] = {
         "gymnast_core.world_model.reconstruct",
         "ReconstructConfig",
         "reconstruct",
-        "episodes as the autoencoder shows them",
+        "episodes as the autoencoder shows or the world model imagines them",
     ),
     "data collect": (
         "gymnast_core.evaluation.collect",
@@ -176,6 +176,8 @@ def _run(verb: str, words: list[str]) -> int:
             _report(verb, config)
         return code
     except GymnastError as error:
+        if run_folder := sys.modules.get("gymnast_core.run_folder"):  # it imports torch
+            run_folder.take_back()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read our output has left, as `head` does

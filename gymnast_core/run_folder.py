@@ -1,4 +1,4 @@
-"""One folder layout for everything that trains or evaluates.
+"""One folder layout for everything that trains or evaluates, and one process at a time in each folder.
 
 runs/<kind>/<name>/
     config.yaml        the config the run really used
@@ -9,17 +9,20 @@ runs/<kind>/<name>/
     media/             pictures and videos
     result.json        written at the end
     report.html
+    .lock              held by the process that works here, and let go when it ends, however it ends
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
 import os
 import random
 import shutil
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,27 +32,94 @@ import torch
 
 from gymnast_core.config import dump_config
 from gymnast_core.data.frames import write_bytes
-from gymnast_core.errors import CheckpointError, DataError
+from gymnast_core.errors import CheckpointError, ConfigError, DataError
+
+LOCK = ".lock"
+BEGINNINGS = frozenset(("config.yaml", "progress.jsonl", LOCK))
+"""What a run writes before it has checked its input."""
+_locks: weakref.WeakValueDictionary[Path, FolderLock] = weakref.WeakValueDictionary()
+_runs: weakref.WeakSet[RunFolder] = weakref.WeakSet()
+
+
+class FolderLock:
+    """A folder for this process alone, as long as the object lives; `lock_folder` makes them."""
+
+    def __init__(self, path: Path) -> None:
+        number = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        weakref.finalize(self, os.close, number)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(number, 20).decode(errors="replace").strip() or "(unknown)"
+            raise ConfigError(
+                f"{path}: process {holder} works in this folder; wait for it, or choose another one"
+            ) from None
+        except OSError:  # a file system without locks
+            return
+        os.truncate(number, 0)
+        os.write(number, f"{os.getpid()}\n".encode())
+
+
+def lock_folder(path: Path) -> FolderLock:
+    """Keep other processes out of the folder as long as the result is kept; this one may ask for it many times.
+
+    Raises: ConfigError naming the process that has it; OSError where nothing can be written.
+    """
+    path = path.resolve()
+    lock = _locks.get(path)
+    if lock is None:
+        lock = _locks[path] = FolderLock(path)
+    return lock
+
+
+def refuse_other_options(path: str | os.PathLike[str], then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A run goes on with the options it began with; those it did not have yet may be new.
+
+    Raises: ConfigError naming the first option that differs.
+    """
+    for name, value in now.items():
+        if name in then and then[name] != value:
+            raise ConfigError(
+                f"{path}: holds a run with {name} {then[name]!r}, found {value!r}; give the same options, or choose "
+                "another --run"
+            )
+
+
+def take_back() -> None:
+    """After bad input: what this process's runs wrote before they had checked it, and nothing else, goes away."""
+    for run in list(_runs):
+        run.take_back()
 
 
 class RunFolder:
     """Config, metrics, progress, checkpoints and media of one run.
 
     path: the folder; created if needed. A run resumes when it holds a checkpoint.
-    config: the dataclass the run uses, written to config.yaml on the first start.
+    config: the dataclass the run uses, written to config.yaml; without one the folder is only read, or belongs to
+    another process of the same run.
 
-    Raises: DataError when the folder cannot be written.
+    Raises: DataError when the folder cannot be written; ConfigError when another process works in it.
     """
 
     def __init__(self, path: str | os.PathLike[str], config: Any = None, tensorboard: bool = True) -> None:
         self.path = Path(path).resolve()
+        self._new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        """Folders this start made, the innermost first."""
+        self._earlier: bytes | None = None
+        """The config.yaml of the start before."""
+        file = self.path / "config.yaml"
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if config is not None:
+                self._lock = lock_folder(self.path)
+                self._earlier = file.read_bytes() if file.exists() else None
             for name in ("media", "checkpoints"):
-                (self.path / name).mkdir(parents=True, exist_ok=True)
+                (self.path / name).mkdir(exist_ok=True)
         except OSError as error:
             raise DataError(f"{self.path}: cannot create the run folder: {error.strerror or error}") from error
         if config is not None:
-            write_bytes(self.path / "config.yaml", dump_config(config).encode())
+            write_bytes(file, dump_config(config).encode())
+            _runs.add(self)
         self._kind = f"{type(config).__module__}.{type(config).__qualname__}" if config is not None else ""
         self._tensorboard_wanted = tensorboard
         self._tensorboard: Any = None
@@ -62,6 +132,7 @@ class RunFolder:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line of numbers to metrics.jsonl and TensorBoard; NaN becomes null."""
+        _runs.discard(self)  # past its beginnings
         values = {name: float(value) for name, value in metrics.items()}
         line = {"step": step, "time": time.time()}
         self._append("metrics.jsonl", {**line, **{k: v if math.isfinite(v) else None for k, v in values.items()}})
@@ -81,6 +152,7 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json, whole or not at all."""
+        _runs.discard(self)
         write_bytes(self.path / "result.json", json.dumps(dict(result), indent=1).encode())
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -160,6 +232,22 @@ class RunFolder:
         except Exception as error:  # torch raises many kinds for a damaged file
             raise CheckpointError(f"{path}: the best checkpoint is unreadable, perhaps cut short; delete it") from error
         return state
+
+    def take_back(self) -> None:
+        """Bad input: a folder that this start made goes, an older one gets its config.yaml back. Not once there is more
+        than a start writes, and only for the run's first process.
+        """
+        if self not in _runs:
+            return
+        _runs.discard(self)
+        files = {p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir()}
+        with contextlib.suppress(OSError):
+            if self._new and files <= BEGINNINGS:
+                shutil.rmtree(self.path)
+                for folder in self._new[1:]:
+                    folder.rmdir()
+            elif self._earlier is not None:
+                write_bytes(self.path / "config.yaml", self._earlier)
 
     def close(self) -> None:
         """Flush TensorBoard."""

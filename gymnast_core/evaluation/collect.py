@@ -26,7 +26,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, die_with_parent, interruptible, progress_bar
 from gymnast_core.protocols import EpisodicPolicy, Policy, Start, TrainablePolicy
-from gymnast_core.run_folder import derive_seed
+from gymnast_core.run_folder import derive_seed, lock_folder
 from gymnast_core.station.environment import StationEnvironment
 from gymnast_core.station.expert import ExpertPolicy, MixedPolicy, RandomPolicy
 
@@ -127,6 +127,8 @@ def collect(options: CollectConfig, plan: Plan | None = None) -> int:
         found = f"policy {options.policy}" if options.policy in SCRIPTED_POLICIES else "no plan"
         raise ConfigError(f"look_ahead: found {options.look_ahead} with {found}; needed 0, or a learned policy")
     root = Path(options.out)
+    root.mkdir(parents=True, exist_ok=True)
+    _lock = lock_folder(root)  # another collection would delete what this one is writing
     done = 0
     for folder in list(iterate_episodes(root)):
         if read_header(folder).get("status") == "complete":

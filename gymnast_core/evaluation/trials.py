@@ -15,11 +15,10 @@ from rich.table import Table
 
 from gymnast_core.config import NotNegative, Seed, load_config
 from gymnast_core.data.episode import find_episodes, read_episode
-from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.collect import CollectConfig, Plan, collect
 from gymnast_core.progress import console
 from gymnast_core.reporting.statistics import Estimate, success_rate
-from gymnast_core.run_folder import RunFolder
+from gymnast_core.run_folder import RunFolder, refuse_other_options
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,8 @@ def _refuse_other_trials(options: EvaluatePolicyConfig) -> None:
     if not path.exists():
         return
     then = dataclasses.asdict(load_config(EvaluatePolicyConfig, path))
-    for name, now in dataclasses.asdict(options).items():
-        if name not in ("run", "trials", "workers") and now != then[name]:
-            raise ConfigError(
-                f"{options.run}: holds trials with {name} {then[name]!r}, found {now!r}; give the same "
-                "options, or choose another --run"
-            )
+    now = {name: v for name, v in dataclasses.asdict(options).items() if name not in ("run", "trials", "workers")}
+    refuse_other_options(options.run, then, now)
 
 
 def success_by_task(folder: Path) -> dict[str, Estimate]:

@@ -41,7 +41,7 @@ from gymnast_core.policy.parallel import (
 from gymnast_core.policy.recipe import ModelRecipe, new_checkpoint
 from gymnast_core.policy.statistics import compute_statistics
 from gymnast_core.progress import console, interruptible, interrupts, progress_bar
-from gymnast_core.run_folder import RunFolder, derive_seed, seed_everything
+from gymnast_core.run_folder import RunFolder, derive_seed, refuse_other_options, seed_everything
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 Count = Annotated[int, Field(ge=1)]
@@ -372,13 +372,7 @@ class Trainer:
         state = self.run.load_checkpoint()
         if state is None:
             return
-        settings, then = self._settings(), state.get("settings") or {}
-        changed = [name for name, value in settings.items() if then.get(name, value) != value]
-        if changed:
-            raise CheckpointError(
-                f"{self.run.path}: holds a run with {changed[0]} {then[changed[0]]}, found {settings[changed[0]]}; "
-                "give the same options, or choose another --run"
-            )
+        refuse_other_options(self.run.path, state.get("settings") or {}, self._settings())
         before = int(state.get("processes", 1))
         if before != self.ranks.size:
             raise CheckpointError(

@@ -1,0 +1,85 @@
+"""A run folder belongs to one process at a time, and to one run; a start with bad input leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_policy_sft import config as sft_config
+from test_policy_sft import data  # noqa: F401 - a fixture
+
+from gymnast_core.cli import main
+from gymnast_core.config import dump_config
+from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.trials import EvaluatePolicyConfig
+from gymnast_core.policy.sft import Trainer
+from gymnast_core.run_folder import RunFolder, lock_folder
+
+HOLD = "import sys, time; from gymnast_core.run_folder import lock_folder; from pathlib import Path\n"
+HOLD += "held = lock_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+
+
+def test_a_folder_in_use_is_refused_and_free_when_its_process_dies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        before = sorted(os.listdir(tmp_path))
+        for words in (
+            ["evaluate", "policy", "--policy", "expert", "--run", str(tmp_path)],
+            ["evaluate", "judge", "--run", str(tmp_path), "--data", "nowhere"],
+            ["judge", "train", "--run", str(tmp_path), "--data", "nowhere", "--out", str(tmp_path / "judge")],
+            ["train", "--environment", "station", "--run", str(tmp_path)],
+            ["data", "collect", "--out", str(tmp_path), "--policy", "expert"],
+        ):
+            assert main(words) == 2, words
+            told = capsys.readouterr().err.strip().splitlines()
+            assert len(told) == 1 and f"process {holder.pid} works in this folder" in told[0], (words, told)
+        assert sorted(os.listdir(tmp_path)) == before
+        RunFolder(tmp_path)  # reading, and the other processes of one run, need no lock
+    finally:
+        holder.kill()
+        holder.wait()
+    first = lock_folder(tmp_path)
+    assert lock_folder(tmp_path) is first  # one process may have many hands in it
+    assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_start_with_bad_input_leaves_nothing_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "runs" / "new"
+    picture = Path(__file__).resolve().parent.parent / "docs" / "pictures" / "station.png"
+    for words in (
+        ["judge", "train", "--data", "nowhere", "--out", str(tmp_path / "judge")],
+        ["adapt", "--frame", str(picture), "--instruction", "open the drawer", "--policy", "nowhere"],
+        ["adapt", "--frame", str(picture), "--instruction", "open the drawer", "--recipe", "nowhere"],
+        ["train", "--environment", "station", "--recipe", "nowhere"],
+        ["evaluate", "adapter", "--adapter", "nobody"],
+        ["evaluate", "judge", "--data", "nowhere"],
+        ["evaluate", "policy", "--policy", "nowhere"],
+        ["sft", "--data", "nowhere", "--out", str(tmp_path / "policy")],
+        ["world-model", "train", "--data", "nowhere"],
+        ["world-model", "train-autoencoder", "--data", "nowhere"],
+    ):
+        assert main([*words, "--run", str(run)]) == 2, words
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1, words
+        assert list(tmp_path.iterdir()) == [], words
+
+
+def test_bad_input_changes_nothing_in_an_older_run(tmp_path: Path) -> None:
+    old = EvaluatePolicyConfig(policy="expert", run=str(tmp_path))
+    RunFolder(tmp_path, old, tensorboard=False).log(1, {"success": 1.0})
+    before = (tmp_path / "config.yaml").read_text()
+    assert before == dump_config(old)
+    assert main(["judge", "train", "--data", "nowhere", "--run", str(tmp_path)]) == 2
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
+def test_a_run_goes_on_with_the_options_it_began_with(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    before = sft_config(data, tmp_path, "same", steps=1)
+    Trainer(before).train()
+    with pytest.raises(ConfigError, match="batch_size '8', found '4'; give the same options, or choose another --run"):
+        Trainer(sft_config(data, tmp_path, "same", steps=2, batch_size=4))
