@@ -18,10 +18,11 @@ import torch
 
 from gymnast_core.cli import main
 from gymnast_core.config import load_config
-from gymnast_core.data.episode import Episode, EpisodeWriter, write_episode
+from gymnast_core.data.episode import Episode, EpisodeWriter, find_episodes, read_episode, write_episode
 from gymnast_core.data.worldgym import read_video
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.protocols import Environment, Start
+from gymnast_core.run_folder import derive_seed
 from gymnast_core.world_model.autoencoder import SmallAutoencoder, SmallAutoencoderConfig, StableDiffusion3Autoencoder
 from gymnast_core.world_model.checkpoint import (
     LoadedWorldModel,
@@ -33,6 +34,7 @@ from gymnast_core.world_model.checkpoint import (
 from gymnast_core.world_model.dataset import EpisodeFile, draw_clips, find_all, flatten, split
 from gymnast_core.world_model.diffusion import LossConfig
 from gymnast_core.world_model.environment import WorldModelEnvironment
+from gymnast_core.world_model.evaluate import imagine_episodes
 from gymnast_core.world_model.finetune import FinetuneConfig
 from gymnast_core.world_model.metrics import ssim
 from gymnast_core.world_model.model import WorldModel, WorldModelConfig
@@ -144,6 +146,26 @@ def test_latents_have_unit_spread_and_decode_near_the_frames(world: Path) -> Non
     latents = autoencoder.encode(frames)
     assert 0.9 < float(latents.std()) < 1.1
     assert np.abs(autoencoder.decode(latents).astype(int) - frames).mean() < 20
+
+
+def test_imagined_copies_of_episodes_keep_what_really_happened(world: Path, tmp_path: Path) -> None:
+    source, broken = tmp_path / "logs", tmp_path / "logs" / "e11" / "steps.jsonl"
+    shutil.copytree(world / "data", source)
+    lines = [json.loads(line) for line in broken.read_text().splitlines()]
+    next(line for line in lines if line.get("step") == 4)["executed"] = [None] * 7  # here the arm fell silent
+    broken.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["world-model", "reconstruct", "--data", str(source), "--out", str(tmp_path / "out"), "--batch", "5"]
+    assert main([*words, "--world-model", str(world / "run" / "model"), "--device", "cpu"]) == 0
+    copies = {path.name: read_episode(path) for path in find_episodes(tmp_path / "out" / "logs")}
+    assert len(copies) == 12 and copies["e11"].length == 4 and len(copies["e11"].frames) == 5
+    files = [EpisodeFile(source / f"e{e}") for e in (0, 1, 10, 11, 2)]  # the first batch, by name
+    loaded = load_world_model(world / "run" / "model")
+    expected = imagine_episodes(loaded, files, 9, derive_seed(0, 0))
+    for file, (true, imagined) in zip(files, expected, strict=True):
+        copy = copies[file.path.name]
+        assert np.array_equal(copy.frames, imagined) and np.array_equal(copy.frames[0], true[0])
+        assert not np.array_equal(copy.frames[1:], true[1:])
+        assert np.array_equal(copy.actions, read_episode(file.path).actions[: copy.length])
 
 
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(world: Path, tmp_path: Path) -> None:

@@ -96,6 +96,28 @@ class Evaluation:
         return {**self.metrics, "episodes_to_the_end": self.counts[-1] if self.counts else 0, "curves": curves}
 
 
+def imagine_episodes(
+    loaded: LoadedWorldModel,
+    files: Sequence[EpisodeFile],
+    horizon: int,
+    seed: int,
+    sampling: SamplingConfig | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each episode's frames 0 to `horizon` at most, true and imagined on its actions, (T + 1, S, S, 3) uint8."""
+    size = loaded.autoencoder.image_size
+    episodes = []
+    for file in files:
+        frames, conditions = file.read(size)
+        n = min(horizon, len(frames) - 1)
+        episodes.append((frames[: n + 1], to_bridge(conditions[1 : n + 1])))
+    padded = np.zeros((len(episodes), max((len(a) for _, a in episodes), default=0), 7), np.float32)
+    for i, (_, actions) in enumerate(episodes):
+        padded[i, : len(actions)] = actions
+    seeds = [derive_seed(seed, "evaluate", i) for i in range(len(episodes))]
+    videos = imagine(loaded, [frames[0] for frames, _ in episodes], padded, seeds, sampling)
+    return [(frames, video[: len(frames)]) for (frames, _), video in zip(episodes, videos, strict=True)]
+
+
 def evaluate_episodes(
     loaded: LoadedWorldModel,
     files: Sequence[EpisodeFile],
@@ -106,26 +128,12 @@ def evaluate_episodes(
     samples: int = 6,
 ) -> Evaluation:
     """Replay each episode's actions from its first frame and compare; episodes shorter than a horizon leave it out."""
-    size = loaded.autoencoder.image_size
-    episodes = []
-    for file in files:
-        frames, conditions = file.read(size)
-        n = min(horizon, len(frames) - 1)
-        episodes.append((frames[: n + 1], to_bridge(conditions[1 : n + 1])))
-    padded = np.zeros((len(episodes), max((len(a) for _, a in episodes), default=0), 7), np.float32)
-    for i, (_, actions) in enumerate(episodes):
-        padded[i, : len(actions)] = actions
-    videos = imagine(
-        loaded,
-        [frames[0] for frames, _ in episodes],
-        padded,
-        [derive_seed(seed, "evaluate", i) for i in range(len(episodes))],
-        sampling,
-    )
+    episodes = imagine_episodes(loaded, files, horizon, seed, sampling)
+    longest = max((len(frames) for frames, _ in episodes), default=1)
     curve, copied, counts = [], [], []
     metrics: dict[str, float] = {}
-    for k in range(1, padded.shape[1] + 1):
-        reaching = [(frames[k], videos[i, k], frames[0]) for i, (frames, _) in enumerate(episodes) if len(frames) > k]
+    for k in range(1, longest):
+        reaching = [(frames[k], video[k], frames[0]) for frames, video in episodes if len(frames) > k]
         counts.append(len(reaching))
         curve.append(float(np.mean([psnr(true, ours) for true, ours, _ in reaching])))
         copied.append(float(np.mean([psnr(true, first) for true, _, first in reaching])))
@@ -134,11 +142,11 @@ def evaluate_episodes(
             metrics[f"ssim_{k}"] = float(np.mean([ssim(true, ours) for true, ours, _ in reaching]))
             metrics[f"copy_ssim_{k}"] = float(np.mean([ssim(true, first) for true, _, first in reaching]))
     pictures, sample_videos = [], []
-    for i, (frames, _) in enumerate(episodes[: max(strips, samples)]):
+    for frames, video in episodes[: max(strips, samples)]:
         pick = np.linspace(0, len(frames) - 1, min(10, len(frames))).astype(int)
-        rows = [np.concatenate(list(source[pick]), axis=1) for source in (frames, videos[i])]
+        rows = [np.concatenate(list(source[pick]), axis=1) for source in (frames, video)]
         pictures.append(np.concatenate(rows, axis=0))
-        sample_videos.append(np.concatenate((frames, videos[i, : len(frames)]), axis=2))
+        sample_videos.append(np.concatenate((frames, video), axis=2))
     return Evaluation(metrics, curve, copied, counts, pictures[:strips], sample_videos[:samples])
 
 
