@@ -310,16 +310,21 @@ def _write_weights(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
         shards[-1][name] = tensor.detach().cpu().contiguous()
         size += n_bytes
     if len(shards) == 1:
-        save_file(shards[0], str(folder / "model.safetensors"), metadata={"format": "pt"})
+        _write_shard(shards[0], folder / "model.safetensors")
         return
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, str(folder / name), metadata={"format": "pt"})
+        _write_shard(shard, folder / name)
         weight_map.update(dict.fromkeys(shard, name))
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_shard(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file(tensors, str(path), metadata={"format": "pt"})
+    shutil.copymode(path.with_name("config.json"), path)  # safetensors makes it its owner's alone
 
 
 def _fingerprint(files: list[Path]) -> str:
