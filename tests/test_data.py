@@ -17,7 +17,13 @@ from hypothesis import strategies as st
 from gymnast_core.config import StationConfig, dump_config, load_config, parse_config
 from gymnast_core.data.episode import EpisodeWriter, find_episodes, read_episode, write_episode
 from gymnast_core.data.frames import read_image
-from gymnast_core.data.worldgym import find_worldgym_episodes, read_worldgym_episode, scale_actions, unscale_actions
+from gymnast_core.data.worldgym import (
+    find_worldgym_episodes,
+    read_actions,
+    read_worldgym_episode,
+    scale_actions,
+    unscale_actions,
+)
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.run_folder import RunFolder
 
@@ -175,7 +181,7 @@ def test_a_worldgym_episode_of_the_wrong_length_is_refused(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"4 actions for the 5 frames"):
         read_worldgym_episode(tmp_path / "0.mp4")
     np.savez(tmp_path / "0.npz", arr_0=np.full((5, 10), np.nan, np.float32))
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="needed finite"):
         read_worldgym_episode(tmp_path / "0.mp4")
 
 
@@ -224,3 +230,38 @@ def test_a_run_resumes_from_its_newest_readable_checkpoint(tmp_path: Path) -> No
     state = RunFolder(tmp_path / "run", tensorboard=False).load_checkpoint()
     assert state is not None and state["step"] == 1 and state["weights"]["a"] == 1.0
     assert [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()] == [1]
+
+
+def test_a_file_of_actions_is_numbers_of_the_right_shape_or_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    good = np.full((3, 7), 0.01, np.float32)
+    for content in ({"actions": good}, {"arr_0": good}, {"other": good * 2, "actions": good.astype(np.float64)}):
+        np.savez(path, **content)
+        np.testing.assert_allclose(read_actions(path), good)
+    np.savez_compressed(path, arr_0=scale_actions(np.concatenate((good[:1] * 0, good))))
+    np.testing.assert_allclose(read_actions(path)[:, :6], good[:, :6], atol=1e-6)  # its first row leads to no frame
+
+    whole = path.read_bytes()
+    objects = np.array([[{"rm": 1}] * 7], dtype=object)
+    for name, save, told in (
+        ("foreign", lambda p: np.savez(p, motion=good, extra=good), "holds motion, extra; needed an array 'actions'"),
+        ("empty", lambda p: np.savez(p), "holds nothing"),
+        ("shape", lambda p: np.savez(p, actions=good[:, :6]), r"shape \(3, 6\); needed \(T, 7\)"),
+        ("flat", lambda p: np.savez(p, actions=good[0]), r"shape \(7,\)"),
+        ("none", lambda p: np.savez(p, actions=good[:0]), "no actions, needed at least one"),
+        ("nan", lambda p: np.savez(p, actions=np.where(np.eye(3, 7) > 0, np.nan, good)), r"found nan at \[0, 0\]"),
+        ("huge", lambda p: np.savez(p, actions=good.astype(np.float64) * 1e300), "needed finite numbers"),
+        ("text", lambda p: np.savez(p, actions=np.full((3, 7), "1")), "needed real numbers"),
+        ("complex", lambda p: np.savez(p, actions=good * 1j), "complex64; needed real numbers"),
+        ("objects", lambda p: np.savez(p, actions=objects), "Python objects"),
+        ("pickle", lambda p: p.write_bytes(b"\x80\x04]."), "Python objects or no arrays"),
+        ("cut", lambda p: p.write_bytes(whole[:-40]), "cannot read an array"),
+        ("damaged", lambda p: p.write_bytes(whole[:60] + b"????" + whole[64:]), "cannot read an array"),
+        ("folder", lambda p: p.mkdir(), "directory"),
+        ("absent", lambda p: None, "no such file"),
+    ):
+        wrong = tmp_path / f"{name}.npz"
+        save(wrong)
+        with pytest.raises(DataError, match=told) as caught:
+            read_actions(wrong)
+        assert str(wrong) in str(caught.value) and "\n" not in str(caught.value), name

@@ -154,7 +154,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
     assert whole.train()
     half = Trainer(config(data, tmp_path, "half", steps=4))
     assert half.train()
-    with pytest.raises(CheckpointError, match="batch_size 8, found 4"):
+    with pytest.raises(ConfigError, match="batch_size '8', found '4'; give the same options, or choose another --run"):
         Trainer(config(data, tmp_path, "half", batch_size=4))
     rest = Trainer(config(data, tmp_path, "half"))
     assert rest.progress.step == 4

@@ -143,6 +143,7 @@ def test_bad_actions_are_refused_by_name_and_move_nothing(
     before = arm.pose
     result = arm.send(values, **options)  # type: ignore[arg-type]
     assert result is not None and not result.accepted and event in result.safety_events
+    assert list(result.translation) == [0, 0, 0] and result.gripper == 1.0  # it stands, open as it was
     time.sleep(0.4)
     assert np.max(np.abs(arm.pose - before)) < 0.03
 

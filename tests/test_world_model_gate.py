@@ -174,6 +174,17 @@ def test_an_outcome_is_what_was_reached_within_the_horizon(tmp_path: Path) -> No
     with pytest.raises(DataError, match="within 2 steps"):
         labelled(files[1:], EvaluateConfig(model="", data=(), horizon=2))
 
+    with EpisodeWriter(tmp_path / "silent", INSTRUCTION, {}) as writer:  # the arm never answered the third step
+        writer.add_observation(picture())
+        for step in range(4):
+            writer.add_step([0.0] * 7, [np.nan] * 7 if step == 2 else None, success=step > 1)
+            writer.add_observation(picture())
+        writer.finish(success=True)
+    silent = EpisodeFile(tmp_path / "silent")
+    (entry,) = labelled([silent], EvaluateConfig(model="", data=(), horizon=30))
+    assert (entry.steps, entry.success) == (2, False), "what came after the silence is no replay's business"
+    assert len(silent.read(64)[0]) == 3, "as in training"
+
 
 def figures(agreement: float, bias: float, episodes: int = 40) -> tuple[dict[str, Replay], dict[str, ClosedLoop]]:
     return (

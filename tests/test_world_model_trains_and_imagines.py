@@ -38,7 +38,7 @@ from gymnast_core.world_model.evaluate import imagine_episodes
 from gymnast_core.world_model.finetune import FinetuneConfig
 from gymnast_core.world_model.metrics import ssim
 from gymnast_core.world_model.model import WorldModel, WorldModelConfig
-from gymnast_core.world_model.rollout import RolloutConfig, read_actions, rollout
+from gymnast_core.world_model.rollout import RolloutConfig, rollout
 from gymnast_core.world_model.train import TrainConfig, train
 from gymnast_core.world_model.train_autoencoder import AutoencoderTrainConfig, train_autoencoder
 
@@ -263,10 +263,9 @@ def test_rollout_plays_an_episode_a_file_and_a_sweep(world: Path, tmp_path: Path
     assert rollout(RolloutConfig(model, str(tmp_path / "c.mp4"), episode=episode, sweep="+x", steps=2)) == 0
     with pytest.raises(ConfigError, match="sweep"):
         rollout(RolloutConfig(model, str(tmp_path / "d.mp4"), episode=episode, sweep="sideways"))
-    for name, array in (("shape", np.zeros((3, 6))), ("nan", np.full((3, 7), np.nan))):
-        np.savez(tmp_path / f"{name}.npz", actions=array)
-        with pytest.raises(DataError, match=f"{name}.npz"):
-            read_actions(tmp_path / f"{name}.npz")
+    np.savez(tmp_path / "shape.npz", actions=np.zeros((3, 6)))
+    with pytest.raises(DataError, match=r"shape\.npz"):
+        rollout(RolloutConfig(model, str(tmp_path / "d.mp4"), episode=episode, actions=str(tmp_path / "shape.npz")))
 
 
 def test_bad_data_and_checkpoints_are_named(world: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Episode:
     instruction: what the policy was told.
     frames: (T + 1, H, W, 3) uint8 RGB; frame k precedes action k.
     actions: (T, 7) float32, commanded, Bridge convention: metres, radians, base axes; gripper absolute, 1 = open.
-    executed: (T, 7) float32, the same after the safety envelope.
+    executed: (T, 7) float32, the same after the safety envelope; NaN where the arm never answered.
     states: (T + 1, 7) float32: measured end effector x, y, z (metres, base frame), roll, pitch, yaw (radians, Bridge
         rotation frame: zero when the gripper points straight down), gripper opening 0 .. 1; NaN where not measured.
     stamps: (T + 1,) int64, nanoseconds since the epoch (or since the start in simulation).
@@ -59,6 +59,13 @@ class Episode:
     def length(self) -> int:
         """Number of steps T."""
         return len(self.actions)
+
+    @property
+    def answered(self) -> int:
+        """Steps before the first that the arm never answered: what moved it after that nobody knows, so training a
+        world model and replaying in one both end there."""
+        unanswered = np.flatnonzero(~np.isfinite(self.executed).all(axis=1))
+        return int(unanswered[0]) if len(unanswered) else self.length
 
 
 def check_actions(actions: np.ndarray, name: str = "actions") -> np.ndarray:

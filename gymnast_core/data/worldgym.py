@@ -7,13 +7,13 @@ The scaling (WorldGym): translation x 35 clipped to +-1.75, rotation x 5.6 clipp
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 
 import av
 import numpy as np
 
-from gymnast_core.data.episode import Episode
+from gymnast_core.data.arrays import read_array
+from gymnast_core.data.episode import ACTION_DIM, Episode
 from gymnast_core.data.frames import files_below, resize_frame
 from gymnast_core.errors import DataError
 
@@ -51,21 +51,12 @@ def read_worldgym_episode(video: str | os.PathLike[str], size: int | None = None
     video = Path(video)
     frames = read_video(video, size)
     path = video.with_suffix(".npz")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            scaled = np.asarray(archive["arr_0"], dtype=np.float32)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        reason = "no array of numbers" if "allow_pickle" in str(error) else error
-        raise DataError(f"{path}: cannot read the actions 'arr_0' ({reason})") from error
+    scaled = read_array(path, ("arr_0",))
     if scaled.ndim != 2 or scaled.shape[1] != WORLDGYM_ACTION_DIM:
         raise DataError(f"{path}: 'arr_0' has shape {scaled.shape}, needed (steps, {WORLDGYM_ACTION_DIM})")
     if len(scaled) != len(frames):
         raise DataError(
             f"{path}: {len(scaled)} actions for the {len(frames)} frames of {video.name}; needed one a frame"
-        )
-    if not np.isfinite(scaled).all():
-        raise DataError(
-            f"{path}: 'arr_0' holds a value that is not finite at step {int(np.argwhere(~np.isfinite(scaled))[0][0])}"
         )
     actions = unscale_actions(scaled[1:])
     return Episode(
@@ -77,6 +68,25 @@ def read_worldgym_episode(video: str | os.PathLike[str], size: int | None = None
         stamps=np.arange(len(frames), dtype=np.int64) * 200_000_000,
         metadata={"source": "robot", "file": video.name},
     )
+
+
+def read_actions(path: str | os.PathLike[str]) -> np.ndarray:
+    """Bridge actions (T, 7) float32 kept in a file, T at least 1: metres, radians, gripper 1 = open.
+
+    The file: `.npy`, or `.npz` with the array `actions` (or `arr_0`); (T, 7) Bridge, or WorldGym's (T, 10), whose row k
+    leads to frame k, so that the first row is left out.
+
+    Raises: DataError naming the file, what was found and what is allowed.
+    """
+    array = read_array(path, ("actions", "arr_0"))
+    if array.ndim != 2 or array.shape[1] not in (ACTION_DIM, WORLDGYM_ACTION_DIM):
+        raise DataError(
+            f"{path}: found actions of shape {array.shape}; needed (T, 7) Bridge or (T, 10) WorldGym actions"
+        )
+    actions = unscale_actions(array[1:]) if array.shape[1] == WORLDGYM_ACTION_DIM else array
+    if not len(actions):
+        raise DataError(f"{path}: found no actions, needed at least one step")
+    return actions
 
 
 def read_video(path: str | os.PathLike[str], size: int | None = None) -> np.ndarray:

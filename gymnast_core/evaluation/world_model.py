@@ -193,9 +193,7 @@ def replay(
         environment.reset(starts)
         actions = np.zeros((len(batch), max(entry.steps for entry in batch), 7), np.float32)
         for i, entry in enumerate(batch):  # what the arm did is what the world model was trained on
-            executed = entry.episode.executed[: entry.steps]
-            done = np.where(np.isfinite(executed), executed, entry.episode.actions[: entry.steps])
-            actions[i, : len(done)] = done
+            actions[i, : entry.steps] = entry.episode.executed[: entry.steps]
         environment.step(actions)
         indices = [judge.frame_indices(entry.steps + 1) for entry in batch]
         videos = _videos(environment, indices)
@@ -325,7 +323,7 @@ def labelled(files: Sequence[EpisodeFile], config: EvaluateConfig) -> list[Logge
             continue
         episode = read_episode(file.path)
         lines = [line for line in read_json_lines(file.path / "steps.jsonl") if "action" in line]
-        steps = min(episode.length, config.horizon)
+        steps = min(episode.answered, config.horizon)
         truths = [line.get("success") for line in lines[:steps]]
         success: bool | None = None
         if truths and all(isinstance(truth, bool) for truth in truths):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from gymnast_core.data.episode import check_actions
+from gymnast_core.data.worldgym import read_actions
 from gymnast_core.errors import DataError
 from gymnast_core.policy.dataset import chunk_at
 
@@ -53,14 +52,5 @@ class ScriptedPolicy:
 
 
 def load_script(path: str | os.PathLike[str], chunk_length: int = 5) -> ScriptedPolicy:
-    """Read a `.npz` with `actions` (T, 7), Bridge convention.
-
-    Raises: DataError when the file is missing, broken, or holds something else.
-    """
-    path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            actions = np.asarray(archive["actions"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot read an array 'actions' ({error})") from error
-    return ScriptedPolicy(check_actions(actions, str(path)), chunk_length)
+    """A policy that plays a file of actions. Raises: DataError, see `read_actions`."""
+    return ScriptedPolicy(read_actions(path), chunk_length)

@@ -36,16 +36,14 @@ class EpisodeFile:
     path: Path
 
     def read(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (T + 1, size, size, 3) uint8 and, for each, the vector (T + 1, 10) of the action that led to it.
-
-        The episode ends before a step that the arm never answered: nobody knows what moved it.
+        """Frames (T + 1, size, size, 3) uint8 and, for each, the vector (T + 1, 10) of the action that led to it; T is
+        the episode's `answered`.
         """
         if self.path.suffix == ".mp4":
             episode = read_worldgym_episode(self.path, size)
         else:
             episode = read_episode(self.path)
-        unanswered = np.flatnonzero(~np.isfinite(episode.executed).all(axis=1))
-        length = int(unanswered[0]) if len(unanswered) else episode.length
+        length = episode.answered
         if length < 1:
             raise DataError(f"{self.path}: no executed step in it, needed at least 2 frames")
         frames = np.stack([resize_frame(frame, size) for frame in episode.frames[: length + 1]])

@@ -6,7 +6,6 @@ of one axis.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,8 @@ import numpy as np
 from pydantic import Field
 
 from gymnast_core.data.frames import read_image
-from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.data.worldgym import read_actions
+from gymnast_core.errors import ConfigError
 from gymnast_core.progress import console
 from gymnast_core.reporting.media import write_video
 from gymnast_core.world_model.actions import to_bridge
@@ -40,7 +40,7 @@ class RolloutConfig:
     """Picture to start from instead of the episode's first frame."""
     actions: str = ""
     """.npz or .npy of actions instead of the episode's: (T, 7) Bridge (metres, radians, gripper 1 = open) or (T, 10)
-    WorldGym; the array `actions`, `arr_0` or the only one."""
+    WorldGym; an .npz's array `actions` or `arr_0`."""
     sweep: str = ""
     """Constant action instead: still, +x, -x, +y, -y, +z, -z, +yaw, close, or "close, open"."""
     steps: int = 30
@@ -59,33 +59,6 @@ class RolloutConfig:
     """torch device."""
     seed: int = 0
     """Of the noise."""
-
-
-def read_actions(path: str | Path) -> np.ndarray:
-    """Bridge actions (T, 7) float32 from an .npz or .npy file of (T, 7) or WorldGym's (T, 10); DataError otherwise.
-
-    Row k leads from frame k to frame k + 1; of a (T, 10) file, whose row k leads to frame k, the first row is left out.
-    """
-    path = Path(path)
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            array = content
-        else:
-            with content as archive:
-                names = [n for n in ("actions", "arr_0") if n in archive.files] or archive.files
-                if not names:
-                    raise DataError(f"{path}: no array in it")
-                array = archive[names[0]]
-        array = np.asarray(array, dtype=np.float32)
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        reason = "no array of numbers" if "allow_pickle" in str(error) else error
-        raise DataError(f"{path}: not a readable .npz or .npy of numbers ({reason})") from error
-    if array.ndim != 2 or array.shape[1] not in (7, 10) or len(array) < 1:
-        raise DataError(f"{path}: actions are {array.shape}, must be (T, 7) or (T, 10)")
-    if not np.isfinite(array).all():
-        raise DataError(f"{path}: NaN or infinity at step {int(np.argwhere(~np.isfinite(array))[0][0])}")
-    return to_bridge(array[1:]) if array.shape[1] == 10 else array
 
 
 def rollout(config: RolloutConfig) -> int:

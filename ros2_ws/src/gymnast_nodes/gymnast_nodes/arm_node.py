@@ -172,7 +172,8 @@ class ArmNode(ManagedNode):
         now = now_seconds(self)
         age = now - to_seconds(message.header.stamp)
         refusal = self._refusal(message, age)
-        result = ExecutedAction(commanded=message)
+        gripper = self._opening if self._gripper_target is None else self._gripper_target
+        result = ExecutedAction(commanded=message, gripper=gripper)  # refused: no motion, and the gripper as it was
         if refusal:
             self._refused[refusal] += 1
             result.safety_events = [refusal]

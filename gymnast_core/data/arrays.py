@@ -1,0 +1,48 @@
+"""One array of numbers from an `.npz` or `.npy` file, which is outside input: nothing in it is run or guessed."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gymnast_core.errors import DataError
+
+
+def read_array(path: str | os.PathLike[str], names: Sequence[str]) -> np.ndarray:
+    """The array of a `.npy`, or that of an `.npz` called by the first of `names` there is; float32, any shape, finite.
+
+    Raises: DataError naming the file: missing, broken, pickled objects, no such array, no real numbers, not finite.
+    """
+    path = Path(path)
+    wanted = " or ".join(f"'{name}'" for name in names)
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            array = content
+        else:
+            with content as archive:
+                name = next((name for name in names if name in archive.files), "")
+                if not name:
+                    found = ", ".join(archive.files[:5]) or "nothing"
+                    raise DataError(f"{path}: holds {found[:80]}; needed an array {wanted}")
+                array = archive[name]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+        pickled = "allow_pickle" in str(error)
+        why = "holds Python objects or no arrays at all" if pickled else str(error) or type(error).__name__
+        raise DataError(f"{path}: cannot read an array {wanted} ({why}); needed numbers saved by numpy") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{path}: {wanted} is of type {array.dtype}; needed real numbers")
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is told
+        numbers = array.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(numbers))
+    if len(bad):
+        place = ", ".join(map(str, bad[0]))
+        raise DataError(f"{path}: found {array[tuple(bad[0])]} at [{place}]; needed finite numbers")
+    return numbers
