@@ -59,6 +59,17 @@ def test_an_adapter_is_compared_with_its_base_on_the_same_resets(station: Path, 
     assert all(len(episode.frames) == episode.length + 1 and episode.complete for episode in episodes)
     assert "open_drawer" in (tmp_path / "run" / "report.html").read_text()
 
+    words = ["evaluate", "adapter", "--adapter", "fresh", "--config", station, "--tasks", "open_drawer", "--trials", 2]
+    words += ["--adapters", tmp_path, "--look-ahead", 2, "--run", tmp_path / "thinking", "--log"]
+    assert main([str(word) for word in words]) == 0
+    thinking = json.loads((tmp_path / "thinking" / "result.json").read_text())
+    assert thinking["look_ahead"] == 2 and thinking["open_drawer/base"] == thinking["open_drawer/fresh"]
+    assert "2 candidates imagined before each chunk" in (tmp_path / "thinking" / "report.html").read_text()
+    folders = list(find_episodes(tmp_path / "thinking" / "episodes" / "fresh"))
+    assert [read_episode(folder).metadata["look_ahead"] for folder in folders] == [2, 2]
+    done = [[read_episode(folder).actions for folder in find_episodes(tmp_path / name)] for name in ("run", "thinking")]
+    assert any(not np.array_equal(*pair) for pair in zip(*done)), "thinking changes what is done"
+
 
 @settings(deadline=None)
 @given(st.floats(-0.02, 0.14), st.floats(-0.02, 0.14), st.sampled_from([(0.06, 1e9), (-1e9, 0.015), (0.05, 0.08)]))

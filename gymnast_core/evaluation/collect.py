@@ -79,10 +79,14 @@ class _Actor(Protocol):
     def act(self, frames: np.ndarray, instructions: list[str]) -> np.ndarray: ...
 
 
+class PlanningPolicy(Policy, _Actor, Protocol):
+    """A policy that begins each episode with a seed."""
+
+
 class Plan(Protocol):
     """Makes a policy that thinks before it acts; lies beside this package, so it is handed in."""
 
-    def __call__(self, policy: Policy, station_file: str, rollouts: int) -> _Actor: ...
+    def __call__(self, policy: Policy, station_file: str, rollouts: int, device: str = "") -> PlanningPolicy: ...
 
 
 class _PolicyActor:

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
 from gymnast_core.config import NotNegative, Seed, StationConfig, find_model, load_config
 from gymnast_core.data.episode import EpisodeWriter
+from gymnast_core.errors import ConfigError
+from gymnast_core.evaluation.collect import Plan
 from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Environment, Policy, Start, TrainablePolicy
@@ -48,6 +50,9 @@ class CompareConfig:
     """Folder of adapters instead of the station's."""
     temperature: NotNegative = 0.0
     """0: greedy, as the executor acts."""
+    look_ahead: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Sampled candidates that both imagine before each chunk, the best of which is executed, as the station file's
+    `look_ahead` says (`temperature` then plays no part); 0: act at once."""
     log: bool = False
     """Keep every episode in the run folder."""
     run: str = ""
@@ -67,6 +72,10 @@ class Trial:
     frames: np.ndarray
 
 
+def _nothing_to_begin(seed: int) -> None:
+    """A policy that acts at once remembers nothing of the trial before."""
+
+
 def run_trials(
     policy: Policy,
     environment: Environment,
@@ -74,17 +83,19 @@ def run_trials(
     max_steps: int,
     temperature: float = 0.0,
     log: Path | None = None,
-    facts: dict[str, str] | None = None,
+    facts: dict[str, Any] | None = None,
     tick: Callable[[int], None] | None = None,
+    begin: Callable[[int], None] = _nothing_to_begin,
 ) -> list[Trial]:
     """One trial a start, ended by success or after `max_steps`. log: folder that every episode is written to.
 
-    tick: called with the count of trials finished.
+    tick: called with the count of trials finished. begin: called with the first one's seed before each batch of trials.
     """
     trials: list[Trial] = []
     size = max(1, environment.max_rollouts)
-    for begin in range(0, len(starts), size):
-        batch = list(starts[begin : begin + size])
+    for first in range(0, len(starts), size):
+        batch = list(starts[first : first + size])
+        begin(batch[0].seed)
         frames = environment.reset(batch)
         commanded: list[list[np.ndarray]] = [[] for _ in batch]
         executed: list[list[np.ndarray]] = [[] for _ in batch]
@@ -123,8 +134,11 @@ def run_trials(
     return trials
 
 
-def compare_adapter(config: CompareConfig) -> int:
-    """Run the trials of every task, without and with the adapter, print and report them."""
+def compare_adapter(config: CompareConfig, plan: Plan | None = None) -> int:
+    """Run the trials of every task, without and with the adapter, print and report them.
+
+    plan: wraps the policy where config.look_ahead is not 0. Raises: ConfigError where it is missing then.
+    """
     from gymnast_core.policy import adapters
     from gymnast_core.policy.openvla import load_policy
     from gymnast_core.station.environment import StationEnvironment
@@ -139,7 +153,15 @@ def compare_adapter(config: CompareConfig) -> int:
     policy = load_policy(find_model(models.policy, path), models.unnorm_key, models.device)
     adapters.AdapterStore(config.adapters or models.adapters).load(policy, config.adapter)
     names = ["base", config.adapter]
-    environment = StationEnvironment(station, SIDE_BY_SIDE)
+    actor: Policy = policy
+    begin: Callable[[int], None] = _nothing_to_begin
+    side_by_side = SIDE_BY_SIDE
+    if config.look_ahead:
+        if plan is None:
+            raise ConfigError(f"look_ahead: found {config.look_ahead} with no plan; needed 0")
+        thinking = plan(policy, str(path), config.look_ahead, models.device)
+        actor, begin, side_by_side = thinking, thinking.begin, 1  # one at a time: a trial's seed decides its thoughts
+    environment = StationEnvironment(station, side_by_side)
     trials: dict[tuple[str, str], list[Trial]] = {}
     with progress_bar() as bar:
         for name in names:
@@ -150,15 +172,17 @@ def compare_adapter(config: CompareConfig) -> int:
                     for number in range(config.trials)
                 ]
                 line = bar.add_task(f"{task}, {name}", total=config.trials, note="")
+                facts = {"policy": str(models.policy), "adapter": "" if name == "base" else name}
                 trials[name, task] = run_trials(
-                    policy,
+                    actor,
                     environment,
                     starts,
                     settings.max_steps,
                     config.temperature,
                     run.path / "episodes" / name if config.log else None,
-                    {"policy": str(models.policy), "adapter": "" if name == "base" else name, "station": station.name},
+                    {**facts, "station": station.name, "look_ahead": config.look_ahead},
                     lambda count, line=line: bar.update(line, completed=count),  # type: ignore[misc]
+                    begin,
                 )
     environment.close()
     _report(run, config, names, tasks, trials)
@@ -173,6 +197,7 @@ def _report(
     trials: dict[tuple[str, str], list[Trial]],
 ) -> None:
     result: dict[str, object] = {"trials": config.trials, "temperature": config.temperature, "seed": config.seed}
+    result["look_ahead"] = config.look_ahead
     bars, figures, facts = [], [], []
     for task in tasks:
         estimates: list[Estimate] = []
@@ -206,6 +231,8 @@ def _report(
         console.print(f"{task}: change {change}", highlight=False)
     run.write_result(result)
     how = "greedy" if config.temperature == 0 else f"sampled at temperature {config.temperature:g}"
+    if config.look_ahead:
+        how = f"{config.look_ahead} candidates imagined before each chunk"
     sections = [
         Section(
             "Success on the simulated station",
@@ -225,7 +252,7 @@ def _spread(count: int, wanted: int = 8) -> list[int]:
 
 
 def _write(
-    folder: Path, trial: Trial, commanded: Sequence[np.ndarray], executed: Sequence[np.ndarray], facts: dict[str, str]
+    folder: Path, trial: Trial, commanded: Sequence[np.ndarray], executed: Sequence[np.ndarray], facts: dict[str, Any]
 ) -> None:
     metadata = {**facts, "task": trial.start.task, "seed": trial.start.seed, "source": "station"}
     with EpisodeWriter(folder, trial.start.instruction, metadata) as writer:
