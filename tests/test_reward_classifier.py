@@ -114,6 +114,31 @@ def test_a_damaged_judge_is_named(trained: Path, tmp_path: Path) -> None:
         load_classifier(tmp_path)
 
 
+def test_broken_episodes_are_left_out_and_a_foreign_checkpoint_is_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_episodes(tmp_path / "data", 6, 2)
+    (tmp_path / "data" / "001" / "frames" / "000003.png").write_bytes(b"no picture")
+    steps = tmp_path / "data" / "002" / "steps.jsonl"
+    steps.write_text(steps.read_text().replace('"success": false', '"success": 7'))
+    words = ["--run", tmp_path / "run", "--out", tmp_path / "judge", "--data", tmp_path / "data", "--size", 32]
+    words += ["--steps", 2, "--width", 8]
+    assert main(["judge", "train", *map(str, words)]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("left out") == 2 and "000003.png" in told and "found 7" in told and "3 episodes to train" in told
+    station = ["--config", str(trained / "station.yaml"), "--run", str(tmp_path / "evaluation")]
+    assert main(["evaluate", "judge", "--data", str(tmp_path / "data"), *station]) == 0
+    assert json.loads((tmp_path / "evaluation" / "result.json").read_text())["judged"] == 5
+    path = tmp_path / "run" / "checkpoints" / "step_00000002" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    for name, value in {"network": [], "optimizer": {}, "schedule": None}.items():
+        torch.save({**state, name: value}, path)
+        capsys.readouterr()
+        assert main(["judge", "train", *map(str, words)]) == 2
+        errors = capsys.readouterr().err.strip().splitlines()
+        assert "of another training" in errors[-1] and errors[-1].startswith("error: ")
+
+
 def test_the_station_file_chooses_the_judge() -> None:
     def station(**judge: object) -> StationConfig:
         return parse_config(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pytest
 import stamina
 from point_world import PointEnvironment, PointPolicy, locate, point_starts
 
+from benchmarks.openai_server import Answer, Server
 from gymnast_core.config import JudgeConfig
 from gymnast_core.errors import JudgeError
 from gymnast_core.protocols import Start
@@ -25,78 +24,13 @@ from gymnast_core.reward.vlm import TaskQuestion, VLMJudge, parse_score
 from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
 from gymnast_core.run_folder import RunFolder
 
-Answer = tuple[int, str] | str | None  # (status, body), a chat answer, or None: never answer
-
-
-class Server:
-    """An OpenAI-style server whose n-th answer is `script(n, request)`; counts what it saw."""
-
-    def __init__(self) -> None:
-        self.script: Callable[[int, dict[str, Any]], Answer] = lambda n, request: "Final Score: 1"
-        self.requests: list[dict[str, Any]] = []
-        self.at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
-        self.closing = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with outer.lock:
-                    number = len(outer.requests)
-                    outer.requests.append(request)
-                    outer.at_once += 1
-                    outer.most_at_once = max(outer.most_at_once, outer.at_once)
-                try:
-                    self.reply(outer.script(number, request))
-                finally:
-                    with outer.lock:
-                        outer.at_once -= 1
-
-            def reply(self, answer: Answer) -> None:
-                if answer is None:
-                    outer.closing.wait(20)
-                    return
-                if isinstance(answer, tuple):
-                    status, body = answer
-                else:
-                    message = {"role": "assistant", "content": answer}
-                    status, body = (
-                        200,
-                        json.dumps(
-                            {
-                                "id": "x",
-                                "object": "chat.completion",
-                                "created": 0,
-                                "model": "m",
-                                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                                "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
-                            }
-                        ),
-                    )
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body.encode())))
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
-
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server()
     with stamina.set_testing(True, attempts=4, cap=True):  # no waiting between attempts
         yield server
-    server.closing.set()
-    server.http.shutdown()
-    server.http.server_close()
+    server.close()
 
 
 def videos(n: int = 1) -> list[np.ndarray]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy, locate, point_starts, reached, render
 from safetensors.torch import load_file
 
-from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.protocols import Start, Verdict
 from gymnast_core.reward.truth import TruthJudge
 from gymnast_core.rl.advantages import chunk_advantages, group_advantages, group_is_usable
@@ -205,6 +207,50 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
     for name, value in straight.weights().items():
         assert torch.equal(value, resumed_at_2.weights()[name])
     assert [line["step"] for line in RunFolder(tmp_path / "b", tensorboard=False).read_metrics()] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"weights": None},
+        {"weights": [1, 2]},
+        {"optimizer": None},
+        {"optimizer": {}},
+        {"ranks": []},
+        {"ranks": [{"carried": 3}]},
+        {"update": "x"},
+        {"batch": None},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_something_else_is_one_line_and_the_one_before_can_be_taken(
+    damage: dict[str, Any], tmp_path: Path
+) -> None:
+    def build() -> GRPOTrainer:
+        policy = PointPolicy()
+        config = dataclasses.replace(CONFIG, groups=2, min_groups=1, horizon=3)
+        run = RunFolder(tmp_path, None, False)
+        return GRPOTrainer(policy, policy, PointEnvironment(), PointJudge(), point_starts(2), config, run)
+
+    trainer = build()
+    for _ in range(2):
+        trainer.step()
+    newest = tmp_path / "checkpoints" / "step_00000002"
+    state = {**torch.load(newest / "state.pt", weights_only=True), **damage}
+    torch.save({key: value for key, value in state.items() if value is not None}, newest / "state.pt")
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of this training|of another kind") as error:
+        build()
+    assert "\n" not in str(error.value)
+    shutil.rmtree(newest)
+    assert build().update == 1
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    policy = PointPolicy()
+    run = RunFolder(tmp_path, None, False)
+    trainer = GRPOTrainer(policy, policy, PointEnvironment(), PointJudge(), point_starts(2), CONFIG, run)
+    with pytest.raises(CheckpointError, match="not finite"):
+        trainer.load_weights({name: value * float("nan") for name, value in trainer.weights().items()})
 
 
 class MoodyJudge(PointJudge):

@@ -7,13 +7,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from gymnast_core.config import StationConfig, load_config
-from gymnast_core.data.episode import find_episodes, read_episode
+from gymnast_core.data.episode import Episode, find_episodes, read_episode
 from gymnast_core.errors import DataError
 from gymnast_core.graph import find_station_file
 from gymnast_core.progress import console, progress_bar
@@ -139,7 +140,8 @@ def _judge_all(
         for begin in range(0, len(folders), config.batch):
             if len(outcomes) >= config.limit:
                 break
-            episodes = [read_episode(folder) for folder in folders[begin : begin + config.batch]]
+            part = folders[begin : begin + config.batch]
+            episodes = [episode for folder in part if (episode := _readable(folder)) is not None]
             chosen = [episode for episode in episodes if episode.success is not None][: config.limit - len(outcomes)]
             videos = [episode.frames[judge.frame_indices(len(episode.frames))] for episode in chosen]
             said = judge.judge(videos, [episode.instruction for episode in chosen])
@@ -152,10 +154,21 @@ def _judge_all(
                     strips.append((name, f"'{episode.instruction}', truly {truth}; the judge: {verdict.reason}"))
             verdicts += said
             outcomes += [bool(episode.success) for episode in chosen]
-            bar.update(task, advance=len(episodes))
+            bar.update(task, advance=len(part))
     if not outcomes:
-        raise DataError(f"{', '.join(config.data)}: none of {len(folders)} episodes has an outcome; label them")
+        raise DataError(
+            f"{', '.join(config.data)}: none of {len(folders)} episodes is readable and has an outcome; label them"
+        )
     return verdicts, outcomes, strips
+
+
+def _readable(folder: Path) -> Episode | None:
+    """The episode; None, with a warning, where a file of it is damaged: what was judged so far may have cost money."""
+    try:
+        return read_episode(folder)
+    except DataError as error:
+        console.print(f"warning: left out: {error}", style="yellow", markup=False, soft_wrap=True)
+        return None
 
 
 def _write_page(run: RunFolder, judge: Judge, found: Agreement, strips: Sequence[tuple[str, str]]) -> None:

@@ -190,10 +190,13 @@ def _fit(
     if (state := run.load_checkpoint()) is not None:
         try:
             network.load_state_dict(state["network"])
-        except RuntimeError as error:
-            raise CheckpointError(f"{run.path}: holds a judge of another size; choose another --run") from error
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{run.path}: its checkpoint is of another training or size ({' '.join(str(error).split())[:120]}); "
+                "choose another --run"
+            ) from error
         first = int(state["step"])
     network.train()
     with progress_bar() as bar:
@@ -254,25 +257,33 @@ def _read_all(folders: Sequence[str], size: int) -> list[LabelledFrames]:
     with progress_bar() as bar:
         task = bar.add_task("reading episodes", total=len(paths), note="")
         for path in paths:
-            episode = label_frames(path, size)
+            try:
+                episode = label_frames(path, size)
+            except DataError as error:
+                console.print(f"warning: left out: {error}", style="yellow", markup=False, soft_wrap=True)
+                episode = None
             if episode is not None:
                 found.append(episode)
             bar.update(task, advance=1)
     if not found:
-        raise DataError(f"{', '.join(folders)}: none of the {len(paths)} episodes has an outcome; label them first")
+        raise DataError(
+            f"{', '.join(folders)}: none of the {len(paths)} episodes is readable and has an outcome; label them first"
+        )
     return found
 
 
 def _step_truth(folder: Path) -> list[float]:
-    """The station's truth after each step where it was logged, else empty."""
+    """The station's truth after each step where it was logged, else empty. Raises: DataError when it is no truth."""
     truth = []
     for text in (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines():
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             break
-        if "step" in line:
+        if isinstance(line, dict) and "step" in line:
             if not isinstance(line.get("success"), (bool, int, float)):
                 return []
+            if line["success"] not in (0, 1):
+                raise DataError(f"{folder}/steps.jsonl: success: found {line['success']}, allowed are true and false")
             truth.append(float(line["success"]))
     return truth

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import os
 import re
 import threading
@@ -31,6 +32,7 @@ Result = TypeVar("Result")
 IMAGE_SIDE = 256
 MAX_ANSWER_TOKENS = 400
 ATTEMPTS = 4
+logging.getLogger("stamina").addHandler(logging.NullHandler())  # every answer and problem is kept; the console is not
 # "Final Score: 1", "**Final Score:** 1", "final score = 0.5", "Final Score: **1**/1", "Final Score is 1."
 _SCORE = re.compile(
     r"final[\s_]*score[\s*_`:=>\"'()\[\]]*(?:is|of)?[\s*_`:=>\"'()\[\]]*(?<![\d.])(\d+(?:[.,]\d+)?)(?![\d])(\s*/\s*\d+)?",

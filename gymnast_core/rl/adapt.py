@@ -286,7 +286,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
     required = trust.failed if budget.world_model_gate == "require" else ()
     gate = judge_adapter(before, after, station, required)
     if trainer.update == 0:
-        nothing = f"no update was made within {seconds:.0f} s: allow more time"
+        nothing = f"no update was made within {seconds:.0f} s: {trainer.hindrance or 'allow more time'}"
         gate = dataclasses.replace(gate, failed_conditions=(nothing, *gate.failed_conditions))
     adapter_id = adapters.adapter_name(station.name, instruction) if gate.accepted else ""
     if gate.accepted:

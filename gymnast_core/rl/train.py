@@ -68,7 +68,7 @@ class TrainConfig:
 
 
 def train(config: TrainConfig) -> int:
-    """Train and save; 0 when done, 130 when interrupted."""
+    """Train and save; 0 when done, 1 when nothing was learned, 130 when interrupted."""
     if config.environment == "imagination" and not config.starts:
         raise ConfigError("starts: found nothing, needed a folder of start frames (or --environment station)")
     if config.partial_credit and config.environment != "station":
@@ -123,6 +123,12 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
         ranks.shard(policy.model)
     trainer = GRPOTrainer(policy, policy.model, environment, judge, starts, recipe, run)
     stopped_by = train_within(trainer, config.updates, config.seconds, run)
+    if trainer.update == 0:
+        why = f"no update was made within {config.seconds:.0f} s: {trainer.hindrance or 'allow more time'}"
+        if ranks.first:
+            run.write_result({"made_by": "gymnast train", "updates": 0, "saved": "", "message": why})
+        console.print(f"nothing saved: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return 1 if ranks.size == 1 else 0
     trainer.save()
     kept = (trainer.restore_best() if config.keep == "best" else None) or trainer.update
     weights = trainer.weights() if trainer.sharded else {}

@@ -32,6 +32,8 @@ from gymnast_core.rl.rollout import Group, Rollout, RolloutOptions, group_starts
 from gymnast_core.rl.starts import StartSampler
 from gymnast_core.run_folder import RunFolder, derive_seed
 
+DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)
+"""What reading a state raises that holds other things than it should."""
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
@@ -270,6 +272,8 @@ class GRPOTrainer:
         self.example: Rollout | None = None
         """One of the latest rollouts, a successful one where there is one, to look at."""
         self._fruitless = 0
+        self.hindrance = ""
+        """Why the last batch taught nothing, and what to change; empty where it did."""
         self._recent: list[float] = []
         """Mean rewards of the last `best_over` updates."""
         self._named = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -350,26 +354,25 @@ class GRPOTrainer:
         self.batch += 1
         (usable_everywhere,) = self.processes.sum(usable)
         self._fruitless = 0 if usable_everywhere else self._fruitless + 1
-        if self._fruitless and self._fruitless % config.warn_after == 0:
-            self._warn_fruitless(generation)
+        self.hindrance = self._advice(generation) if self._fruitless else ""
+        if self._fruitless and self._fruitless % config.warn_after == 0 and self.processes.first:
+            console.print(
+                f"warning: no usable group in the last {self._fruitless} batches; {self.hindrance}",
+                style="yellow",
+                markup=False,
+            )
 
-    def _warn_fruitless(self, generation: Generation) -> None:
+    def _advice(self, generation: Generation) -> str:
         everywhere = self.processes.gather(generation.rewards)
         rewards = [reward for own in everywhere for values in own.values() for reward in values]
-        if self.processes.rank != 0:
-            return
         if not rewards:
-            advice = "the judge abstained on every rollout: look at its answers, key and limits"
-        elif np.mean(rewards) < 0.5:
-            advice = (
+            return "the judge abstained on every rollout: look at its answers, key and limits"
+        if np.mean(rewards) < 0.5:
+            return (
                 "nearly all rollouts fail: raise the temperature, take easier start frames, "
                 "or give partial credit (partial_credit_criteria of a task; --partial-credit on the station)"
             )
-        else:
-            advice = "nearly all rollouts succeed: take harder start frames, or stop here"
-        console.print(
-            f"warning: no usable group in the last {self._fruitless} batches; {advice}", style="yellow", markup=False
-        )
+        return "nearly all rollouts succeed: take harder start frames, or stop here"
 
     # --- update -------------------------------------------------------------------------------------------------
 
@@ -514,6 +517,8 @@ class GRPOTrainer:
                     f"{self.run.path}: '{name}' has shape {tuple(value.shape)}, this policy needs "
                     f"{tuple(parameter.shape)}"
                 )
+            if not bool(torch.isfinite(value).all()):
+                raise CheckpointError(f"{self.run.path}: '{name}' of the checkpoint holds a value that is not finite")
             with torch.no_grad():
                 parameter.copy_(divided_like(value, parameter))
 
@@ -566,15 +571,35 @@ class GRPOTrainer:
         state = self.run.load_best()
         if state is None:
             return None
-        self.load_weights(state["weights"])
-        return int(state["update"])
+        try:
+            self.load_weights(state["weights"])
+            return int(state["update"])
+        except DAMAGE as error:
+            raise CheckpointError(self._foreign(state, error)) from error
 
     def _resume(self) -> None:
         state = self.run.load_checkpoint(tidy=self.processes.first, mapped=self.processes.size > 1)
-        if len(set(self.processes.gather(None if state is None else int(state["update"])))) > 1:
+        if len(set(self.processes.gather(None if state is None else state["step"]))) > 1:
             raise CheckpointError(f"{self.run.path}: not all processes see the same checkpoint; use a shared disk")
         if state is None:
             return
+        try:
+            self._go_on_from(state)
+        except DAMAGE as error:
+            raise CheckpointError(self._foreign(state, error)) from error
+        if self.processes.first:
+            console.print(
+                f"resuming {self.run.path} after update {self.update}", markup=False, highlight=False, soft_wrap=True
+            )
+
+    def _foreign(self, state: Mapping[str, Any], error: Exception) -> str:
+        folder = self.run.path / "checkpoints" / f"step_{state['step']:08d}"
+        return (
+            f"{folder}/state.pt: not a checkpoint of this training ({type(error).__name__}: {error}); delete it to "
+            "go on from the one before, or use another --run"
+        )
+
+    def _go_on_from(self, state: Mapping[str, Any]) -> None:
         self.load_weights(state["weights"])
         self._load_optimizer_state(state["optimizer"])
         self.update, self.batch = int(state["update"]), int(state["batch"])
@@ -589,10 +614,6 @@ class GRPOTrainer:
         self.sampler.load_state(own["sampler"])
         if self._rehearsal is not None and own["rehearsal"] is not None:
             self._rehearsal.load_state(own["rehearsal"])
-        if self.processes.first:
-            console.print(
-                f"resuming {self.run.path} after update {self.update}", markup=False, highlight=False, soft_wrap=True
-            )
 
 
 def _group_state(group: Group) -> dict[str, Any]:

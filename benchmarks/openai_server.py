@@ -1,0 +1,75 @@
+"""An OpenAI-style chat server on the loopback, for judging without a provider: it answers, or fails, as it is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = tuple[int, str] | str | None
+"""(status, body); the text of a chat answer; or None: silence."""
+SILENCE_S = 20.0
+
+
+class Server:
+    """The n-th request, a chat completion's, is answered by `script(n, request)`; the requests are kept and counted.
+
+    requests: what was asked. most_at_once: most requests under way together. url: for `judge.base_url`.
+    """
+
+    def __init__(self, script: Callable[[int, dict[str, Any]], Answer] = lambda n, request: "Final Score: 1") -> None:
+        self.script = script
+        self.requests: list[dict[str, Any]] = []
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.closing = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer.lock:
+                    number = len(outer.requests)
+                    outer.requests.append(request)
+                    outer.at_once += 1
+                    outer.most_at_once = max(outer.most_at_once, outer.at_once)
+                try:
+                    self.reply(outer.script(number, request))
+                finally:
+                    with outer.lock:
+                        outer.at_once -= 1
+
+            def reply(self, answer: Answer) -> None:
+                if answer is None:
+                    outer.closing.wait(SILENCE_S)
+                    return
+                status, body = answer if isinstance(answer, tuple) else (200, chat_answer(answer))
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body.encode())))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        self.closing.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def chat_answer(text: str) -> str:
+    """The body of a chat completion that says `text`, for 1000 tokens in and 100 out."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+    head = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
+    return json.dumps({**head, "choices": [choice], "usage": usage})
