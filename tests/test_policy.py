@@ -169,9 +169,20 @@ def test_shards_are_written_and_read(policy: OpenVLAPolicy, tmp_path: Path, monk
         read_checkpoint(target)
 
 
+def edit_text_config(folder: Path, **changes: object) -> None:
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edit_json(folder / "config.json", text_config={**text, **changes})
+
+
 def break_vocabulary(folder: Path) -> None:
     text = json.loads((folder / "config.json").read_text())["text_config"]
-    edit_json(folder / "config.json", text_config={**text, "vocab_size": text["vocab_size"] + 1})
+    edit_text_config(folder, vocab_size=text["vocab_size"] + 1)
+
+
+def quantise(folder: Path) -> None:
+    state = load_file(str(folder / "model.safetensors"))
+    state["projector.fc1.weight"] = state["projector.fc1.weight"].to(torch.int8)
+    save_file(state, str(folder / "model.safetensors"))
 
 
 def break_attention(folder: Path) -> None:
@@ -208,11 +219,12 @@ def rename_actions(folder: Path) -> None:
 NOT_A_NUMBER = {"mean": [float("nan"), 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 
 
-def break_statistics(folder: Path, dimension: int, low: float, high: float) -> None:
+def break_statistics(folder: Path, dimension: int, low: float, high: float, **changes: object) -> None:
     path = folder / "dataset_statistics.json"
     content = json.loads(path.read_text())
     content["station"]["action"]["q01"][dimension] = low
     content["station"]["action"]["q99"][dimension] = high
+    content["station"]["action"].update(changes)
     path.write_text(json.dumps(content))
 
 
@@ -236,6 +248,13 @@ def break_statistics(folder: Path, dimension: int, low: float, high: float) -> N
         (lambda f: edit_json(f / "config.json", n_action_bins="many"), "n_action_bins"),
         (lambda f: edit_json(f / "config.json", n_action_bins=12), "n_action_bins is 12, the vocabulary has 16"),
         (lambda f: edit_json(f / "config.json", n_action_bins=300), "too small for 300 action tokens"),
+        (lambda f: edit_json(f / "config.json", num_actions_chunk=10**9), "num_actions_chunk is 1000000000"),
+        (lambda f: edit_json(f / "config.json", image_sizes=[[32], [32]]), "image_sizes"),
+        (lambda f: edit_text_config(f, num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
+        (quantise, "'projector.fc1.weight' holds int8; a quantised checkpoint"),
+        (lambda f: break_statistics(f, 3, -1e300, 1e300), "dimension 3 goes from -1e\\+300 to 1e\\+300"),
+        (lambda f: break_statistics(f, 3, -(10**400), 1.0), "int too large"),
+        (lambda f: break_statistics(f, 0, 0.0, 1.0, mask=["no"] * 7), "mask is not made of true and false"),
         (rename_actions, "n_action_bins is 16, the vocabulary has 256"),
         (lambda f: (f / "config.json").write_bytes((f / "config.json").read_text().encode("utf-16")), "config.json"),
     ],

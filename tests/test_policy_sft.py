@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -101,9 +102,26 @@ def test_a_missing_or_broken_frame_is_named_before_training(data: Path, tmp_path
     frame.write_bytes(frame.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"03/frames/000002\.png: not a whole PNG"):
         Trainer(config(tmp_path / "data", tmp_path, "cut"))
+    for shape, kind, words in (((32, 32), np.uint8, "grey of 8 bits"), ((32, 32, 3), np.uint16, "RGB of 16 bits")):
+        cv2.imwrite(str(frame), np.zeros(shape, kind))
+        with pytest.raises(DataError, match=rf"03/frames/000002\.png: found {words}, needed RGB of 8 bits"):
+            Trainer(config(tmp_path / "data", tmp_path, "colours"))
     frame.unlink()
     with pytest.raises(DataError, match=r"03/frames/000002\.png: no such image file"):
         Trainer(config(tmp_path / "data", tmp_path, "hole"))
+
+
+def test_what_would_be_lost_in_the_end_is_refused(data: Path, tmp_path: Path) -> None:
+    """An instruction or target that cannot be used at the start; weights that training blew up at the end."""
+    with pytest.raises(DataError, match="marker 'in:'"):
+        Trainer(config(data, tmp_path, "marker", instruction="In: a"))
+    assert sft(config(data, tmp_path, "base", steps=1)) == 0
+    base = str(tmp_path / "out_base")
+    with pytest.raises(ConfigError, match="found the base itself"):
+        Trainer(config(data, tmp_path, "same", base=base, model=None, out=base))
+    with pytest.raises(CheckpointError, match="held-out loss is nan in the end, nothing is written"):
+        sft(config(data, tmp_path, "wild", steps=1, learning_rate=1e30))
+    assert not (tmp_path / "out_wild").exists()
 
 
 def test_learning_rate_is_that_of_openvla_oft(data: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from gymnast_core.policy.model import OpenVLA
 from gymnast_core.policy.prompt import FIRST_ACTION, PromptTokens, read_tokenizer
 
 OPENVLA_BINS = 256
+WEIGHT_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 1000**3
 # Small files that travel with a checkpoint unchanged.
@@ -141,7 +142,7 @@ def read_checkpoint(
     model = build_meta(config)
     files = _weight_files(folder)
     _load_weights(model, files, device, dtype)
-    model.check_bidirectional()
+    model.check_bidirectional(str(folder))
     companions = {name: (folder / name).read_bytes() for name in COMPANIONS if (folder / name).is_file()}
     return Checkpoint(folder, content, config, model.eval(), images, companions, _fingerprint(files))
 
@@ -285,6 +286,11 @@ def _load_weights(model: OpenVLA, files: list[Path], device: torch.device | str,
                             + (": wrong vocabulary" if "embed_tokens" in name or "lm_head" in name else "")
                         )
                     tensor = archive.get_tensor(name)
+                    if tensor.dtype not in WEIGHT_TYPES:
+                        kind = str(tensor.dtype).removeprefix("torch.")
+                        raise CheckpointError(
+                            f"{path}: '{name}' holds {kind}; a quantised checkpoint? Needed are 16 to 64 bit floats"
+                        )
                     if not bool(torch.isfinite(tensor).all()):
                         raise CheckpointError(f"{path}: '{name}' holds a value that is not finite")
                     part[name] = tensor.to(device=device, dtype=dtype)

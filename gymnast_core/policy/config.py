@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any, Literal, get_args
 
 from gymnast_core.errors import CheckpointError
+
+# Beyond these a config.json is damaged; building what it says would take for ever.
+MAX_DEPTH, MAX_BINS, MAX_CHUNK, MAX_SIDE = 1000, 4096, 64, 4096
 
 ImageVariant = Literal["resize", "center_crop", "jpeg_center_crop"]
 """How a camera frame becomes the model's input at act and RL time; see `images.py`."""
@@ -135,21 +138,22 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
     if content.get("use_proprio"):
         raise CheckpointError(f"{source}: use_proprio is true; this policy takes an image and an instruction only")
 
-    def number(mapping: Mapping[str, Any], name: str, default: Any, lowest: float = 1) -> Any:
+    def number(mapping: Mapping[str, Any], name: str, default: Any, lowest: float = 1, highest: float = 1e7) -> Any:
         value = mapping.get(name, default)
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not good or value < lowest or (isinstance(default, int) and value != int(value)):
-            raise CheckpointError(f"{source}: {name} is {value!r}, needed a number of at least {lowest}")
-        return value
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and lowest <= value <= highest
+        if not good or (isinstance(default, int) and value != int(value)):
+            needed = f"a {'whole ' if isinstance(default, int) else ''}number from {lowest:g} to {highest:g}"
+            raise CheckpointError(f"{source}: {name} is {shorten(repr(value), 60)}, needed {needed}")
+        return type(default)(value)
 
-    def llama(name: str, lowest: float = 1) -> Any:
-        return number(text, name, LLAMA_DEFAULTS[name], lowest)
+    def llama(name: str, lowest: float = 1, highest: float = 1e7) -> Any:
+        return number(text, name, LLAMA_DEFAULTS[name], lowest, highest)
 
     language = LanguageConfig(
         vocab_size=llama("vocab_size"),
         width=llama("hidden_size"),
         mlp_hidden=llama("intermediate_size"),
-        depth=llama("num_hidden_layers"),
+        depth=llama("num_hidden_layers", highest=MAX_DEPTH),
         heads=llama("num_attention_heads"),
         key_value_heads=number(text, "num_key_value_heads", llama("num_attention_heads")),
         rms_norm_eps=llama("rms_norm_eps", 0),
@@ -158,8 +162,11 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
     if language.width % language.heads or language.heads % language.key_value_heads:
         raise CheckpointError(f"{source}: hidden_size, num_attention_heads and num_key_value_heads do not divide")
     sizes = content.get("image_sizes", [224, 224])
-    if not isinstance(sizes, list) or len(set(sizes)) != 1 or not isinstance(sizes[0], int):
-        raise CheckpointError(f"{source}: image_sizes is {sizes!r}, needed two equal sides")
+    sides = sizes if isinstance(sizes, list) and all(type(side) is int for side in sizes) else []
+    if len(set(sides)) != 1 or not 0 < sides[0] <= MAX_SIDE:
+        raise CheckpointError(
+            f"{source}: image_sizes is {shorten(repr(sizes), 60)}, needed two equal sides of 1 to {MAX_SIDE} pixels"
+        )
     towers = _read_towers(content, source)
     if any(sizes[0] % tower.patch_size for tower in towers) or towers[0].patch_size != towers[1].patch_size:
         raise CheckpointError(f"{source}: image side {sizes[0]} is not a multiple of one common patch size")
@@ -172,12 +179,12 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
         first_tower=towers[0],
         second_tower=towers[1],
         language=language,
-        n_bins=number(content, "n_action_bins", 256, 3),
+        n_bins=number(content, "n_action_bins", 256, 3, MAX_BINS),
         pad_to_multiple_of=number(content, "pad_to_multiple_of", 64, 0),
         pad_token_id=number(content, "pad_token_id", 32000, 0),
         bos_token_id=number(text, "bos_token_id", 1, 0),
         stop_token_id=number(text, "eos_token_id", 2, 0),
-        chunk_length=number(content, "num_actions_chunk", 5),
+        chunk_length=number(content, "num_actions_chunk", 5, 1, MAX_CHUNK),
         action_dim=number(content, "action_dim", 7),
         image_variant=variant,
     )
@@ -215,7 +222,7 @@ def _read_towers(content: Mapping[str, Any], source: str) -> tuple[TowerConfig, 
             raise CheckpointError(f"{source}: tiny_vision_backbones has {len(sizes)} entries, needed 2")
     towers = []
     for index, (width, depth, heads, ratio, patch) in enumerate(sizes):
-        if min(width, heads, patch) < 1 or depth < 2 or width % heads:
+        if min(width, heads, patch) < 1 or not 2 <= depth <= MAX_DEPTH or width % heads:
             raise CheckpointError(
                 f"{source}: vision tower {index}: width {width}, depth {depth}, heads {heads} do not fit"
             )

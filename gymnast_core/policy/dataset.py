@@ -31,6 +31,9 @@ Labels = Literal["executed", "commanded"]
 Kept = Literal["all", "not failures", "successes"]
 """Which episodes are used: those nobody judged are no failures, and no successes either."""
 PNG_END = bytes.fromhex("0000000049454e44ae426082")
+PNG_HEADER = 33
+PNG_RGB = (2, 3)
+PNG_COLOURS = {0: "grey", 2: "RGB", 3: "a palette", 4: "grey with transparency", 6: "RGB with transparency"}
 OUTCOMES = {"all": (True, False, None), "not failures": (True, None), "successes": (True,)}
 
 
@@ -105,9 +108,10 @@ def _read_worldgym(root: Path, instruction: str, labels: Labels) -> Iterator[_Fo
 
 
 def _check_picture(path: Path) -> None:
-    """Whether a PNG is there and whole, without decoding it: better said now than hours later, when it is drawn."""
+    """Whether a PNG is there, whole and 8-bit RGB, without decoding it: said now, not hours later, when it is drawn."""
     try:
         with open(path, "rb") as stream:
+            header = stream.read(PNG_HEADER)
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - len(PNG_END)))
             whole = stream.read() == PNG_END
@@ -115,8 +119,14 @@ def _check_picture(path: Path) -> None:
         raise DataError(f"{path}: no such image file") from error
     except OSError as error:
         raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
-    if not whole:
+    if not whole or len(header) < PNG_HEADER:
         raise DataError(f"{path}: not a whole PNG image; remove the episode or record it again")
+    depth, colours = header[24], header[25]  # of its first chunk, IHDR
+    if depth == 16 or colours not in PNG_RGB:
+        raise DataError(
+            f"{path}: found {PNG_COLOURS.get(colours, 'unknown colours')} of {depth} bits, needed RGB of 8 bits; "
+            "convert the image first"
+        )
 
 
 Reader = Callable[[Path, str, Labels], Iterator[_Found]]
@@ -131,9 +141,11 @@ def find_entries(
     instruction: for episodes that carry none. labels: what the safety envelope let through, or what was commanded.
 
     Raises: DataError when a folder holds no episode or none that is used, or when an episode is broken (its file is
-        named) or has no instruction.
+        named) or has no instruction, or `instruction` is none.
     """
     entries: list[TrainingEpisode] = []
+    if instruction:
+        normalise_instruction(instruction)
     for folder in folders:
         root = Path(folder).expanduser()
         if not root.is_dir():

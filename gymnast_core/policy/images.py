@@ -260,16 +260,16 @@ def read_image_processor(folder: str | os.PathLike[str], size: int, variant: Ima
         return ImageProcessor(size, variant)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        strategy = content.get("image_resize_strategy", "resize-naive")
+        if strategy != "resize-naive" or content.get("tvf_do_letterbox"):
+            raise CheckpointError(f"{path}: image_resize_strategy is {strategy!r}, only 'resize-naive' is supported")
         params = content.get("tvf_normalize_params") or [
             {"mean": mean, "std": std} for mean, std in zip(content["means"], content["stds"])
         ]
         pairs = tuple((tuple(map(float, p["mean"])), tuple(map(float, p["std"]))) for p in params)
-        strategy = content.get("image_resize_strategy", "resize-naive")
         sizes = [tuple(entry) for entry in content.get("input_sizes", [])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a readable preprocessor config ({error})") from error
-    if strategy != "resize-naive" or content.get("tvf_do_letterbox"):
-        raise CheckpointError(f"{path}: image_resize_strategy is {strategy!r}, only 'resize-naive' is supported")
     if any(entry != (3, size, size) for entry in sizes):
         raise CheckpointError(f"{path}: input_sizes {sizes}, config.json says {size}x{size}")
     numbers = [value for pair in pairs for part in pair for value in part]

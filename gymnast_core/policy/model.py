@@ -144,8 +144,8 @@ class OpenVLA(nn.Module):
         )
         return [name for name, _ in self.named_parameters() if name.startswith(starts)]
 
-    def check_bidirectional(self) -> None:
-        """Probe: changing the last position must change the state of the first one.
+    def check_bidirectional(self, source: str) -> None:
+        """Probe: changing the last position must change the state of the first one; `source` is named where not.
 
         Raises: CheckpointError when it does not: the model is causal, or its attention does nothing.
         """
@@ -159,7 +159,7 @@ class OpenVLA(nn.Module):
             change = (language(x)[:, 0] - language(other)[:, 0]).abs().max()
         if not bool(change > 0):
             raise CheckpointError(
-                "policy: changing the last token does not change the first logits, so attention is causal; parallel "
+                f"{source}: changing the last token does not change the first logits, so attention is causal; parallel "
                 "decoding of OpenVLA-OFT needs bidirectional attention"
             )
 

@@ -62,7 +62,10 @@ class PromptTokens:
         """
         text = normalise_instruction(instruction)
         if text not in self._known:
-            ids = list(self.tokenizer.encode(PROMPT.format(instruction=text), add_special_tokens=False).ids)
+            try:
+                ids = list(self.tokenizer.encode(PROMPT.format(instruction=text), add_special_tokens=False).ids)
+            except Exception as error:  # the library raises bare Exception
+                raise CheckpointError(f"{self._source}: cannot spell {text!r} ({error})") from error
             while ids and ids[0] == self._bos:
                 ids = ids[1:]
             ids = [self._bos, *ids]

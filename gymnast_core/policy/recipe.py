@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from gymnast_core.policy.checkpoint import Checkpoint
-from gymnast_core.policy.config import ImageVariant, read_policy_config
+from gymnast_core.policy.config import MAX_BINS, ImageVariant, read_policy_config
 from gymnast_core.policy.images import ImageProcessor
 from gymnast_core.policy.model import OpenVLA, initialise
 from gymnast_core.policy.prompt import build_tokenizer
@@ -51,7 +51,7 @@ class ModelRecipe:
     """Layers of the language model."""
     heads: Count
     mlp_hidden: Count
-    n_bins: Annotated[int, Field(ge=3, le=4096)]
+    n_bins: Annotated[int, Field(ge=3, le=MAX_BINS)]
     """Action tokens a dimension can take; one more than there are values."""
     rope_theta: Annotated[float, Field(gt=1)] = 10000.0
     """Base of the rotary position embedding: short sequences tell positions apart better with a small one."""

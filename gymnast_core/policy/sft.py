@@ -158,8 +158,13 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         seed_everything(config.seed)
-        if self.ranks.first and (config.lora_rank == 0 or config.merge):
+        whole = config.lora_rank == 0 or config.merge
+        if whole and config.base and Path(config.out).resolve() == find_model(config.base).resolve():
+            raise ConfigError(f"out: found the base itself ({config.out}), needed another folder")
+        if self.ranks.first and whole:
             check_target(config.out)
+        elif self.ranks.first:
+            adapters.AdapterStore(config.adapters).prepare()
         keep: Kept = "not failures" if config.successes_only else "all"
         demonstrations = find_entries(config.data, config.instruction, config.labels, keep)
         mixed = find_entries(config.mix, config.instruction, config.labels, "successes") if config.mix else []
@@ -323,6 +328,12 @@ class Trainer:
         config, policy = self.config, self.policy
         measured = self.evaluate()
         self._report(measured)
+        if not all(math.isfinite(value) for value in measured.values()):
+            loss = measured["held_out_loss"]
+            raise CheckpointError(
+                f"{config.run}: the held-out loss is {loss} in the end, nothing is written; lower learning_rate and "
+                "train in another --run"
+            )
         if self.ranks.size > 1:
             policy = self._gathered()
         if not self.ranks.first:

@@ -12,6 +12,7 @@ from gymnast_core.errors import CheckpointError, DataError
 
 EPSILON = 1e-8
 GRIPPER = 6
+MAX_ACTION = 1000.0
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,11 @@ def read_statistics(norm_stats: Mapping[str, Any], unnorm_key: str | None, sourc
     try:
         low = np.asarray(action["q01"], dtype=np.float64)
         high = np.asarray(action["q99"], dtype=np.float64)
-        mask = np.asarray(action.get("mask", [True] * len(low)), dtype=bool)
-    except (TypeError, ValueError) as error:
+        mask = np.asarray(action.get("mask", [True] * len(low)))
+        if mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
+            raise ValueError("mask is not made of true and false")
+        mask = mask.astype(bool)
+    except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{where}: q01, q99 or mask are not lists of numbers ({error})") from error
     if low.shape != (7,) or high.shape != (7,) or mask.shape != (7,):
         raise CheckpointError(
@@ -65,6 +69,11 @@ def read_statistics(norm_stats: Mapping[str, Any], unnorm_key: str | None, sourc
     for dimension in range(7):
         if not (np.isfinite(low[dimension]) and np.isfinite(high[dimension])):
             raise CheckpointError(f"{where}: q01 or q99 of dimension {dimension} is not finite")
+        if max(abs(low[dimension]), abs(high[dimension])) > MAX_ACTION:
+            raise CheckpointError(
+                f"{where}: dimension {dimension} goes from {low[dimension]:g} to {high[dimension]:g}, allowed are "
+                f"{-MAX_ACTION:g} to {MAX_ACTION:g} (m or rad)"
+            )
         if mask[dimension] and high[dimension] - low[dimension] < 1e-6:
             raise CheckpointError(
                 f"{where}: dimension {dimension} has no range (q01 {low[dimension]}, q99 {high[dimension]})"
