@@ -72,7 +72,7 @@ def trainer(folder: Path, config: GRPOConfig, kind: str = "replicated", side_by_
     if kind != "replicated":
         Ranks().shard(module)
     judge = PointJudge() if kind == "replicated" else OddJudge()
-    run = RunFolder(folder, config, False)
+    run = RunFolder(folder, config if Ranks().first else None, False)
     return GRPOTrainer(policy, module, PointEnvironment(side_by_side), judge, point_starts(6), config, run)
 
 

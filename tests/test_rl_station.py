@@ -36,10 +36,12 @@ def test_grpo_on_the_station_is_labelled_as_the_upper_bound(station: Path, tmp_p
     run = tmp_path / "run"
     words = ["--environment", "station", "--config", station, "--run", run, "--seconds", 2, "--resets", 2]
     words += ["--partial-credit"]
-    assert main(["train", *map(str, words), "--out", "bound", "--adapters", str(tmp_path)]) == 0
+    code = main(["train", *map(str, words), "--out", "bound", "--adapters", str(tmp_path)])
     result = json.loads((run / "result.json").read_text())
     assert result["environment"] == "station" and result["stopped_by"] in ("time", "iterations")
-    assert "Upper bound" in (run / "report.html").read_text() and (tmp_path / "bound" / "adapter.json").exists()
+    page = (run / "report.html").read_text()
+    assert "Upper bound" in page and ("no update was made within 2 s" in page) == (result["updates"] == 0) == code
+    assert (tmp_path / "bound" / "adapter.json").exists() == bool(result["updates"]), "what learned nothing is not kept"
 
 
 def test_an_adapter_is_compared_with_its_base_on_the_same_resets(station: Path, tmp_path: Path) -> None:

@@ -123,20 +123,18 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
         ranks.shard(policy.model)
     trainer = GRPOTrainer(policy, policy.model, environment, judge, starts, recipe, run)
     stopped_by = train_within(trainer, config.updates, config.seconds, run)
-    if trainer.update == 0:
-        why = f"no update was made within {config.seconds:.0f} s: {trainer.hindrance or 'allow more time'}"
-        if ranks.first:
-            run.write_result({"made_by": "gymnast train", "updates": 0, "saved": "", "message": why})
-        console.print(f"nothing saved: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-        return 1 if ranks.size == 1 else 0
-    trainer.save()
+    if trainer.update:
+        trainer.save()
     kept = (trainer.restore_best() if config.keep == "best" else None) or trainer.update
     weights = trainer.weights() if trainer.sharded else {}
     if not ranks.first:
         return 0
     policy = parts.in_one_piece(policy, opened, recipe, weights)
+    nothing = f"no update was made within {config.seconds:.0f} s: {trainer.hindrance or 'allow more time'}"
     made_by = {"made_by": "gymnast train", "environment": config.environment, "updates": kept}
-    if recipe.trainable == "lora":
+    if trainer.update == 0:
+        where = ""
+    elif recipe.trainable == "lora":
         folder = config.adapters or station.models.adapters
         name = config.out or adapters.adapter_name(station.name, f"train_{config.environment}")
         adapters.AdapterStore(folder).save(policy, parts.ADAPTER, name, station.name, config.environment)
@@ -161,7 +159,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
                 told,
                 facts=(
                     ("updates", f"{trainer.update}, ended by {stopped_by}"),
-                    ("saved", f"{where}, as it was after update {kept}"),
+                    ("saved", f"{where}, as it was after update {kept}" if where else f"nothing: {nothing}"),
                 ),
             ),
             Section(
@@ -186,5 +184,6 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
             ),
         ],
     )
-    console.print(f"saved {where}; report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
-    return 0
+    told = f"saved {where}" if where else f"nothing saved: {nothing}"
+    console.print(f"{told}; report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    return 0 if where or ranks.size > 1 else 1
