@@ -6,6 +6,7 @@ frame), after (the same seeds again with the adapter), gate. The base weights ar
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -109,7 +110,7 @@ def adapt(config: AdaptConfig) -> int:
     except (KeyboardInterrupt, PeerLost) as end:
         return tell_interruption(run, ranks, end)
     except GymnastError as error:
-        run.report_progress("failed", message=" ".join(str(error).split()))
+        tell_failure(run, error)
         raise
     finally:
         run.close()
@@ -122,6 +123,12 @@ def tell_interruption(run: RunFolder, ranks: Ranks, end: BaseException) -> int:
         run.report_progress("interrupted", message=f"{what}; start again with the same run folder to resume")
         console.print(f"{what}; resume with --run {run.path}", markup=False, highlight=False, soft_wrap=True)
     return 130
+
+
+def tell_failure(run: RunFolder, error: GymnastError) -> None:
+    """A last line for whoever watches; where even that cannot be written, the error itself is what counts."""
+    with contextlib.suppress(DataError):
+        run.report_progress("failed", message=" ".join(str(error).split()))
 
 
 def read_frames(sources: Sequence[str], index: int = 0) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.policy.parallel import PeerLost, Ranks
 from gymnast_core.progress import console, interrupts
 from gymnast_core.protocols import Environment, Judge
-from gymnast_core.rl.adapt import tell_interruption, train_within
+from gymnast_core.rl.adapt import tell_failure, tell_interruption, train_within
 from gymnast_core.rl.starts import read_starts, station_starts
 from gymnast_core.rl.trainer import GRPOTrainer
 from gymnast_core.run_folder import RunFolder, derive_seed
@@ -85,7 +85,7 @@ def train(config: TrainConfig) -> int:
     except (KeyboardInterrupt, PeerLost) as end:
         return tell_interruption(run, ranks, end)
     except GymnastError as error:
-        run.report_progress("failed", message=" ".join(str(error).split()))
+        tell_failure(run, error)
         raise
     finally:
         run.close()
