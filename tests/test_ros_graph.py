@@ -80,6 +80,7 @@ def test_a_node_installed_by_pip_only_starts_all_the_same(monkeypatch: pytest.Mo
         assert line[0] == sys.executable
         node = Process([*line, "--ros-args", "-p", "config:=nowhere.yaml"], environment)
         assert node.wait(60.0) == 2 and "nowhere.yaml" in node.output
+        node.end()
 
 
 def test_real_station_starts_no_simulated_driver(tmp_path: Path) -> None:
