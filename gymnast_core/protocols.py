@@ -142,6 +142,11 @@ class Verdict:
     reason: str
     completed_at: int | None = None
 
+    @property
+    def completed(self) -> bool | None:
+        """What success is counted by: full marks only; None for an abstention. Part of a task is no success."""
+        return None if self.score is None else self.score >= 1.0
+
 
 @runtime_checkable
 class Judge(Protocol):

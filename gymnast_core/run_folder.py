@@ -181,7 +181,7 @@ class RunFolder:
         except (OSError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(
-                f"{final}: cannot write the checkpoint ({error}); the previous one is kept"
+                f"{final}: cannot write the checkpoint ({error}); the previous one is kept; is the disk full?"
             ) from error
         self._remember_best(best)
         for old in self._checkpoints()[:-keep]:

@@ -26,7 +26,7 @@ from gymnast_core.evaluation.world_model import (
     replay,
     replay_figures,
 )
-from gymnast_core.protocols import StepResult
+from gymnast_core.protocols import StepResult, Verdict
 from gymnast_core.rl.gate import judge_imagination, world_model_gate_line
 from gymnast_core.rl.parts import open_imagination, open_station
 from gymnast_core.world_model.checkpoint import SamplingConfig
@@ -99,6 +99,13 @@ class Eager(PointEnvironment):
         return super().step(actions * 1.5)
 
 
+class Generous(PointJudge):
+    """A judge that gives most of the marks for trying."""
+
+    def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
+        return [Verdict(max(0.9, v.score or 0.0), v.confidence, v.reason) for v in super().judge(videos, instructions)]
+
+
 def far_policy(drift: float = 1.2) -> PointPolicy:
     """A policy that mostly moves the dot the way it is told, and reaches the side about half the time."""
     policy = PointPolicy(3)
@@ -119,6 +126,8 @@ def test_replay_tells_a_faithful_world_model_from_one_that_ignores_actions() -> 
     assert faithful.episodes == 40 and 0 < faithful.standard_error < 0.1
     wrong = faithful.false_positives + faithful.false_negatives
     assert faithful.agreement == pytest.approx(1 - wrong / 40, abs=1e-3)
+    generous = replay_figures(replay(PointEnvironment(16, 0.002), Generous(), logged, 0), "all")
+    assert generous == faithful, "part of a task is no success"
     deaf = replay_figures(replay(Deaf(16), PointJudge(), logged, 0), "all")
     assert deaf is not None and deaf.false_positives == 0
     assert deaf.agreement == pytest.approx(1 - share, abs=0.01), "no replayed dot ever arrives"

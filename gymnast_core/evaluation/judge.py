@@ -69,7 +69,7 @@ class Agreement:
 
 def measure_agreement(verdicts: Sequence[Verdict], outcomes: Sequence[bool]) -> Agreement:
     """Compare verdicts with the outcomes; a score of at least 0.5 says completed, abstentions are counted apart."""
-    pairs = [(v.score >= 0.5, o, v.confidence) for v, o in zip(verdicts, outcomes, strict=True) if v.score is not None]
+    pairs = [(v.completed, o, v.confidence) for v, o in zip(verdicts, outcomes, strict=True) if v.completed is not None]
     said = np.array([pair[0] for pair in pairs], dtype=bool)
     true = np.array([pair[1] for pair in pairs], dtype=bool)
     confidence = np.array([pair[2] for pair in pairs], dtype=np.float64)
@@ -146,7 +146,7 @@ def _judge_all(
             videos = [episode.frames[judge.frame_indices(len(episode.frames))] for episode in chosen]
             said = judge.judge(videos, [episode.instruction for episode in chosen])
             for episode, verdict in zip(chosen, said):
-                mistaken = verdict.score is not None and (verdict.score >= 0.5) != episode.success
+                mistaken = verdict.completed is not None and verdict.completed != episode.success
                 if mistaken and len(strips) < SHOWN_MISTAKES:
                     name = f"media/mistake_{len(strips)}.png"
                     write_picture(run.path / name, film_strip(episode.frames, 8, 112, float(bool(episode.success))))

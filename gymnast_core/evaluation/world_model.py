@@ -205,7 +205,11 @@ def replay(
         imagined_verdicts, real_verdicts = judge.judge(videos, instructions), judge.judge(real, instructions)
         for i, entry in enumerate(batch):
             one = Played(entry, imagined_verdicts[i], real_verdicts[i])
-            if _said(one.imagined) is not None and _said(one.imagined) != entry.success and shown < MISTAKES_SHOWN:
+            if (
+                one.imagined.completed is not None
+                and one.imagined.completed != entry.success
+                and shown < MISTAKES_SHOWN
+            ):
                 pick = np.linspace(0, len(videos[i]) - 1, min(8, len(videos[i]))).astype(int)
                 one = dataclasses.replace(one, frames=np.concatenate((real[i][pick], videos[i][pick])))
                 shown += 1
@@ -272,7 +276,7 @@ def _act(
             )
         frames = environment.step(actions[:, : horizon - chunk * policy.chunk_length]).frames
     verdicts = judge.judge(_videos(environment, [judge.frame_indices(horizon + 1)] * len(starts)), instructions)
-    return np.array([math.nan if verdict.score is None else verdict.score for verdict in verdicts])
+    return np.array([math.nan if verdict.completed is None else float(verdict.completed) for verdict in verdicts])
 
 
 def played_by(entry: Logged, policy: Path) -> bool:
@@ -340,25 +344,21 @@ def labelled(files: Sequence[EpisodeFile], config: EvaluateConfig) -> list[Logge
     return logged
 
 
-def _said(verdict: Verdict) -> bool | None:
-    return None if verdict.score is None else verdict.score >= 0.5
-
-
 def replay_figures(played: Sequence[Played], name: str) -> Replay | None:
     chosen = [one for one in played if name in (ALL, one.entry.episode.instruction)]
     judged = [one for one in chosen if one.imagined.score is not None]
     if not judged:
         return None
-    estimate = success_rate([float(_said(one.imagined) == one.entry.success) for one in judged])
+    estimate = success_rate([float(one.imagined.completed == one.entry.success) for one in judged])
     control = success_rate(
-        [float(_said(one.real) == one.entry.success) for one in chosen if one.real.score is not None]
+        [float(one.real.completed == one.entry.success) for one in chosen if one.real.score is not None]
     )
     return Replay(
         agreement=round(estimate.mean, 4),
         standard_error=round(estimate.standard_error, 4),
         episodes=estimate.n,
-        false_positives=sum(bool(_said(one.imagined)) and not one.entry.success for one in judged),
-        false_negatives=sum(not _said(one.imagined) and one.entry.success for one in judged),
+        false_positives=sum(bool(one.imagined.completed) and not one.entry.success for one in judged),
+        false_negatives=sum(not one.imagined.completed and one.entry.success for one in judged),
         judge_agreement=round(control.mean, 4) if control.n else None,
     )
 

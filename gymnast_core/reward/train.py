@@ -136,7 +136,7 @@ def measure(judge: ClassifierJudge, episodes: Sequence[LabelledFrames]) -> dict[
     """Agreement with the outcome, precision and recall over whole episodes."""
     videos = [episode.frames[judge.frame_indices(len(episode.frames))] for episode in episodes]
     verdicts = judge.judge(videos, [episode.instruction for episode in episodes])
-    said = np.array([verdict.score == 1.0 for verdict in verdicts])
+    said = np.array([verdict.completed is True for verdict in verdicts])
     true = np.array([episode.success for episode in episodes])
     both = int((said & true).sum())
     return {

@@ -65,7 +65,9 @@ class Rollout:
     @property
     def completed(self) -> float:
         """What success is counted by: 1 where the score is 1, 0 where it is less, NaN for an abstention."""
-        return float(self.reward >= 1.0) if math.isfinite(self.reward) else math.nan
+        if self.verdict is None or self.verdict.completed is None or not math.isfinite(self.reward):
+            return math.nan
+        return float(self.verdict.completed)
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ class EvaluatorNode(ManagedNode):
         estimate = success_rate([_value(trial) for trial in trials]) if trials else None
         result = RunTrials.Result(run_folder=str(run))
         result.successes = sum(_succeeded(trial) for trial in trials)
-        result.judged_successes = sum(trial.judge_score is not None and trial.judge_score > 0.5 for trial in trials)
+        result.judged_successes = sum(trial.judge_score is not None and trial.judge_score >= 1.0 for trial in trials)
         result.abstentions = sum(math.isnan(_value(trial)) for trial in trials)
         result.outcomes = [trial.outcome for trial in trials]
         result.episode_paths = [trial.episode_path for trial in trials]
