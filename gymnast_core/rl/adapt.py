@@ -6,7 +6,6 @@ frame), after (the same seeds again with the adapter), gate. The base weights ar
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import re
@@ -14,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,11 +23,12 @@ from gymnast_core.config import NotNegative, Positive, Seed, find_model
 from gymnast_core.data.episode import read_episode
 from gymnast_core.data.frames import check_frame, read_image, resize_frame, write_image
 from gymnast_core.data.worldgym import read_video
-from gymnast_core.errors import DataError, GymnastError
-from gymnast_core.policy.parallel import PeerLost, Ranks
-from gymnast_core.progress import console, interrupts, progress_bar
+from gymnast_core.errors import DataError
+from gymnast_core.policy.parallel import Ranks
+from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start
 from gymnast_core.rl.gate import GateResult, judge_adapter, judge_imagination, safety_shares
+from gymnast_core.rl.processes import run_practice
 from gymnast_core.rl.rollout import Rollout, RolloutOptions, run_rollouts
 from gymnast_core.rl.selection import BestAdapter
 from gymnast_core.rl.starts import check_instruction, read_starts
@@ -98,37 +97,12 @@ def adapt(config: AdaptConfig) -> int:
     """
     instruction = check_instruction(config.instruction)
     frames = read_frames(config.frame, config.index)
-    ranks = Ranks()
-    console.quiet = not ranks.first
-    name = ranks.gather(config.run or f"runs/adapt/{datetime.now():%Y%m%d_%H%M%S}")[0]
-    run = RunFolder(name, config if ranks.first else None)
-    try:
-        with interrupts(), ranks.together():
-            code = _adapt(config, run, ranks, frames, instruction)
-        ranks.finish()
+
+    def body(run: RunFolder, ranks: Ranks) -> int:
+        code = _adapt(config, run, ranks, frames, instruction)
         return code if ranks.size == 1 else 0
-    except (KeyboardInterrupt, PeerLost) as end:
-        return tell_interruption(run, ranks, end)
-    except GymnastError as error:
-        tell_failure(run, error)
-        raise
-    finally:
-        run.close()
 
-
-def tell_interruption(run: RunFolder, ranks: Ranks, end: BaseException) -> int:
-    """Say how an interrupted run is resumed; the exit code, 130."""
-    if ranks.first:
-        what = str(end) or "interrupted"
-        run.report_progress("interrupted", message=f"{what}; start again with the same run folder to resume")
-        console.print(f"{what}; resume with --run {run.path}", markup=False, highlight=False, soft_wrap=True)
-    return 130
-
-
-def tell_failure(run: RunFolder, error: GymnastError) -> None:
-    """A last line for whoever watches; where even that cannot be written, the error itself is what counts."""
-    with contextlib.suppress(DataError):
-        run.report_progress("failed", message=" ".join(str(error).split()))
+    return run_practice("adapt", config, body)
 
 
 def read_frames(sources: Sequence[str], index: int = 0) -> list[np.ndarray]:

@@ -6,17 +6,17 @@ With torchrun every process rolls out its share of the groups, and one reduced u
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from gymnast_core.config import Positive, Seed
-from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.policy.parallel import PeerLost, Ranks
-from gymnast_core.progress import console, interrupts
+from gymnast_core.errors import ConfigError
+from gymnast_core.policy.parallel import Ranks
+from gymnast_core.progress import console
 from gymnast_core.protocols import Environment, Judge
-from gymnast_core.rl.adapt import tell_failure, tell_interruption, train_within
+from gymnast_core.rl.adapt import train_within
+from gymnast_core.rl.processes import run_practice
 from gymnast_core.rl.starts import read_starts, station_starts
 from gymnast_core.rl.trainer import GRPOTrainer
 from gymnast_core.run_folder import RunFolder, derive_seed
@@ -73,22 +73,7 @@ def train(config: TrainConfig) -> int:
         raise ConfigError("starts: found nothing, needed a folder of start frames (or --environment station)")
     if config.partial_credit and config.environment != "station":
         raise ConfigError("partial_credit: imagination has no truth of its own; needed --environment station")
-    ranks = Ranks()
-    console.quiet = not ranks.first
-    name = ranks.gather(config.run or f"runs/train/{datetime.now():%Y%m%d_%H%M%S}")[0]
-    run = RunFolder(name, config if ranks.first else None)
-    try:
-        with interrupts(), ranks.together():
-            code = _train(config, run, ranks)
-        ranks.finish()
-        return code
-    except (KeyboardInterrupt, PeerLost) as end:
-        return tell_interruption(run, ranks, end)
-    except GymnastError as error:
-        tell_failure(run, error)
-        raise
-    finally:
-        run.close()
+    return run_practice("train", config, lambda run, ranks: _train(config, run, ranks))
 
 
 def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
