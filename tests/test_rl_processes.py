@@ -195,15 +195,7 @@ def test_two_processes_train_and_save_one_policy(kind: str, tmp_path: Path) -> N
     files = {name: str(tmp_path / name) for name in ("starts", "run", "adapters")}
     config = TrainConfig(**files, config=str(station), out=out, updates=1)
     (tmp_path / "train.yaml").write_text(dump_config(config))
-    done = subprocess.run(
-        [*TORCHRUN, "-m", "gymnast_core.cli", "train", "--from", str(tmp_path / "train.yaml")],
-        cwd=HERE.parent.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_two_processes("-m", "gymnast_core.cli", "train", "--from", str(tmp_path / "train.yaml"))
     state = RunFolder(tmp_path / "run", tensorboard=False).load_checkpoint()
     assert state is not None and len(state["ranks"]) == 2
     if kind == "lora":
@@ -213,6 +205,19 @@ def test_two_processes_train_and_save_one_policy(kind: str, tmp_path: Path) -> N
     else:
         found = dict(named(load_policy(tmp_path / "trained", device="cpu")))
     assert all(torch.equal(found[name], value) for name, value in state["weights"].items())
+
+
+def run_in_two_processes(*words: str) -> None:
+    """Under torchrun, to a good end."""
+    done = subprocess.run(
+        [*TORCHRUN, *words],
+        cwd=HERE.parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def adaptation(folder: Path, run: str, **fields: Any) -> list[str]:
@@ -229,15 +234,7 @@ def test_two_processes_adapt_as_one_does(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("minibatch: 6", "minibatch: 100").replace("groups: 2", "groups: 3"))
     words = adaptation(tmp_path, "both", validation_rollouts=5, evaluation_rollouts=9)
-    done = subprocess.run(
-        [*TORCHRUN, *words],
-        cwd=HERE.parent.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_in_two_processes(*words)
     adaptation(tmp_path, "alone", validation_rollouts=5, evaluation_rollouts=9)
     adapt(load_config(AdaptConfig, tmp_path / "alone.yaml"))
     assert station.exists()

@@ -440,10 +440,10 @@ class ExecutorNode(ManagedNode):
                 "judge_reason": verdict.reason,
             }
             facts.update(judge_confidence=verdict.confidence)
-            if verdict.score is None or verdict.completed is None:
+            if verdict.score is None:
                 result.message = _joined(result.message, f"judge abstained: {verdict.reason}")
                 return
-            success = verdict.completed
+            success = bool(verdict.completed)
             result.outcome = Result.OUTCOME_SUCCESS if success else Result.OUTCOME_FAILURE
             result.judge_score, result.judge_confidence = float(verdict.score), float(verdict.confidence)
             facts.update(judge_score=verdict.score, outcome=OUTCOMES[result.outcome])
