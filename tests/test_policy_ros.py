@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
 pytest.importorskip("gymnast_msgs.msg", reason="the ROS interfaces are not built; run `make setup`")
@@ -25,7 +24,7 @@ from gymnast_core.policy.scripted import ScriptedPolicy
 from gymnast_nodes.client import Station
 from tests.policy_server import PolicyServer
 from tests.ros_tools import Client, Process, assert_held, process_of, running_station, wait_until
-from tests.tiny_station import build_tiny_station
+from tests.tiny_station import build_tiny_station, put_on_graph
 
 Outcome = RunEpisode.Result
 ACTIONS = np.zeros((400, 7), np.float32)
@@ -49,12 +48,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("station")
     path = build_tiny_station(folder)
     server = PolicyServer(ScriptedPolicy(ACTIONS))
-    content = yaml.safe_load(path.read_text())
-    content["models"]["policy"] = server.address
-    content["simulation"] = {"scene": "drawer"}
-    content["arm"] = {"reset_seconds": 1.0}
-    content["recorder"] = {"folder": str(folder / "episodes"), "min_free_mb": 10}
-    path.write_text(yaml.safe_dump(content))
+    put_on_graph(path, models={"policy": server.address})
     with running_station(path, without=("adapter", "evaluator")) as (process, raw, station):
         raw.listen(ArmState, "/arm/state")
         raw.listen(BridgeAction, "/arm/action", 100)

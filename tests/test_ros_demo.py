@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
 pytest.importorskip("gymnast_msgs.msg", reason="the ROS interfaces are not built; run `make setup`")
 
-from tests.tiny_station import build_tiny_station
+from tests.tiny_station import build_tiny_station, put_on_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,12 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     path = build_tiny_station(folder)
-    content = yaml.safe_load(path.read_text())
-    content["simulation"] = {"scene": "drawer"}
-    content["arm"] = {"reset_seconds": 1.0}
-    content["safety"] = {"workspace_min": [0.2, -0.1, 0.12], "workspace_max": [0.35, 0.1, 0.25]}
-    content["recorder"] = {"folder": str(folder / "episodes"), "min_free_mb": 10}
-    path.write_text(yaml.safe_dump(content))
+    put_on_graph(path, safety={"workspace_min": [0.2, -0.1, 0.12], "workspace_max": [0.35, 0.1, 0.25]})
     return path
 
 

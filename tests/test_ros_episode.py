@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
 pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
 pytest.importorskip("gymnast_msgs.msg", reason="the ROS interfaces are not built; run `make setup`")
@@ -40,7 +39,7 @@ from gymnast_core.protocols import Environment, Start
 from gymnast_nodes.client import Station
 from gymnast_nodes.ros_environment import RosStationEnvironment
 from tests.ros_tools import Client, Process, assert_held, process_of, running_station, set_faults, wait_until
-from tests.tiny_station import build_tiny_station
+from tests.tiny_station import build_tiny_station, put_on_graph
 
 Outcome = RunEpisode.Result
 
@@ -60,12 +59,8 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("station")
     path = build_tiny_station(folder)
-    content = yaml.safe_load(path.read_text())
-    content["simulation"] = {"scene": "drawer"}
-    content["arm"] = {"reset_seconds": 1.0}
-    content["safety"] = {"workspace_min": [0.2, -0.1, 0.12], "workspace_max": [0.35, 0.1, 0.25]}  # nothing in reach
-    content["recorder"] = {"folder": str(folder / "episodes"), "min_free_mb": 10}
-    path.write_text(yaml.safe_dump(content))
+    nothing_in_reach = {"workspace_min": [0.2, -0.1, 0.12], "workspace_max": [0.35, 0.1, 0.25]}
+    put_on_graph(path, safety=nothing_in_reach)
     with running_station(path) as (graph, raw, station):
         raw.listen(ArmState, "/arm/state")
         raw.listen(EpisodeStep, "/executor/step", 100)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
 pytest.importorskip("gymnast_msgs.msg", reason="the ROS interfaces are not built; run `make setup`")
@@ -18,7 +17,7 @@ from gymnast_msgs.msg import ArmState, EpisodeStep
 
 from gymnast_nodes.client import Station
 from tests.ros_tools import Client, running_station, wait_until
-from tests.tiny_station import build_tiny_station
+from tests.tiny_station import build_tiny_station, put_on_graph
 
 CANDIDATES = 24
 
@@ -27,11 +26,7 @@ CANDIDATES = 24
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Station]]:
     folder = tmp_path_factory.mktemp("station")
     path = build_tiny_station(folder, simulated=True)
-    content = yaml.safe_load(path.read_text())
-    content["look_ahead"] = {"rollouts": CANDIDATES, "horizon": 40}
-    content["arm"] = {"reset_seconds": 1.0}
-    content["recorder"] = {"folder": str(folder / "episodes"), "min_free_mb": 10}
-    path.write_text(yaml.safe_dump(content))
+    put_on_graph(path, look_ahead={"rollouts": CANDIDATES, "horizon": 40})
     with running_station(path) as (_, raw, station):
         yield raw, station
 

@@ -116,3 +116,16 @@ def build_tiny_station(folder: Path, seed: int = 0, simulated: bool = False) -> 
     path = folder / "station.yaml"
     path.write_text(yaml.safe_dump(station))
     return path
+
+
+def put_on_graph(path: Path, **sections: dict[str, Any]) -> None:
+    """Fit a station file for real ROS processes: simulated, reset in a second, episodes beside it; and these values."""
+    content = yaml.safe_load(path.read_text())
+    usual = {
+        "simulation": {"scene": "drawer"},
+        "arm": {"reset_seconds": 1.0},
+        "recorder": {"folder": str(path.parent / "episodes"), "min_free_mb": 10},
+    }
+    for name, values in (*usual.items(), *sections.items()):
+        content[name] = {**content.get(name, {}), **values}
+    path.write_text(yaml.safe_dump(content))
