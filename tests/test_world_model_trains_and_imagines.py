@@ -169,7 +169,7 @@ def test_imagined_copies_of_episodes_keep_what_really_happened(world: Path, tmp_
 
 
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(world: Path, tmp_path: Path) -> None:
-    plain = training(world, run=str(tmp_path / "plain"), steps=60, checkpoint_seconds=0.05)
+    plain = training(world, run=str(tmp_path / "plain"), steps=60, checkpoint_seconds=0.05, optimiser="muon")
     assert train(plain) == 0
     script = (
         "import sys; from gymnast_core.config import load_config; from gymnast_core.world_model.train import *; "
@@ -186,6 +186,8 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(world: Path,
     assert train(replace(plain, run=str(tmp_path / "killed"))) == 0
     for (name, a), b in zip(weights(tmp_path / "plain").items(), weights(tmp_path / "killed").values(), strict=True):
         assert torch.equal(a, b), name
+    with pytest.raises(ConfigError, match="holds a run with optimiser 'muon', found 'adamw'"):
+        train(replace(plain, optimiser="adamw"))
 
 
 def test_finetuning_goes_on_as_the_model_was_trained(world: Path, tmp_path: Path) -> None:

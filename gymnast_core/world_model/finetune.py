@@ -34,12 +34,12 @@ class FinetuneConfig(TrainConfig):
     steps: int = 120_000
     """Optimiser steps."""
     learning_rate: NotNegative = 0.0
-    """AdamW's, after warm-up; 0: a quarter of what `init` was trained with, of 8e-5 where it does not say."""
+    """The optimiser's, after warm-up; 0: a quarter of what `init` was trained with, of 8e-5 where it does not say."""
     warmup: int = 500
     """Steps of linear warm-up."""
     as_trained: bool = True
-    """Loss, clip length, first action, action dropout and sampling as `init` was trained with, where its folder says;
-    otherwise as given here. A WorldGym checkpoint says nothing: the defaults are its own."""
+    """Loss, clip length, first action, action dropout, optimiser and sampling as `init` was trained with, where its
+    folder says; otherwise as given here. A WorldGym checkpoint says nothing: the defaults are its own."""
 
     @property
     def full_learning_rate(self) -> float:
@@ -89,4 +89,5 @@ def settle(config: FinetuneConfig) -> FinetuneConfig:
         clip_frames=min(training.clip_frames, model.max_frames),
         first_action_zero=training.first_action_zero,
         action_dropout=training.action_dropout,
+        optimiser=training.optimiser,
     )
