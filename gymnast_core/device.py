@@ -7,6 +7,11 @@ import torch
 from gymnast_core.errors import ConfigError
 
 
+def inference_dtype(device: torch.device | str) -> torch.dtype:
+    """Of large networks that are not trained: bfloat16 on a GPU, where it is many times faster, float32 elsewhere."""
+    return torch.bfloat16 if str(device).startswith("cuda") else torch.float32
+
+
 def choose_device(name: str) -> str:
     """What "auto" means here: a GPU where there is one. Raises: ConfigError for a device this machine lacks."""
     if name == "auto":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import av
 import numpy as np
 
 from gymnast_core.data.arrays import read_array
@@ -94,6 +93,8 @@ def read_video(path: str | os.PathLike[str], size: int | None = None) -> np.ndar
 
     Raises: DataError when the file is missing, broken or empty.
     """
+    import av  # tens of megabytes, for videos alone
+
     try:
         with av.open(str(path)) as container:
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

@@ -106,7 +106,7 @@ def evaluate(config: EvaluateConfig) -> int:
             mode=config.mode or own.cache,
             solver=config.solver or own.solver,
         )
-    loaded = load_world_model(model, config.device, config.autoencoder)
+    loaded = load_world_model(model, config.device, config.autoencoder, dtype=None)
     files = pictures.held_out_files(config.data, config.held_out)
     run = RunFolder(config.run, config, tensorboard=False)
     result = pictures.evaluate_pictures(config, loaded, files, run)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gymnast_core.device import choose_device
-from gymnast_core.errors import DataError
+from gymnast_core.device import choose_device, inference_dtype
+from gymnast_core.errors import CheckpointError, DataError
 from gymnast_core.policy.checkpoint import Checkpoint, base_state, read_checkpoint, write_checkpoint
 from gymnast_core.policy.config import ImageVariant
 from gymnast_core.policy.images import check_batch
@@ -66,7 +66,10 @@ class OpenVLAPolicy:
         return self.model.projector.fc1.weight.dtype
 
     def act(self, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
-        """Greedy actions (N, K, 7) float32, Bridge convention. Raises: DataError for a bad frame or instruction."""
+        """Greedy actions (N, K, 7) float32, Bridge convention.
+
+        Raises: DataError for a bad frame or instruction, CheckpointError when the network gives no finite logits.
+        """
         logits = self._logits_without_gradient(*check_batch(frames, instructions))
         return self.actions(logits.argmax(-1).cpu().numpy())
 
@@ -75,7 +78,8 @@ class OpenVLAPolicy:
     ) -> PolicySample:
         """Draw one chunk a row by inverting the cumulative distribution at uniform numbers from `seeds[i]` alone.
 
-        Raises: DataError for a bad frame, instruction or temperature, or when seeds do not fit.
+        Raises: DataError for a bad frame, instruction or temperature, or when seeds do not fit; CheckpointError when the
+            network gives no finite logits.
         """
         temperature = check_temperature(temperature)
         frames, instructions = check_batch(frames, instructions)
@@ -142,12 +146,21 @@ class OpenVLAPolicy:
         return (parameter for parameter in self.model.parameters() if parameter.requires_grad)
 
     def save(self, folder: str | os.PathLike[str], made_by: dict[str, Any] | None = None) -> Path:
-        """Write the base weights (without adapters) as a self-contained checkpoint folder."""
+        """Write the base weights (without adapters) as a self-contained checkpoint folder.
+
+        made_by: facts for its gymnast.json. Raises: CheckpointError when it cannot be written (`write_checkpoint`).
+        """
         checkpoint = self.checkpoint
         state = base_state(self.model)
         name = str(self.dtype).removeprefix("torch.")
         text = {**checkpoint.content["text_config"], "torch_dtype": name}
-        content = {**checkpoint.content, "torch_dtype": name, "text_config": text}
+        content = {
+            **checkpoint.content,
+            "num_actions_chunk": self.config.chunk_length,
+            "image_variant": self.config.image_variant,
+            "torch_dtype": name,
+            "text_config": text,
+        }
         return write_checkpoint(folder, content, state, self.images, checkpoint.companions, made_by)
 
     def _logits_without_gradient(self, frames: np.ndarray, instructions: Sequence[str]) -> torch.Tensor:
@@ -164,6 +177,11 @@ class OpenVLAPolicy:
                 prepared = self.images.prepare(frames[chosen])
                 parts.append(self.model(*self.inputs(prepared, [instructions[i] for i in chosen])))
         logits = torch.cat(parts)
+        if not bool(torch.isfinite(logits).all()):  # their arg max would be an action like any other
+            raise CheckpointError(
+                f"{self.checkpoint.folder}: the network's output is not finite: its weights, or those of an active "
+                "adapter, are damaged or too large"
+            )
         return logits if len(distinct) == len(frames) else logits[torch.as_tensor(rows, device=logits.device)]
 
 
@@ -192,9 +210,7 @@ def load_policy(
     Raises: CheckpointError; ConfigError when there is no such device.
     """
     device = choose_device(device)
-    if dtype is None:
-        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    checkpoint = read_checkpoint(folder, device, dtype, chunk_length, image_variant)
+    checkpoint = read_checkpoint(folder, device, dtype or inference_dtype(device), chunk_length, image_variant)
     return OpenVLAPolicy(checkpoint, unnorm_key)
 
 

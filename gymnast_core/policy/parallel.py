@@ -56,7 +56,8 @@ class Ranks:
             cuda = torch.cuda.is_available()
             if cuda:
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+            # Weights may be on the CPU (device: cpu) where there are GPUs, and NCCL knows only these.
+            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
 
     @property
     def first(self) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 
@@ -67,6 +66,8 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float = 5
 
     Raises: DataError when the file cannot be written, or its suffix names no video format.
     """
+    import av  # tens of megabytes, for videos alone
+
     path = Path(path)
     height, width = (frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")

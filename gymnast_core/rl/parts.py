@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gymnast_core.config import StationConfig, find_model, load_config
-from gymnast_core.device import choose_device
+from gymnast_core.device import choose_device, inference_dtype
 from gymnast_core.errors import ConfigError
 from gymnast_core.graph import find_station_file
 from gymnast_core.policy import adapters
@@ -80,8 +80,7 @@ def open_policy(station: StationFile, recipe: GRPOConfig | None = None) -> OpenV
     precision = recipe.base_precision if recipe is not None else "auto"
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
     if precision == "nf4":
-        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-        policy = load_policy(folder, models.unnorm_key, "cpu", dtype)
+        policy = load_policy(folder, models.unnorm_key, "cpu", inference_dtype(device))
         quantise_base(policy.model, device)
         return policy
     full = recipe is not None and recipe.trainable == "full"

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gymnast_core.config import find_model, parse_config
-from gymnast_core.device import choose_device
+from gymnast_core.device import choose_device, inference_dtype
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.world_model.autoencoder import (
     Autoencoder,
@@ -105,18 +105,23 @@ def _some(names: list[str], limit: int = 8) -> str:
 
 
 def load_worldgym_checkpoint(
-    path: str | Path, config: WorldModelConfig, which: Literal["ema", "model"] = "ema", device: str = "cpu"
+    path: str | Path,
+    config: WorldModelConfig,
+    which: Literal["ema", "model"] = "ema",
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> WorldModel:
     """The public WorldGym training checkpoint: a dict with `model`, `ema`, `optimizer`, `step`.
 
-    Nothing but tensors and plain containers is unpickled, and the file is mapped, not read whole. On device "meta" only
-    names and shapes are checked. Raises CheckpointError.
+    Nothing but tensors and plain containers is unpickled, and the file is mapped, not read whole: of its nine gigabytes
+    only these weights reach the device. On device "meta" only names and shapes are checked. Raises CheckpointError.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; download the WorldGym checkpoint and give its path")
     try:
-        content = torch.load(path, map_location=device, weights_only=True, mmap=device != "meta")
+        place = "meta" if device == "meta" else "cpu"
+        content = torch.load(path, map_location=place, weights_only=True, mmap=place == "cpu")
     except Exception as error:  # torch raises many kinds on a damaged or foreign file
         reason = "it holds more than tensors" if "weights_only" in str(error) else str(error).splitlines()[0][:200]
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); it may be cut short") from error
@@ -129,7 +134,7 @@ def load_worldgym_checkpoint(
     with torch.device("meta"):
         model = WorldModel(config)
     if device != "meta":
-        model = model.to_empty(device=device)
+        model = model.to(dtype).to_empty(device=device)
     load_weights(model, weights, str(path))
     return model
 
@@ -186,17 +191,19 @@ def save_autoencoder(folder: str | Path, autoencoder: SmallAutoencoder, made_by:
     save_folder(folder, autoencoder.state_dict(), config)
 
 
-def load_autoencoder(name: str | Path, *, image_size: int = 256, device: str = "cpu") -> Autoencoder:
+def load_autoencoder(
+    name: str | Path, *, image_size: int = 256, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Autoencoder:
     """An autoencoder by name: a small one's folder (also a shipped one's), or `sd3:FOLDER` for Stable Diffusion 3's.
 
-    device: "cpu", "cuda", "cuda:1" or "auto".
+    device: "cpu", "cuda", "cuda:1" or "auto". dtype: what Stable Diffusion 3's computes in; the small one is float32.
 
     Raises: ConfigError (no such folder or device), CheckpointError (incomplete, damaged, another kind).
     """
     device = choose_device(device)
     text = str(name)
     if text.startswith(SD3_PREFIX):
-        return StableDiffusion3Autoencoder(text[len(SD3_PREFIX) :], image_size=image_size, device=device)
+        return StableDiffusion3Autoencoder(text[len(SD3_PREFIX) :], image_size=image_size, device=device, dtype=dtype)
     if not Path(text).is_absolute():
         name = find_model(text)
     weights, config = read_folder(name, "small_autoencoder")
@@ -229,23 +236,28 @@ def save_world_model(folder: str | Path, loaded: LoadedWorldModel, weights: Mapp
     save_folder(folder, weights if weights is not None else loaded.model.state_dict(), config)
 
 
-def load_world_model(folder: str | Path, device: str = "cpu", autoencoder: str = "") -> LoadedWorldModel:
+def load_world_model(
+    folder: str | Path, device: str = "cpu", autoencoder: str = "", dtype: torch.dtype | None = torch.float32
+) -> LoadedWorldModel:
     """Read a world-model folder, ready to imagine (evaluation mode, no gradients).
 
     folder: ours, by path or a shipped one's name ("mini/world_model"), with its own autoencoder; or the public WorldGym
     training checkpoint (a file, full size, `ema` weights), which comes without one: then `autoencoder` names it (see
     `load_autoencoder`).
+    dtype: of the weights, and of Stable Diffusion 3's autoencoder; None is what is fast on the device
+    (`inference_dtype`), right for imagining; training wants float32.
 
     Raises CheckpointError if files are missing, damaged or do not fit; ConfigError for a folder that is not there, on a
     bad value in config.json, or where a WorldGym checkpoint has no autoencoder named.
     """
     device = choose_device(device)
+    dtype = dtype or inference_dtype(device)
     folder = find_model(str(folder))
     if folder.is_file():
         if not autoencoder:
             raise ConfigError(f"{folder}: a WorldGym checkpoint holds no autoencoder; name it (sd3:FOLDER)")
-        network = load_worldgym_checkpoint(folder, WorldModelConfig(), device=device)
-        decoder = load_autoencoder(autoencoder, device=device)
+        network = load_worldgym_checkpoint(folder, WorldModelConfig(), device=device, dtype=dtype)
+        decoder = load_autoencoder(autoencoder, device=device, dtype=dtype)
         check_fit(network.config, decoder, str(folder))
         return LoadedWorldModel(network.eval().requires_grad_(False), decoder, SamplingConfig(), {"file": str(folder)})
     weights, config = read_folder(folder, "world_model")
@@ -259,11 +271,12 @@ def load_world_model(folder: str | Path, device: str = "cpu", autoencoder: str =
         named if isinstance(named, str) else folder / "autoencoder",
         image_size=size if isinstance(size, int) else 256,
         device=device,
+        dtype=dtype,
     )
     check_fit(model.config, own, source)
     made_by = config.get("made_by")
     return LoadedWorldModel(
-        model.to(device).eval().requires_grad_(False),
+        model.to(device, dtype).eval().requires_grad_(False),
         own,
         sampling,
         made_by if isinstance(made_by, dict) else {},

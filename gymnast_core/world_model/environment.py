@@ -37,7 +37,9 @@ class WorldModelEnvironment:
         autoencoder: str = "",
     ) -> WorldModelEnvironment:
         """From a world-model checkpoint, see `load_world_model`; CheckpointError if it does not load."""
-        return cls(load_world_model(folder, device, autoencoder), max_rollouts=max_rollouts, sampling=sampling)
+        return cls(
+            load_world_model(folder, device, autoencoder, dtype=None), max_rollouts=max_rollouts, sampling=sampling
+        )
 
     @property
     def max_rollouts(self) -> int:

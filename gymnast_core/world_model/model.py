@@ -22,6 +22,8 @@ ROPE_BASE = 10_000.0
 TIMESTEP_CHANNELS = 256
 PLAIN_ATTENTION_KEYS = 96
 """On a CPU, plain matrix products beat the fused kernel up to about this many keys (1.6x in training at 31)."""
+FEW_QUERIES = 2
+"""Frames of a pass over the cache: the one being drawn, sometimes the finished one before it."""
 
 SpatialRope = Literal["standard", "pixel"]
 
@@ -158,6 +160,8 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, temporal: bool) -> Tensor:
     """Softmax attention over (B, T or P, heads, L, head_dim); mask (L, keys) is True where a query may look."""
+    if temporal and q.is_cuda and q.shape[-2] <= FEW_QUERIES and torch.compiler.is_compiling():
+        return attend_reading_once(q, k, v, mask)
     if q.is_cuda or k.shape[-2] > PLAIN_ATTENTION_KEYS:
         # The fused kernels want four dimensions. Along time a batch has as many sequences as tokens, which may be more
         # than a kernel's batch dimension holds, so they join the heads; within a frame frames join the batch.
@@ -168,6 +172,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, temporal: bo
     if mask is not None:
         weights = weights.masked_fill(~mask, float("-inf"))
     return torch.matmul(weights.softmax(-1), v)
+
+
+def attend_reading_once(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same for one query or two of thousands of short sequences, where only reading keys and values takes time.
+
+    A fused kernel spends a tile of 64 queries on each. As sums, the compiler makes passes of it that read each key and
+    value once and write no product; not compiled, it would need memory for every product.
+    """
+    weights = (q[..., :, None, :].float() * k[..., None, :, :].float()).sum(-1) * q.shape[-1] ** -0.5
+    if mask is not None:
+        weights = weights.masked_fill(~mask, float("-inf"))
+    return (weights.softmax(-1)[..., None] * v[..., None, :, :].float()).sum(-2).to(q.dtype)
 
 
 class Attention(nn.Module):

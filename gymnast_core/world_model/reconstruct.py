@@ -58,7 +58,7 @@ def reconstruct(config: ReconstructConfig) -> int:
     if not config.data:
         raise ConfigError("data: found nothing, needed at least one folder of episodes")
     if config.world_model:
-        loaded = load_world_model(config.world_model, config.device)
+        loaded = load_world_model(config.world_model, config.device, dtype=None)
     else:
         autoencoder = load_autoencoder(find_model(config.autoencoder), device=config.device)
     copies = [

@@ -71,7 +71,7 @@ def rollout(config: RolloutConfig) -> int:
         raise ConfigError(f"out: found {config.out!r}, needed the name of a video that ends in .mp4")
     if config.actions and config.sweep:
         raise ConfigError("give either --actions or --sweep, not both")
-    loaded = load_world_model(config.model, config.device)
+    loaded = load_world_model(config.model, config.device, dtype=None)
     size = loaded.autoencoder.image_size
     truth: np.ndarray | None = None
     actions: np.ndarray | None = None

@@ -112,13 +112,13 @@ class LatentRollout:
         """The last rollout's memory where its size fits, zeroed: recorded passes write to its very address."""
         batch, tokens = count * self.branches, self.model.tokens(height, width)
         cache = self._cache
-        if cache is None or (cache.batch, cache.tokens, cache.device) != (batch, tokens, device):
-            cache = TemporalCache(self.model.config, batch, tokens, device, self.model.x_proj.weight.dtype)
-            if self._compiled is not None:
-                self._compiled.forget()
-        else:
+        if cache is not None and (cache.batch, cache.tokens, cache.device) == (batch, tokens, device):
             cache.clear()
-        return cache
+            return cache
+        cache = self._cache = None  # it goes before its successor comes: at full size each is gigabytes
+        if self._compiled is not None:
+            self._compiled.forget()
+        return TemporalCache(self.model.config, batch, tokens, device, self.model.x_proj.weight.dtype)
 
     @torch.no_grad()
     def extend(self, action: Tensor, noise: Tensor) -> Tensor:
