@@ -1,4 +1,4 @@
-"""The arm's guard names silence, overload, a jam and a deaf driver; an arm that pushes is none of the last two."""
+"""The arm's guard names silence, overload, a jam, a deaf driver and a limp joint, and takes nothing else for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from gymnast_core.robot.gripper import FINGER_CLOSED, FINGER_OPEN, GRASP_PWM, MAX_PWM, GripperDrive
-from gymnast_core.robot.guard import DEAF_S, EFFORT_S, FRESH_S, JAM_S, ArmGuard
+from gymnast_core.robot.guard import (
+    DEAF_S,
+    EFFORT_S,
+    FRESH_S,
+    JAM_S,
+    LIMP_DISTANCE,
+    LIMP_EFFORT_MA,
+    ArmGuard,
+    FaultWindow,
+)
 
 REST = np.zeros(6)
 CALM = np.full(6, 200.0)
@@ -69,6 +78,37 @@ def test_deaf_driver_is_told_from_a_blocked_arm() -> None:
     assert not any(run(blocked, 0.5, 3 * DEAF_S, effort(1, 900.0), REST + 0.2))
 
 
+def test_a_joint_without_torque_is_told_from_one_that_moves_pushes_or_is_near() -> None:
+    def fault_of(speed: float, current: float, distance: float) -> str:
+        guard = ArmGuard(1500.0)
+        joints, target = REST.copy(), REST.copy()
+        target[3] = distance
+        for tick in range(200):
+            now = tick / 100
+            joints[3] += speed / 100
+            if tick % 20 == 0:
+                guard.sent(target + joints, now)  # a stream keeps ahead of the arm
+            guard.measured(joints.copy(), effort(3, current), now)
+            fault = guard.check(now)
+            if fault is not None:
+                return fault.kind
+        return ""
+
+    assert fault_of(0.0, 0.0, LIMP_DISTANCE + 0.1) == "limp"
+    assert fault_of(-0.2, LIMP_EFFORT_MA - 1, LIMP_DISTANCE + 0.1) == "limp"  # it sinks
+    assert not fault_of(0.0, LIMP_EFFORT_MA + 1, LIMP_DISTANCE + 0.1)
+    assert not fault_of(0.5, 0.0, LIMP_DISTANCE + 0.1)
+    assert not fault_of(0.0, 0.0, LIMP_DISTANCE - 0.1)
+
+
+def test_too_many_faults_are_those_within_the_window() -> None:
+    window = FaultWindow(3, 10.0)
+    assert [window.add(now) for now in (0.0, 6.0, 12.0, 13.0)] == [False, False, False, True]
+    assert window.count(21.0) == 2
+    window.clear()
+    assert window.count(21.0) == 0
+
+
 def test_gripper_pwm_drives_to_the_target_rests_there_and_eases_on_an_object() -> None:
     drive = GripperDrive()
     assert drive.pwm(FINGER_OPEN, 0.0) == 0.0  # no target yet
@@ -77,5 +117,7 @@ def test_gripper_pwm_drives_to_the_target_rests_there_and_eases_on_an_object() -
     assert drive.pwm(FINGER_CLOSED + 0.0005, 0.1) == 0.0
     blocked = [drive.pwm(0.025, 0.2 + tick / 25) for tick in range(30)]
     assert blocked[0] == -MAX_PWM and blocked[-1] == -GRASP_PWM
+    assert drive.rest(0.025, 1.5) == -GRASP_PWM  # left alone it keeps its grasp
     drive.set_target(1.0)
     assert drive.pwm(0.025, 2.0) == MAX_PWM
+    assert drive.rest(0.026, 2.1) == 0.0 and drive.pwm(0.026, 2.2) == 0.0  # but pushes nowhere in mid-motion

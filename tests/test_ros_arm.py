@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from gymnast_msgs.msg import ArmState, BridgeAction, ExecutedAction
 from gymnast_msgs.srv import EmergencyStop, Rearm, ResetArm, ResetScene, SceneState
-from interbotix_xs_msgs.srv import OperatingModes, Reboot, RegisterValues, RobotInfo
+from interbotix_xs_msgs.msg import JointGroupCommand
+from interbotix_xs_msgs.srv import OperatingModes, Reboot, RegisterValues, RobotInfo, TorqueEnable
 from ros_tools import Client, running_graph, set_faults, wait_active, wait_until
 from sensor_msgs.msg import JointState
 
@@ -25,6 +26,21 @@ class Arm:
         self.executed = client.listen(ExecutedAction, "/arm/executed", 100)
         self.states = client.listen(ArmState, "/arm/state")
         self.joints = client.listen(JointState, "/wx250s/joint_states", 100)
+        self.commands = client.listen(JointGroupCommand, "/wx250s/commands/joint_group", 100)
+
+    @property
+    def measured(self) -> np.ndarray:
+        """(6,) radians."""
+        return np.array(self.joints[-1][1].position[:6])
+
+    def torque(self, enable: bool) -> None:
+        request = TorqueEnable.Request(cmd_type="group", name="all", enable=enable)
+        self.client.call(TorqueEnable, "/wx250s/torque_enable", request)
+
+    def velocities(self) -> list[int]:
+        """Profile_Velocity of the six joints, milliseconds; 0 is full speed."""
+        request = RegisterValues.Request(cmd_type="group", name="arm", reg="Profile_Velocity")
+        return list(self.client.call(RegisterValues, "/wx250s/get_motor_registers", request).values)
 
     @property
     def state(self) -> ArmState:
@@ -148,6 +164,17 @@ def test_bad_actions_are_refused_by_name_and_move_nothing(
     assert np.max(np.abs(arm.pose - before)) < 0.03
 
 
+def test_a_clock_set_back_between_two_motions_refuses_nothing(arm: Arm) -> None:
+    arm.reset()
+    first = arm.send([0, 0, 0, 0, 0, 0, 1], age=-0.45)
+    second = arm.send([0, 0, 0, 0, 0, 0, 1], age=0.3)
+    assert first is not None and first.accepted
+    assert second is not None and second.safety_events == ["out_of_order"]
+    time.sleep(0.5)
+    later = arm.send([0, 0, 0, 0, 0, 0, 1], age=0.3)  # stamped before the first
+    assert later is not None and later.accepted
+
+
 def test_arm_holds_when_actions_stop_and_goes_on_with_fresh_ones(arm: Arm) -> None:
     arm.reset()
     arm.run([0.01, 0, 0, 0, 0, 0, 1], 2)
@@ -222,6 +249,87 @@ def test_failed_reads_are_no_positions(arm: Arm) -> None:
     assert np.max(np.abs(arm.pose - before)) < 0.03
 
 
+def test_no_pose_is_held_that_the_arm_has_left(arm: Arm) -> None:
+    """Joint states stop in mid-motion: a hold at the last known pose would drive the arm back within one profile."""
+    arm.reset([0.05, 0.1, 0.0])
+    future = arm.client.start_call(ResetArm, "/arm/reset", ResetArm.Request(offset=[0.0, -0.15, 0.0]))
+    time.sleep(0.9)
+    set_faults(arm.client, "joint_states_stopped")
+    stopped = time.monotonic()
+    arm.wait_mode(ArmState.MODE_HOLDING)
+    assert "no joint states" in arm.state.detail
+    time.sleep(0.8)  # the watchdog has its say, too
+    assert not arm.client.call(EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="blind")).success
+    path = np.array([list(m.cmd) for t, m in arm.commands if t > stopped - 0.3])
+    assert len(path) > 5 and np.abs(np.diff(path, axis=0)).max() < 0.1
+    answer = wait_until(future.done, 1.0, "the end of the reset") and future.result()
+    assert not answer.success
+    set_faults(arm.client)
+    wait_until(lambda: time.monotonic() - arm.joints[-1][0] < 0.1, 3.0, "joint states")
+
+
+def test_motors_rebooted_behind_the_arms_back_get_their_profile_before_it_moves(arm: Arm) -> None:
+    """A reboot forgets the profile (0 is full speed), and stalls the joint states for the second it takes."""
+    arm.reset()
+    reboot = Reboot.Request(cmd_type="single", name="wrist_rotate", enable=True)
+    arm.client.call(Reboot, "/wx250s/reboot_motors", reboot)
+    accepted_with = None
+    end = time.monotonic() + 5.0
+    while accepted_with is None and time.monotonic() < end:
+        result = arm.send([0, 0, 0, 0, 0, 0, 1])
+        assert result is not None
+        if result.accepted:
+            accepted_with = arm.velocities()
+        else:
+            assert result.safety_events[0] in ("joint_states_stale", "driver_unchecked"), result.safety_events
+    assert accepted_with == [250] * 6
+    arm.reset()
+    arm.torque(False)
+    arm.client.call(Reboot, "/wx250s/reboot_motors", Reboot.Request(cmd_type="single", name="elbow", enable=False))
+    arm.wait_mode(ArmState.MODE_STOPPED, 5.0)
+    assert "torque" in arm.state.detail
+
+
+def test_a_limp_arm_is_stopped_and_one_moved_by_hand_goes_on_from_where_it_is(arm: Arm) -> None:
+    arm.reset()
+    for step in range(20):
+        if step == 3:
+            arm.torque(False)
+        arm.send([0, 0, 0.002, 0, 0, 0, 1])
+        time.sleep(PERIOD)
+        if arm.state.mode == ArmState.MODE_STOPPED:
+            break
+    assert arm.state.mode == ArmState.MODE_STOPPED and "has no torque" in arm.state.detail
+    arm.reset()  # re-arming switches the torque on
+    arm.send([0, 0, 0, 0, 0, 0, 1])
+    arm.wait_mode(ArmState.MODE_HOLDING)
+    before = arm.measured
+    arm.torque(False)
+    wait_until(lambda: np.abs(arm.measured - before).max() > 0.3, 3.0, "the arm sinks")
+    arm.torque(True)
+    time.sleep(0.3)
+    result = arm.send([0, 0, 0, 0, 0, 0, 1])
+    assert result is not None and result.accepted
+    assert np.abs(np.array(result.joint_target) - arm.measured).max() < 0.1
+
+
+def test_joint_states_cut_short_end_nothing(arm: Arm) -> None:
+    arm.reset()
+    whole = arm.joints[-1][1]
+    began = time.monotonic()
+    for names, positions in ((list(whole.name), list(whole.position)[:6]), (["elbow"], []), ([], [math.nan] * 9)):
+        for _ in range(5):
+            message = JointState(name=names, position=positions, effort=[math.nan] * len(names))
+            message.header.stamp = whole.header.stamp
+            arm.client.publish(JointState, "/wx250s/joint_states", message)
+            time.sleep(0.02)
+    time.sleep(1.5)  # an arm node that died is back by now, and has said that it is not configured
+    modes = {state.mode for t, state in arm.states if t > began}
+    assert modes <= {ArmState.MODE_READY, ArmState.MODE_HOLDING}
+    result = arm.send([0, 0, 0, 0, 0, 0, 1])
+    assert result is not None and result.accepted
+
+
 def test_deaf_driver_is_noticed(arm: Arm) -> None:
     """A driver whose bus write failed once drops every later command without a word."""
     arm.reset()
@@ -259,13 +367,14 @@ def test_simulated_driver_answers_as_the_vendors(arm: Arm) -> None:
         return list(call(RegisterValues, "/wx250s/get_motor_registers", request).values)
 
     # The arm node set its profile, and a group read has seven motors, without the shadows.
-    assert read("group", "arm", "Profile_Velocity") == [250] * 6
+    assert arm.velocities() == [250] * 6
     assert read("group", "arm", "Profile_Acceleration") == [100] * 6
     assert read("group", "all", "Hardware_Error_Status") == [0] * 7
     set_faults(arm.client, "motor_error:elbow")
     assert read("group", "all", "Hardware_Error_Status") == [0, 0]  # cut short at the motor that does not answer
     assert read("single", "elbow", "Hardware_Error_Status") == []
     set_faults(arm.client)
+    call(EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="a stopped arm node mends nothing"))
     call(Reboot, "/wx250s/reboot_motors", Reboot.Request(cmd_type="single", name="wrist_rotate", enable=True))
     assert read("single", "wrist_rotate", "Profile_Velocity") == [0]  # forgotten: full speed
     request = OperatingModes.Request(
@@ -283,20 +392,15 @@ def test_simulated_driver_answers_as_the_vendors(arm: Arm) -> None:
 def test_rearming_restores_the_profile_a_reboot_forgot_and_refuses_a_motor_with_a_fault(arm: Arm) -> None:
     arm.reset()
     call = arm.client.call
-
-    def velocities() -> list[int]:
-        request = RegisterValues.Request(cmd_type="group", name="arm", reg="Profile_Velocity")
-        return list(call(RegisterValues, "/wx250s/get_motor_registers", request).values)
-
     assert call(EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="reboot")).success
     call(Reboot, "/wx250s/reboot_motors", Reboot.Request(cmd_type="single", name="wrist_rotate", enable=True))
-    assert velocities()[5] == 0
+    assert arm.velocities()[5] == 0
     set_faults(arm.client, "motor_error:shoulder_shadow")  # a group read would not see this one
     refused = call(Rearm, "/arm/rearm", Rearm.Request(confirm=True))
     assert not refused.success and "shoulder_shadow" in refused.message
     set_faults(arm.client)
     assert call(Rearm, "/arm/rearm", Rearm.Request(confirm=True)).success
-    assert velocities() == [250] * 6
+    assert arm.velocities() == [250] * 6
 
 
 def test_scene_reset_and_truth(arm: Arm) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from gymnast_msgs.msg import ArmState, GraphStatus
-from gymnast_msgs.srv import CaptureFrame, ResetArm
-from lifecycle_msgs.srv import GetState
+from gymnast_msgs.srv import CaptureFrame, EmergencyStop, Rearm, ResetArm
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, ListParameters
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from ros_tools import (
@@ -303,6 +304,45 @@ def test_killed_arm_node_leaves_the_arm_held_within_half_a_second(graph: tuple[P
     time.sleep(0.5)
     # Neither the new node's activation nor its profile check let go of the arm or moved it.
     assert float(np.max(np.abs(np.array(joints[-1][1].position[:6]) - held))) < 0.03
+
+
+def test_a_latched_stop_outlives_the_arm_nodes_process(graph: tuple[Process, Client]) -> None:
+    process, client = graph
+    states = client.listen(ArmState, "/arm/state")
+    statuses = client.listen(GraphStatus, "/supervisor/status")
+    assert client.call(EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="a hand")).success
+    wait_until(lambda: states[-1][1].mode == ArmState.MODE_STOPPED, 3.0, "the stop")
+    first = len(statuses)
+    os.kill(process_of("arm", process), signal.SIGKILL)
+    killed = time.monotonic()
+    wait_until(lambda: any(not s.all_active for _, s in statuses[first:]), 10.0, "the arm node is down")
+    wait_until(lambda: statuses[-1][1].all_active, 30.0, "the arm node is active again")
+    wait_until(lambda: states[-1][1].mode == ArmState.MODE_STOPPED, 8.0, "the successor is stopped, too")
+    assert states[-1][1].detail == "a hand"
+    assert not [m for t, m in states if t > killed and m.mode == ArmState.MODE_READY], "it was ready meanwhile"
+    answer = client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True))
+    assert answer.success, answer.message
+    time.sleep(1.0)
+    assert states[-1][1].mode == ArmState.MODE_READY
+
+
+def test_a_node_deactivated_by_hand_is_left_alone_until_it_is_activated(graph: tuple[Process, Client]) -> None:
+    _, client = graph
+    statuses = client.listen(GraphStatus, "/supervisor/status")
+
+    def change(transition: int) -> None:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert client.call(ChangeState, "/camera/change_state", request).success
+
+    def camera() -> tuple[str, str]:
+        return next((n.state, n.detail) for n in statuses[-1][1].nodes if n.name == "camera")
+
+    change(Transition.TRANSITION_DEACTIVATE)
+    wait_until(lambda: camera() == ("inactive", "deactivated by hand"), 3.0, "the supervisor says so")
+    time.sleep(2.5)
+    assert camera()[0] == "inactive"
+    change(Transition.TRANSITION_ACTIVATE)
+    wait_until(lambda: statuses[-1][1].all_active, 3.0, "all active")
 
 
 def test_ctrl_c_ends_every_process_and_returns_zero() -> None:

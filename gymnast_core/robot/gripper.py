@@ -61,5 +61,16 @@ class GripperDrive:
             return 0.0
         if abs(finger - self._still_at) > STALL_DISTANCE:
             self._still_at, self._still_since = finger, now
-        limit = MAX_PWM if now - self._still_since < STALL_SECONDS else GRASP_PWM
+        limit = GRASP_PWM if self._stalled(now) else MAX_PWM
         return max(-limit, min(limit, error / PROPORTIONAL_RANGE * MAX_PWM))
+
+    def rest(self, finger: float, now: float) -> float:
+        """The PWM to leave the motor with when nobody looks after it: its grasp, or none, and a motion ends here."""
+        pwm = self.pwm(finger, now)
+        if self._stalled(now):
+            return pwm
+        self._target = None
+        return 0.0
+
+    def _stalled(self, now: float) -> bool:
+        return math.isfinite(self._still_at) and now - self._still_since >= STALL_SECONDS

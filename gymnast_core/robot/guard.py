@@ -1,7 +1,9 @@
-"""What goes wrong with an arm under command, told from its joint states: silence, overload, a driver gone deaf."""
+"""What goes wrong with an arm under command, told from its joint states: silence, overload, a driver gone deaf, a joint
+without torque; and when so much goes wrong that a person has to look."""
 
 from __future__ import annotations
 
+import collections
 import math
 from dataclasses import dataclass
 
@@ -11,6 +13,8 @@ from gymnast_core.robot.kinematics import JOINT_NAMES
 
 FRESH_S = 0.5
 """Joint states older than this say nothing about where the arm is."""
+HOLD_FRESH_S = 0.2
+"""A pose older than this is none to hold at: the arm may have moved on since."""
 EFFORT_S = 0.3
 """An effort must last this long: starting a motion takes more for a moment."""
 JAM_S = 1.0
@@ -23,11 +27,17 @@ DEAF_DISTANCE = 0.1
 DEAF_S = 0.8
 DEAF_MOTION = 0.02
 DEAF_EFFORT_MA = 100.0
+LIMP_DISTANCE = 0.25
+LIMP_EFFORT_MA = 15.0
+LIMP_PROGRESS = 0.05
+LIMP_S = 1.0
+"""A joint this far from its target (rad), that neither pushes nor comes nearer for so long, has lost its torque: even a
+motor that merely turns freely takes three times this current. Longer than DEAF_S: a deaf driver is named first."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """kind: "silent", "overload", "jammed" or "deaf"; text: one line for people."""
+    """kind: "silent", "overload", "jammed", "deaf" or "limp"; text: one line for people."""
 
     kind: str
     text: str
@@ -48,6 +58,9 @@ class ArmGuard:
         self._relaxed_at: float | None = None
         self._rest: tuple[np.ndarray, np.ndarray] | None = None
         self._far_since: float | None = None
+        self._idle_since: float | None = None
+        self._idle_from = np.zeros(6)
+        self._idle = np.zeros(6, dtype=bool)
 
     def measured(self, joints: np.ndarray, effort: np.ndarray | None, now: float) -> None:
         """A joint state: joints (6,) rad; effort (6,) mA, None where the driver reports none."""
@@ -66,11 +79,11 @@ class ArmGuard:
     def relaxed(self, now: float) -> None:
         """The arm was told to stay at its measured pose: what effort is left is not from pushing on."""
         self._relaxed_at = now
-        self._over_since = self._far_since = None
+        self._over_since = self._far_since = self._idle_since = None
 
-    def fresh(self, now: float) -> bool:
-        """Whether the arm's pose is known."""
-        return now - self._measured_at <= FRESH_S
+    def fresh(self, now: float, within: float = FRESH_S) -> bool:
+        """Whether the arm's pose was known `within` seconds ago."""
+        return now - self._measured_at <= within
 
     def overloaded(self) -> np.ndarray:
         """(6,) bool: joints over their limit now."""
@@ -81,7 +94,7 @@ class ArmGuard:
         if not self.fresh(now):
             reads = f" ({self._failed_reads} failed reads)" if self._failed_reads else ""
             return Fault("silent", f"no joint states for {now - self._measured_at:.2f} s{reads}")
-        return self._check_effort(now) or self._check_following(now)
+        return self._check_effort(now) or self._check_following(now) or self._check_torque(now)
 
     def _check_effort(self, now: float) -> Fault | None:
         over = self.overloaded()
@@ -119,3 +132,47 @@ class ArmGuard:
         if now - self._far_since > DEAF_S:
             return Fault("deaf", "the arm does not follow its commands; restart the driver, check the motors' torque")
         return None
+
+    def _check_torque(self, now: float) -> Fault | None:
+        """A joint that sinks or stands away from its target and does nothing about it."""
+        if self._target is None or self._joints is None or self._effort is None:
+            return None
+        error = self._target - self._joints
+        idle = (np.abs(error) > LIMP_DISTANCE) & (np.abs(self._effort) < LIMP_EFFORT_MA)
+        if self._idle_since is None or not (self._idle & idle).any():
+            self._idle_since, self._idle_from, self._idle = now, self._joints.copy(), idle
+            return None
+        progress = (self._joints - self._idle_from) * np.sign(error)
+        self._idle = self._idle & idle & (progress < LIMP_PROGRESS)
+        if self._idle.any() and now - self._idle_since > LIMP_S:
+            joint = int(np.argmax(np.abs(error) * self._idle))
+            return Fault(
+                "limp",
+                f"{JOINT_NAMES[joint]} is {abs(error[joint]):.2f} rad from its target and does not push; "
+                "its motor has no torque: support the arm, then reboot the motor",
+            )
+        return None
+
+
+class FaultWindow:
+    """Counts faults; so many within so long need a person. Times are any one clock's seconds."""
+
+    def __init__(self, limit: int, window_s: float) -> None:
+        self.limit = limit
+        self.window_s = window_s
+        self._times: collections.deque[float] = collections.deque()
+
+    def add(self, now: float) -> bool:
+        """One more fault; whether that makes too many."""
+        self._times.append(now)
+        return self.count(now) >= self.limit
+
+    def count(self, now: float) -> int:
+        """Faults within the window."""
+        while self._times and self._times[0] < now - self.window_s:
+            self._times.popleft()
+        return len(self._times)
+
+    def clear(self) -> None:
+        """A person has looked."""
+        self._times.clear()

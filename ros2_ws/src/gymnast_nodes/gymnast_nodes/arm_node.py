@@ -3,6 +3,9 @@
 The driver's time profile (250 ms a motion) is set once; everything, resets included, is streamed as joint group
 commands, so whatever happens to this process the arm stops within one profile. An action is refused, and said to be
 on arm/executed, when it is not finite, stale, out of order, or comes while the arm resets or is stopped.
+
+A driver that was silent may have been restarted, or its motors rebooted: they then know no profile (0 is full speed)
+and may have no torque. So its settings are checked and set anew before the arm moves again.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import collections
 import math
 import sys
+import threading
 import time
 from typing import Any
 
@@ -25,7 +29,7 @@ from std_msgs.msg import String
 from gymnast_core.errors import StationError
 from gymnast_core.robot.controller import BridgeController
 from gymnast_core.robot.gripper import GripperDrive, finger_from_opening, opening_from_finger
-from gymnast_core.robot.guard import ArmGuard
+from gymnast_core.robot.guard import HOLD_FRESH_S, ArmGuard
 from gymnast_nodes.common import (
     COMMAND_QOS,
     DRIVER_QOS,
@@ -35,6 +39,8 @@ from gymnast_nodes.common import (
     LatestReader,
     ManagedNode,
     RateMeter,
+    fault_window,
+    measured_effort,
     measured_joints,
     now_seconds,
     parameter,
@@ -48,6 +54,8 @@ FIRST_JOINTS_S = 3.0
 """How long activation waits for a joint state that is no failed read."""
 SETTLED = 0.05
 """Radians from the target within which a reset has arrived."""
+DISPLACED = 0.15
+"""Radians from its target beyond which an arm that was at rest has been pushed, dropped or moved by hand."""
 FUTURE_TOLERANCE_S = 0.5
 RESET_RATE_HZ = 25.0
 
@@ -59,16 +67,13 @@ class ArmNode(ManagedNode):
         super().__init__("arm")
         arm = self.station.arm
         rate = parameter(self, "state_rate_hz", 25.0, "publishing rate of arm/state, hertz", 20.0, 100.0)
-        self._max_faults = parameter(
-            self, "max_faults", 5, "this many faults within fault_window_s latch the stop", 1, 1000
-        )
-        self._fault_window = parameter(self, "fault_window_s", 60.0, "window of max_faults, seconds", 1.0, 86400.0)
+        self._faults = fault_window(self, "the stop")
         self._check_motors = parameter(self, "check_motors", True, "read all motors' error registers on activation")
         self._driver = Driver(self, arm)
         self._info: DriverInfo | None = None
         self._controller: BridgeController | None = None
         self._gripper = GripperDrive()
-        self._gripper_pwm = 0.0
+        self._gripper_pwm = math.nan  # as a predecessor left it
         self._gripper_target: float | None = None
 
         self._mode = ArmState.MODE_UNCONFIGURED
@@ -83,7 +88,11 @@ class ArmNode(ManagedNode):
         self._last_step: tuple[str, int, float] | None = None
         self._guard = ArmGuard(arm.max_effort_ma)
         self._effort = np.zeros(6)
-        self._fault_times: collections.deque[float] = collections.deque()
+        self._lost_touch = False
+        self._silent_at = -math.inf
+        self._checking: threading.Thread | None = None
+        self._check_began = -math.inf
+        self._check_result = ""
         self._refused: collections.Counter[str] = collections.Counter()
 
         self._group = self.create_publisher(JointGroupCommand, self._driver.name("commands/joint_group"), DRIVER_QOS)
@@ -125,11 +134,13 @@ class ArmNode(ManagedNode):
         self._take_joints(first)
         self._hold_measured()
         self._driver.torque_on()
+        self._lost_touch, self._checking = False, None
         if self._mode != ArmState.MODE_STOPPED:
             self._set_mode(ArmState.MODE_READY, "")
 
     def deactivate(self) -> None:
         self._hold("deactivated", fault=False)
+        self._rest_gripper()
         if self._mode != ArmState.MODE_STOPPED:
             self._set_mode(ArmState.MODE_UNCONFIGURED, "not active")
 
@@ -137,6 +148,8 @@ class ArmNode(ManagedNode):
         """The process ends: leave the arm holding where it is, with the gripper's motor at rest or at its grasp."""
         if self._mode in (ArmState.MODE_READY, ArmState.MODE_MOVING):
             self._hold("the arm node ends", fault=False)
+        if self.is_active:
+            self._rest_gripper()
         if self._mode != ArmState.MODE_STOPPED:
             self._set_mode(ArmState.MODE_UNCONFIGURED, "the arm node ends")
         self._publish_state()  # the watchdog need not take the silence that follows for a fault
@@ -159,11 +172,9 @@ class ArmNode(ManagedNode):
             return
         self._joints = joints
         self._joints_stamp = message.header.stamp
-        if "left_finger" in message.name:
-            self._finger = message.position[message.name.index("left_finger")]
-        effort = None
-        if len(message.effort) == len(message.name):
-            effort = np.array([message.effort[message.name.index(name)] for name in JOINT_NAMES])
+        self._finger = dict(zip(message.name, message.position)).get("left_finger", math.nan)
+        effort = measured_effort(message)
+        if effort is not None:
             self._effort = effort
         self._guard.measured(joints, effort, time.monotonic())
 
@@ -180,6 +191,8 @@ class ArmNode(ManagedNode):
             self.get_logger().warning(f"action refused: {refusal}", throttle_duration_sec=1.0)
         else:
             assert self._controller is not None and self._joints is not None
+            if not self._streaming and self._distance > DISPLACED:
+                self._controller.reset_target(self._joints)  # deltas count from where the arm is now
             action = np.array([*message.translation, *message.rotation, message.gripper], dtype=np.float32)
             command = self._controller.step(action, self._joints, age)
             result.safety_events = list(command.events)
@@ -213,6 +226,8 @@ class ArmNode(ManagedNode):
             return "resetting"
         if self._joints is None or not self._guard.fresh(time.monotonic()):
             return "joint_states_stale"
+        if self._lost_touch:
+            return "driver_unchecked"
         if age > self.station.safety.command_timeout_s:
             return "stale"
         if age < -FUTURE_TOLERANCE_S:
@@ -220,12 +235,16 @@ class ArmNode(ManagedNode):
         if self._last_step is not None:
             episode, step, stamp = self._last_step
             same = bool(message.episode_id) and message.episode_id == episode
-            if (same and message.step <= step) or to_seconds(message.header.stamp) <= stamp:
+            # Between streams the clock may have been set back; what is older than a stream's pause is stale anyway.
+            late = self._streaming and to_seconds(message.header.stamp) <= stamp
+            if (same and message.step <= step) or late:
                 return "out_of_order"
         return ""
 
     def _on_watchdog(self, message: String) -> None:
         """The watchdog has commanded the measured pose behind our back: our target must not jump back later."""
+        if not self.is_active:
+            return
         if self._mode in (ArmState.MODE_READY, ArmState.MODE_MOVING):
             self._hold(f"watchdog: {message.data}", fault=False)
         self._hold_measured()
@@ -250,6 +269,8 @@ class ArmNode(ManagedNode):
         self._listen()
         if self._joints is None or not self._guard.fresh(time.monotonic()):
             raise StationError("no fresh joint states; check the driver")
+        if self._lost_touch:
+            raise StationError("the driver was silent and is being checked; try again in a moment")
         if not np.isfinite(offset).all():
             raise StationError("offset is not finite; give metres")
         self._set_mode(ArmState.MODE_MOVING, "resetting")
@@ -304,7 +325,7 @@ class ArmNode(ManagedNode):
         held = self._hold_measured()
         self._set_mode(ArmState.MODE_STOPPED, request.reason or "emergency stop")
         response.success = held
-        response.message = "held and latched" if held else "latched, but there are no joint states to hold at"
+        response.message = "held and latched" if held else "latched, but there are no fresh joint states to hold at"
         self.get_logger().error(f"emergency stop: {self._detail}")
         return response
 
@@ -315,6 +336,8 @@ class ArmNode(ManagedNode):
             response.message = "confirm must be true: look at the arm first"
         elif self._mode != ArmState.MODE_STOPPED:
             response.success, response.message = True, "the arm is not stopped"
+        elif not self.is_active:
+            response.message = "the arm node is not active; activate it first (the supervisor does)"
         elif self._joints is None or not self._guard.fresh(time.monotonic()):
             response.message = "no fresh joint states; check the driver first"
         else:
@@ -334,12 +357,13 @@ class ArmNode(ManagedNode):
         if self._check_motors:
             self._driver.check_motors()
         self._driver.apply_profile()
-        self._fault_times.clear()
-        self._last_action_at = -math.inf
-        self._hold_measured()
+        if not self._hold_measured():
+            raise StationError("no fresh joint states; check the driver first")
         self._driver.torque_on()
-        ready = self.is_active
-        self._set_mode(ArmState.MODE_READY if ready else ArmState.MODE_UNCONFIGURED, "" if ready else "not active")
+        self._faults.clear()
+        self._lost_touch = False
+        self._last_action_at = -math.inf
+        self._set_mode(ArmState.MODE_READY, "")
         self.get_logger().info("re-armed")
 
     # The guard, and what goes out.
@@ -353,11 +377,12 @@ class ArmNode(ManagedNode):
 
     def _watch(self) -> None:
         """Hold when commands stop or a fault is seen."""
-        if self._mode not in (ArmState.MODE_READY, ArmState.MODE_MOVING, ArmState.MODE_HOLDING):
-            return
         now = time.monotonic()
         fault = self._guard.check(now)
-        if fault is not None and fault.kind == "jammed":
+        self._keep_touch(fault is not None and fault.kind == "silent", now)
+        if self._mode not in (ArmState.MODE_READY, ArmState.MODE_MOVING, ArmState.MODE_HOLDING):
+            return
+        if fault is not None and fault.kind in ("jammed", "limp"):
             self._latch(fault.text)
         elif self._mode == ArmState.MODE_HOLDING:
             return
@@ -371,13 +396,43 @@ class ArmNode(ManagedNode):
             if now - self._last_action_at > timeout:
                 self._hold(f"no action for {timeout:g} s", fault=False)
 
+    def _keep_touch(self, silent: bool, now: float) -> None:
+        """Once a silent driver speaks again, check it beside the executor, which must go on watching; then go on."""
+        if silent:
+            self._lost_touch, self._silent_at = True, now
+        elif self._mode == ArmState.MODE_STOPPED:
+            return  # re-arming checks it all
+        elif self._checking is not None and not self._checking.is_alive():
+            self._checking = None
+            if self._silent_at > self._check_began:
+                return  # silent once more: once more, then
+            if self._check_result:
+                self._latch(f"the driver was silent: {self._check_result}")
+            else:
+                self._lost_touch = False
+                self._hold("the driver was silent; its settings were checked", fault=False)
+        elif self._lost_touch and self._checking is None:
+            self._hold_measured()
+            self._check_began = now
+            self._checking = threading.Thread(target=self._check_driver, name="driver check", daemon=True)
+            self._checking.start()
+
+    def _check_driver(self) -> None:
+        try:
+            if self._check_motors:
+                self._driver.check_motors()
+            self._driver.check_torque()
+            self._driver.apply_profile()
+            self._check_result = ""
+        except StationError as error:
+            self._check_result = str(error)
+        except Exception as error:  # also where the node goes down under it
+            self._check_result = f"unexpected {type(error).__name__}: {error}"
+
     def _count_fault(self, why: str) -> None:
         now = time.monotonic()
-        self._fault_times.append(now)
-        while self._fault_times[0] < now - self._fault_window:
-            self._fault_times.popleft()
-        if len(self._fault_times) >= self._max_faults:
-            self._latch(f"{len(self._fault_times)} faults within {self._fault_window:g} s, last: {why}")
+        if self._faults.add(now):
+            self._latch(f"{self._faults.count(now)} faults within {self._faults.window_s:g} s, last: {why}")
 
     def _latch(self, why: str) -> None:
         self._hold_measured()
@@ -387,12 +442,7 @@ class ArmNode(ManagedNode):
     def _hold(self, why: str, fault: bool) -> None:
         """Stay here. Where the arm stands at its target already, the target is kept: re-targeting to the measured
         pose at every pause would let gravity's droop walk the arm down."""
-        arrived = (
-            self._joints is not None
-            and self._joint_target is not None
-            and float(np.max(np.abs(self._joint_target - self._joints))) < SETTLED
-        )
-        if not arrived or fault:
+        if self._distance >= SETTLED or fault:
             self._hold_measured()
         self._last_action_at = -math.inf
         if self._mode != ArmState.MODE_STOPPED:
@@ -400,10 +450,23 @@ class ArmNode(ManagedNode):
         if fault:
             self.get_logger().error(f"holding: {why}")
 
+    @property
+    def _distance(self) -> float:
+        """Radians from the measured arm to its target, of the joint that is farthest away; infinite without either."""
+        if self._joints is None or self._joint_target is None:
+            return math.inf
+        return float(np.max(np.abs(self._joint_target - self._joints)))
+
+    @property
+    def _streaming(self) -> bool:
+        """Whether the last action is so recent that the next one belongs to the same motion."""
+        return time.monotonic() - self._last_action_at < self.station.safety.command_timeout_s
+
     def _hold_measured(self) -> bool:
-        """Command the measured pose; False when there is none."""
+        """Command the measured pose; False when it is not known. Then nothing is sent: an old pose would drive the arm
+        back to where it was, while without any command it comes to rest at its last target within one profile."""
         self._listen()
-        if self._joints is None:
+        if self._joints is None or not self._guard.fresh(time.monotonic(), HOLD_FRESH_S):
             return False
         if self._controller is not None:
             self._controller.reset_target(self._joints)
@@ -428,12 +491,18 @@ class ArmNode(ManagedNode):
 
     def _drive_gripper(self) -> None:
         """PWM is written when it changes, and zero is written once."""
-        if self.station.arm.gripper != "pwm" or self._gripper_target is None:
+        if self.station.arm.gripper != "pwm":
             return
         pwm = self._gripper.pwm(self._finger, time.monotonic())
         if pwm != self._gripper_pwm:
             self._gripper_pwm = pwm
             self._single.publish(JointSingleCommand(name="gripper", cmd=pwm))
+
+    def _rest_gripper(self) -> None:
+        """Nobody will switch the motor off where the motion ends: a grasp stays, anything else stops here."""
+        if self.station.arm.gripper == "pwm":
+            self._gripper_pwm = self._gripper.rest(self._finger, time.monotonic())
+            self._single.publish(JointSingleCommand(name="gripper", cmd=self._gripper_pwm))
 
     def _set_mode(self, mode: int, detail: str) -> None:
         self._mode, self._detail = mode, detail
@@ -472,7 +541,7 @@ class ArmNode(ManagedNode):
         level = DiagnosticStatus.OK
         if self._mode == ArmState.MODE_STOPPED or (self.is_active and not self._guard.fresh(time.monotonic())):
             level = DiagnosticStatus.ERROR
-        elif self._fault_times:
+        elif self._faults.count(time.monotonic()):
             level = DiagnosticStatus.WARN
         text = names[self._mode] + (f": {self._detail}" if self._detail else "")
         values: dict[str, Any] = {

@@ -40,6 +40,7 @@ from sensor_msgs.msg import Image, JointState
 
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.errors import ConfigError, DataError, GymnastError, StationError
+from gymnast_core.robot.guard import FaultWindow
 
 try:
     from rclpy.event_handler import EventHandler
@@ -97,6 +98,12 @@ def parameter(
         raise ConfigError(f"parameter {name} of node {node.get_name()}: {' '.join(str(error).split())}") from error
 
 
+def fault_window(node: Node, stop: str) -> FaultWindow:
+    """Declare the parameters `max_faults` and `fault_window_s`: how many faults are too many, and latch `stop`."""
+    limit = parameter(node, "max_faults", 5, f"this many faults within fault_window_s latch {stop}", 1, 1000)
+    return FaultWindow(limit, parameter(node, "fault_window_s", 60.0, "window of max_faults, seconds", 1.0, 86400.0))
+
+
 def station_parameter(node: Node) -> tuple[Path, StationConfig]:
     """Declare the parameter `config` and read the station file it names.
 
@@ -119,13 +126,22 @@ def measured_joints(message: JointState) -> np.ndarray | None:
     The driver publishes a failed bus read as if it were data: every motor at -pi (raw 0), and values that are not
     finite or joints that are missing are no better.
     """
-    try:
-        joints = np.array([message.position[message.name.index(name)] for name in JOINT_NAMES])
-    except (ValueError, IndexError):
+    positions = dict(zip(message.name, message.position))
+    if not positions.keys() >= set(JOINT_NAMES):
         return None
+    joints = np.array([positions[name] for name in JOINT_NAMES])
     if not np.isfinite(joints).all() or np.all(np.abs(joints + math.pi) < 1e-3):
         return None
     return joints
+
+
+def measured_effort(message: JointState) -> np.ndarray | None:
+    """The six arm joints' effort (milliamperes, `JOINT_NAMES` order); None where the driver reports none."""
+    efforts = dict(zip(message.name, message.effort))
+    if not efforts.keys() >= set(JOINT_NAMES):
+        return None
+    effort = np.array([efforts[name] for name in JOINT_NAMES])
+    return effort if np.isfinite(effort).all() else None
 
 
 def now_seconds(node: Node) -> float:

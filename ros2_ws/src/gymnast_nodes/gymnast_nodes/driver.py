@@ -115,6 +115,13 @@ class Driver:
             text = "; ".join(f"{name}: {what}" for name, what in failing.items())
             raise StationError(f"motor fault: {text}; support the arm, reboot the motors and start again")
 
+    def check_torque(self) -> None:
+        """Raises: StationError naming the motors that have been let go of, which only a person may change."""
+        values = self._read("group", "all", "Torque_Enable")
+        limp = [name for name, value in zip(MOTORS, values) if not value]
+        if limp:
+            raise StationError(f"no torque on {', '.join(limp)}; support the arm, then call arm/rearm")
+
     def apply_profile(self) -> None:
         """Position mode with our time profile, touched only where it differs, then read back.
 

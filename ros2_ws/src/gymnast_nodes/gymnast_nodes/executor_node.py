@@ -59,7 +59,16 @@ RECORDER_LOST_S = 1.0
 MAX_REFUSALS = 3
 """The episode is given up when the arm refuses this many actions in a row for a reason of its own."""
 STATION_REFUSALS = frozenset(
-    ("not_active", "emergency_stop", "resetting", "joint_states_stale", "stale", "stamp_in_future", "out_of_order")
+    (
+        "not_active",
+        "emergency_stop",
+        "resetting",
+        "joint_states_stale",
+        "driver_unchecked",
+        "stale",
+        "stamp_in_future",
+        "out_of_order",
+    )
 )
 """Those reasons. What the safety envelope refuses (out of reach) is the policy's doing: the episode goes on."""
 MIN_SPACING = 0.6
@@ -453,10 +462,11 @@ class ExecutorNode(ManagedNode):
 
     def _report(self) -> tuple[bytes, str, dict[str, Any]]:
         run = self._run
-        values = {"frame_rate": self._camera.rate.rate, "chunk_latency_s": self._latency}
-        if run is None:
+        values = {"chunk_latency_s": self._latency}
+        if run is None:  # frames are looked at during an episode only
             return DiagnosticStatus.OK, "idle", values
-        return DiagnosticStatus.OK, f"{run.episode_id}, step {run.step}", {**values, "step_rate": run.rate.rate}
+        values.update(frame_rate=self._camera.rate.rate, step_rate=run.rate.rate)
+        return DiagnosticStatus.OK, f"{run.episode_id}, step {run.step}", values
 
 
 def judge_folder(judge: Judge, folder: str, instruction: str) -> Verdict:

@@ -2,7 +2,8 @@
 
 Like Nav2's lifecycle manager, with a heartbeat instead of a bond: every managed node says its state five times a
 second on supervisor/heartbeat. A node that falls silent is down; when it is back (respawned by `ros2 launch` or
-`gymnast up`) it is configured and activated again. The state of all of them is latched on supervisor/status.
+`gymnast up`) it is configured and activated again. A node that somebody else deactivated (`ros2 lifecycle set`) stays
+as it is until that somebody activates it. The state of all of them is latched on supervisor/status.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Managed:
     seen: bool = False
     wanted_before: bool = False  # it was active once: an unconfigured state now means that it was restarted
     busy: bool = False  # a transition of ours is under way
+    set_aside: bool = False  # deactivated by somebody else, whose business it is to activate it again
 
 
 class _WentDownError(StationError):
@@ -109,9 +111,14 @@ class SupervisorNode(InterleavingNode):
             self.get_logger().warning(f"{node.name} was restarted")
         elif returned:
             self.get_logger().info(f"{node.name} speaks again")
+        if message.state != "inactive":
+            node.set_aside = False
+        elif node.state == "active" and not node.busy:
+            node.set_aside = True
+            self.get_logger().warning(f"{node.name} was deactivated; it stays so until it is activated by hand")
         node.seen = True
         node.state = message.state
-        node.detail = message.detail
+        node.detail = message.detail or ("deactivated by hand" if node.set_aside else "")
 
     def _watch(self) -> None:
         """Mark silent nodes, recover returned ones, publish what changed."""
@@ -122,7 +129,13 @@ class SupervisorNode(InterleavingNode):
                 self.get_logger().error(f"{node.name} is down")
                 if node.name in ARM_DRIVERS and self._hold_client.service_is_ready():
                     self._hold_client.call_async(Trigger.Request())
-            elif self._started and not node.busy and node.seen and node.state in ("unconfigured", "inactive"):
+            elif (
+                self._started
+                and not node.busy
+                and node.seen
+                and not node.set_aside
+                and node.state in ("unconfigured", "inactive")
+            ):
                 node.busy = True
                 self.executor.create_task(self._recover, node)
         self._publish_changes()

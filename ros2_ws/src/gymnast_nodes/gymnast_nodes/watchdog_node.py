@@ -2,13 +2,15 @@
 
 It speaks to the driver directly, so it works with the arm node dead, hung or cut off. Three things make it act:
 the arm node's state stops coming while it was commanding the arm; the arm goes on moving although commands stopped;
-joint states stop coming while the arm is commanded. It then sends the measured joints as the target, says so on
-watchdog/fault, in its log and on /diagnostics, and after repeated faults latches the emergency stop.
+joint states stop coming while the arm is commanded. It then sends the measured joints as the target (where they are
+known: otherwise the arm comes to rest at its last target by itself), says so on watchdog/fault, in its log and on
+/diagnostics, and after repeated faults latches the emergency stop.
+
+A latched stop outlives the arm node's process: its successor, which knows nothing of it, is stopped again.
 """
 
 from __future__ import annotations
 
-import collections
 import sys
 import time
 
@@ -22,6 +24,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from gymnast_core.robot.guard import HOLD_FRESH_S
 from gymnast_nodes.common import (
     COMMAND_QOS,
     DRIVER_QOS,
@@ -30,6 +33,7 @@ from gymnast_nodes.common import (
     Diagnostics,
     LatestReader,
     RateMeter,
+    fault_window,
     measured_joints,
     parameter,
     run_node,
@@ -43,6 +47,8 @@ HOLD_REPEATS = 3
 """The hold is sent this often, a period apart: one lost command must not matter."""
 RECENT_S = 1.0
 """A command this recent means that somebody is driving the arm."""
+ASK_AGAIN_S = 0.5
+"""The emergency stop is asked for this often until the arm says that it is stopped: one request may get lost."""
 
 
 class WatchdogNode(Node):
@@ -58,10 +64,7 @@ class WatchdogNode(Node):
         self._joint_timeout = parameter(
             self, "joint_state_timeout_s", 0.75, "silence of the driver's joint states counted as a fault", 0.05, 5.0
         )
-        self._max_faults = parameter(
-            self, "max_faults", 5, "this many faults within fault_window_s latch the emergency stop", 1, 1000
-        )
-        self._fault_window = parameter(self, "fault_window_s", 60.0, "window of max_faults, seconds", 1.0, 86400.0)
+        self._faults = fault_window(self, "the emergency stop")
         self._command_timeout = station.safety.command_timeout_s
         driver = station.arm.driver
 
@@ -77,9 +80,10 @@ class WatchdogNode(Node):
         self._held_at = 0.0
         self._hold_left = 0
         self._active_faults: set[str] = set()
-        self._fault_times: collections.deque[float] = collections.deque()
-        self._latch_pending = False
         self._last_fault = ""
+        self._stopped_for = ""
+        self._stop_wanted = ""
+        self._asked_at = 0.0
 
         self._command = self.create_publisher(JointGroupCommand, f"{driver}/commands/joint_group", DRIVER_QOS)
         self._fault = self.create_publisher(String, "watchdog/fault", LATCHED_QOS)
@@ -103,11 +107,22 @@ class WatchdogNode(Node):
         if state is not None:
             self._mode = state.mode
             self._state_at = now
+            self._take_stop(state)
             if state.mode == ArmState.MODE_MOVING:
                 self._commanded_at = now
         executed, _ = self._executed.take()
         if executed is not None and executed.accepted:
             self._commanded_at = now
+
+    def _take_stop(self, state: ArmState) -> None:
+        """Remember why the arm is stopped; want it stopped again when a new arm node has begun from nothing."""
+        if state.mode == ArmState.MODE_STOPPED:
+            self._stopped_for, self._stop_wanted = state.detail, ""
+        elif self._stopped_for and not self._stop_wanted:
+            if state.mode == ArmState.MODE_UNCONFIGURED:  # a stopped arm node says so whatever its lifecycle state
+                self._stop_wanted = self._stopped_for
+                self.get_logger().error(f"the arm node was started anew while the arm was stopped: {self._stop_wanted}")
+            self._stopped_for = ""
 
     def _take_joints(self, message: JointState, count: int, now: float) -> None:
         joints = measured_joints(message)
@@ -129,7 +144,7 @@ class WatchdogNode(Node):
             response.success, response.message = True, "held already"  # again would follow gravity's droop
             return response
         response.success = self._hold()
-        response.message = "held" if response.success else "no joint states yet; nothing to hold at"
+        response.message = "held" if response.success else "no fresh joint states; nothing to hold at"
         return response
 
     def _check(self) -> None:
@@ -137,6 +152,9 @@ class WatchdogNode(Node):
         if self._hold_left > 0:
             self._send_hold()
         now = time.monotonic()
+        if self._stop_wanted and now - self._asked_at > ASK_AGAIN_S and self._stop_client.service_is_ready():
+            self._asked_at = now
+            self._stop_client.call_async(EmergencyStop.Request(reason=self._stop_wanted))
         if self._joints is None or self._state_at == 0.0:
             return  # nothing has moved yet
         state_age = now - self._state_at
@@ -162,10 +180,6 @@ class WatchdogNode(Node):
         self._set_fault(
             "joint states stopped", joint_age > self._joint_timeout and commanded, joint_age < self._joint_timeout
         )
-        if self._latch_pending and self._stop_client.service_is_ready():
-            self._latch_pending = False
-            request = EmergencyStop.Request(reason=f"watchdog: {self._last_fault}, {self._max_faults} faults")
-            self._stop_client.call_async(request)
 
     def _set_fault(self, name: str, raised: bool, cleared: bool) -> None:
         """Act once when a fault comes up; it may come again only after it cleared."""
@@ -173,23 +187,21 @@ class WatchdogNode(Node):
             self._active_faults.add(name)
             self._last_fault = name
             held = self._hold()
-            text = f"{name}: {'held the arm at its measured joints' if held else 'cannot hold, no joint states'}"
+            done = "held the arm at its measured joints" if held else "no joint states to hold at, nothing is sent"
+            text = f"{name}: {done}"
             self.get_logger().error(text)
             self._fault.publish(String(data=text))
             now = time.monotonic()
-            self._fault_times.append(now)
-            while self._fault_times[0] < now - self._fault_window:
-                self._fault_times.popleft()
-            if len(self._fault_times) >= self._max_faults:
-                self._latch_pending = True
-                self.get_logger().error(f"{len(self._fault_times)} faults within {self._fault_window:g} s: stopping")
+            if self._faults.add(now):
+                self._stop_wanted = f"watchdog: {name}, {self._faults.count(now)} faults"
+                self.get_logger().error(f"stopping the arm: {self._stop_wanted} within {self._faults.window_s:g} s")
         elif cleared and name in self._active_faults:
             self._active_faults.discard(name)
             self.get_logger().info(f"cleared: {name}")
 
     def _hold(self) -> bool:
-        """Command the joints measured now, a few times over."""
-        if self._joints is None:
+        """Command the joints measured now, a few times over; False when they are not known."""
+        if self._joints is None or time.monotonic() - self._joints_at > HOLD_FRESH_S:
             return False
         self._holding = self._joints.copy()
         self._held_at = time.monotonic()
@@ -211,7 +223,7 @@ class WatchdogNode(Node):
                 "joint_state_rate_hz": self._joint_rate.rate,
                 "joint_state_age_s": self._joint_rate.age,
                 "fastest_joint_rad_s": self._speed,
-                "faults_in_window": len(self._fault_times),
+                "faults_in_window": self._faults.count(time.monotonic()),
                 "last_fault": self._last_fault or "none",
             },
         )
