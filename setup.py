@@ -34,7 +34,7 @@ BASE = [
     "matplotlib>=3.8,<4",
     "tensorboard>=2.15,<3",
     "av>=12,<19",  # WorldGym keeps its episodes as videos; brings its own ffmpeg
-    "stamina>=24.2,<27",
+    "stamina>=24.3,<27",
 ]
 
 EXTRAS = {

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = tuple[int, str] | str | None
-"""(status, body); the text of a chat answer; or None: silence."""
+Answer = tuple[int, str] | tuple[int, str, dict[str, str]] | str | None
+"""(status, body) or (status, body, headers); the text of a chat answer; or None: silence."""
 SILENCE_S = 20.0
 
 
 class Server:
     """The n-th request, a chat completion's, is answered by `script(n, request)`; the requests are kept and counted.
 
-    requests: what was asked. most_at_once: most requests under way together. url: for `judge.base_url`.
+    requests: what was asked. most_at_once: most requests under way together. url: for `judge.base_url`. drip_s: seconds
+    between the bytes of a body, which otherwise goes out at once.
     """
 
     def __init__(self, script: Callable[[int, dict[str, Any]], Answer] = lambda n, request: "Final Score: 1") -> None:
         self.script = script
         self.requests: list[dict[str, Any]] = []
         self.at_once = self.most_at_once = 0
+        self.drip_s = 0.0
         self.lock = threading.Lock()
         self.closing = threading.Event()
         outer = self
@@ -45,12 +48,20 @@ class Server:
                 if answer is None:
                     outer.closing.wait(SILENCE_S)
                     return
-                status, body = answer if isinstance(answer, tuple) else (200, chat_answer(answer))
+                status, text, *more = answer if isinstance(answer, tuple) else (200, chat_answer(answer))
+                body = text.encode()
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body.encode())))
+                headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+                for name, value in {**headers, **(more[0] if more else {})}.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body.encode())
+                with contextlib.suppress(ConnectionError):  # who asked has left
+                    for place in range(len(body)) if outer.drip_s else ():
+                        self.wfile.write(body[place : place + 1])
+                        if outer.closing.wait(outer.drip_s):
+                            return
+                    if not outer.drip_s:
+                        self.wfile.write(body)
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -67,9 +78,9 @@ class Server:
         self.http.server_close()
 
 
-def chat_answer(text: str) -> str:
-    """The body of a chat completion that says `text`, for 1000 tokens in and 100 out."""
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+def chat_answer(text: str, finish: str = "stop") -> str:
+    """The body of a chat completion that says `text`, for 1000 tokens in and 100 out; `finish`: why it ended."""
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
     usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
     head = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
     return json.dumps({**head, "choices": [choice], "usage": usage})

@@ -162,10 +162,20 @@ class JudgeConfig:
     votes: Annotated[int, Field(ge=1, le=25)] = 5
     stride: Annotated[int, Field(ge=1)] = 3
     """Every stride-th frame is shown, and always the last one."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """Of the votes: at 0 they are all alike."""
+    answer_tokens: Annotated[int, Field(ge=1, le=100_000)] = 400
+    """Longest answer; a model that reasons before it answers needs some thousands."""
     timeout_s: Positive = 60.0
+    """For one answer; one that does not come, or not whole, is asked for again."""
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    """Requests under way together at most."""
+    requests_per_minute: NotNegative = 0.0
+    """Requests sent at most; 0: as many as `concurrency` lets through."""
     max_dollars: NotNegative = 20.0
-    """Spend limit of one run, US dollars."""
+    """Spend limit of one run, US dollars, its resumptions included."""
+    max_total_tokens: Annotated[int, Field(ge=0)] = 0
+    """Limit of one run in tokens, in and out; 0: none."""
     dollars_per_million_input_tokens: NotNegative = 2.5
     dollars_per_million_output_tokens: NotNegative = 10.0
 

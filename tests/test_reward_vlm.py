@@ -6,7 +6,7 @@ import base64
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ import pytest
 import stamina
 from point_world import PointEnvironment, PointPolicy, locate, point_starts
 
-from benchmarks.openai_server import Answer, Server
-from gymnast_core.config import JudgeConfig
+from benchmarks.openai_server import Answer, Server, chat_answer
+from gymnast_core.config import JudgeConfig, StationConfig, parse_config
 from gymnast_core.errors import JudgeError
 from gymnast_core.protocols import Start
-from gymnast_core.reward.vlm import TaskQuestion, VLMJudge, parse_score
+from gymnast_core.reward import load_judge
+from gymnast_core.reward.scores import parse_score
+from gymnast_core.reward.vlm import TaskQuestion, VLMJudge
 from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
 from gymnast_core.run_folder import RunFolder
 
@@ -35,6 +37,10 @@ def server() -> Iterator[Server]:
 
 def videos(n: int = 1) -> list[np.ndarray]:
     return list(np.random.default_rng(0).integers(0, 255, (n, 5, 32, 32, 3), dtype=np.uint8))
+
+
+def always(answer: Answer) -> Callable[[int, dict[str, Any]], Answer]:
+    return lambda n, request: answer
 
 
 def judge(server: Server, **fields: Any) -> VLMJudge:
@@ -52,7 +58,7 @@ def judge(server: Server, **fields: Any) -> VLMJudge:
         ("**Final Score: 1.**", 1.0),
         ("### Final Score:\n\n**0**", 0.0),
         ("Final Score: `1`", 1.0),
-        ("Final Score: $1$" , None),
+        ("Final Score: $1$", 1.0),
         ("Final_Score = 1", 1.0),
         ("The Final Score is 0.", 0.0),
         ("Final Score: 1/1", 1.0),
@@ -65,6 +71,53 @@ def judge(server: Server, **fields: Any) -> VLMJudge:
         ("I would say it worked.", None),
         ("", None),
         ("I will end with 'Final Score: 0' or so. It opens.\nFinal Score: 1", 1.0),
+        # fences, JSON, tables, LaTeX, other signs
+        ("```\nFinal Score: 1\n```", 1.0),
+        ('```json\n{"reasoning": "it opened", "final_score": 1}\n```', 1.0),
+        ('{"Final Score": "0", "confidence": 0.9}\nHope this helps!', 0.0),
+        ('{"score": 1}', 1.0),
+        ('{"frame": 1, "score": 0}\n{"frame": 2, "score": 1}', None),
+        ('{"final_score": 0}\n{"final_score": 1}', 1.0),
+        ('{"final_score": true}', None),
+        ("| Final Score | 1 |", 1.0),
+        ("$$\\boxed{\\text{Final Score: } 1}$$", 1.0),
+        ("Final Score: \\boxed{0}", 0.0),
+        ("Final Score – 1", 1.0),
+        ("Final Score：1", 1.0),
+        ("Final Score: +1", 1.0),
+        ("Final Score: 1️⃣", 1.0),
+        ("**Score:** 0", 0.0),
+        ("**1**", 1.0),
+        # the scale named before or after the number
+        ("Final Score (0 or 1): 1", 1.0),
+        ("**Final Score (0 = not completed, 1 = completed):** 1", 1.0),
+        ("Final Score [0-1]: 0", 0.0),
+        ("Final Score: 1 out of 1", 1.0),
+        ("Final Score: 1 out of 10", None),
+        ("Final Score: 10/10", 1.0),
+        ("Final Score: 100%", 1.0),
+        ("Final Score: 1%", None),
+        ("Final Score: 0 or 1, hard to tell", None),
+        ("Final Score: 0-1", None),
+        # words after it, before it, instead of it
+        ("Yes. Final Score: 1. No further remarks.", 1.0),
+        ("Final Score: 1\n\nNote: the final score reflects the last frame only.", 1.0),
+        ("Final Score: 0. Had the drawer moved, the final score would be 1.", 0.0),
+        ("Final Score: 1\nOn reflection, Final Score: cannot be determined", None),
+        ("Final Score:\n1. The gripper closes\n2. The drawer moves", None),
+        ("<think>Final Score: 0? No, wait.</think>\nIt is open.\nFinal Score: 1", 1.0),
+        ("<think>Perhaps Final Score: 1, but let me look at frame 3 ag", None),
+        ("... so Final Score: 0, I think.</think>Final Score: 1", 1.0),
+        ("Final Score: 0…", None),
+        ("Yes.", None),
+        ("No, because the drawer stays closed.", None),
+        ("I'm sorry, but I can't assist with that request.", None),
+        ("La gaveta está abierta.\nPuntuación final: 1", None),
+        ("最终得分：1", None),
+        ("The answer is 1", None),
+        ("Final Score: one", None),
+        ("Score the attempt:\n0 = not completed\n1 = completed", None),
+        ("blah " * 100_000 + "final score" + " " * 100_000 + "Final Score: 1", 1.0),
     ],
 )  # fmt: skip
 def test_answers_are_read_tolerantly_and_never_guessed(answer: str, score: float | None) -> None:
@@ -74,7 +127,9 @@ def test_answers_are_read_tolerantly_and_never_guessed(answer: str, score: float
 def test_half_points_only_where_partial_credit_is_asked_for() -> None:
     assert parse_score("Final Score: 0.5", partial=True) == 0.5
     assert parse_score("Final Score: 0,5", partial=True) == 0.5
-    assert parse_score("Final Score: 0.7", partial=True) is None
+    assert parse_score("Final Score: .5", partial=True) == parse_score("Final Score: 5/10", partial=True) == 0.5
+    assert parse_score("Final Score: 50 %", partial=True) == 0.5 and parse_score("Final Score: 50%") is None
+    assert parse_score("Final Score: 0.7", partial=True) is parse_score("Final Score: 0.5 or 1", partial=True) is None
 
 
 def test_the_request_shows_every_stride_frame_and_the_last_and_asks_the_question(server: Server) -> None:
@@ -88,6 +143,8 @@ def test_the_request_shows_every_stride_frame_and_the_last_and_asks_the_question
     for text in ("open it", "Is it open?", "0.5 = half open", "Final Score: X"):
         assert text in content[0]["text"]
     assert verdict.score == 1.0 and verdict.confidence == 1.0
+    sent = {name: value for name, value in server.requests[0].items() if name != "messages"}
+    assert sent == {"model": "gpt-4o", "temperature": 1.0, "max_tokens": 400}
 
 
 def test_majority_of_separate_requests_and_a_tie_is_an_abstention(server: Server) -> None:
@@ -110,9 +167,77 @@ def test_passing_faults_are_retried_and_lasting_ones_abstain(server: Server) -> 
     vlm = judge(server, votes=3)
     (verdict,) = vlm.judge(videos(), ["open it"])
     assert verdict.score is None and vlm.spending.failed_votes == 3 and "3 requests failed" in verdict.reason
-    for body in ("{}", '{"choices": []}', '{"choices": [{"message": {"content": null}}]}', "[1, 2"):
-        server.script = lambda n, request, body=body: (200, body)
+    bodies: tuple[str, ...] = (
+        "{}",
+        "[]",
+        "null",
+        "[1, 2",
+        '{"choices": []}',
+        '{"choices": [null]}',
+        '{"choices": {"a": 1}}',
+    )
+    messages = ("null", "3", '{"content": null}', '{"content": {}}', '{"content": "", "refusal": "not this"}')
+    usages = ("null", "7", '{"prompt_tokens": -1, "completion_tokens": "x"}')
+    bodies += tuple(f'{{"choices": [{{"message": {message}}}]}}' for message in messages)
+    bodies += tuple(f'{{"choices": [{{"message": null}}], "usage": {usage}}}' for usage in usages)
+    for body in bodies:
+        server.script = always((200, body))
         assert judge(server, votes=1).judge(videos(), ["open it"])[0].score is None
+    server.script = lambda n, request: (200, '{"choices": [{"message": {"content": [{"text": "Final Score: 1"}]}}]}')
+    assert judge(server, votes=1).judge(videos(), ["open it"])[0].score == 1.0
+
+
+def test_an_answer_cut_short_is_not_read_as_a_whole_one(server: Server) -> None:
+    answers = {"Final Score: 0": None, "Final Score: 1\n\nIn detail": 1.0, "": None}
+    for text, score in answers.items():
+        server.script = always((200, chat_answer(text, "length")))
+        (verdict,) = judge(server, votes=1).judge(videos(), ["open it"])
+        assert verdict.score == score, "0 may have become 0.5"
+    assert "raise judge.answer_tokens" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (401, '{"error": {"message": "Incorrect API key"}}', "Incorrect API key"),
+        (404, '{"error": {"message": "no such model"}}', "no such model"),
+        (429, '{"error": {"code": "insufficient_quota", "message": "no credit"}}', "no credit"),
+    ],
+)
+def test_what_would_fail_for_ever_ends_the_run_at_once(server: Server, status: int, body: str, told: str) -> None:
+    server.script = lambda n, request: (status, body)
+    with pytest.raises(JudgeError, match=told):
+        judge(server, votes=5, concurrency=1).judge(videos(), ["open it"])
+    assert len(server.requests) == 1
+    server.script = lambda n, request: (400, '{"error": {"message": "picture not liked"}}')
+    (verdict,) = judge(server, votes=1).judge(videos(), ["open it"])
+    assert verdict.score is None and "picture not liked" in verdict.reason, "of this video alone, perhaps"
+
+
+def test_a_server_that_asks_for_a_pause_gets_it_from_every_thread(server: Server) -> None:
+    came: list[float] = []
+
+    def busy(n: int, request: dict[str, Any]) -> Answer:
+        came.append(time.monotonic())
+        return (429, "{}", {"Retry-After": "0.6"}) if n == 0 else "Final Score: 1"
+
+    server.script = busy
+    (verdict,) = judge(server, votes=3, concurrency=1).judge(videos(), ["open it"])
+    assert verdict.score == 1.0 and verdict.confidence == 1.0
+    assert came[1] - came[0] >= 0.6 and came[-1] - came[1] < 0.5
+
+
+def test_requests_a_minute_are_limited(server: Server) -> None:
+    began = time.monotonic()
+    judge(server, votes=5, requests_per_minute=600).judge(videos(), ["open it"])
+    assert time.monotonic() - began >= 0.4
+
+
+def test_a_server_that_keeps_sending_a_little_times_out(server: Server) -> None:
+    server.drip_s = 0.05
+    began = time.monotonic()
+    (verdict,) = judge(server, votes=1, timeout_s=0.3).judge(videos(), ["open it"])
+    assert verdict.score is None and "no whole answer within" in verdict.reason and time.monotonic() - began < 10
 
 
 def test_a_silent_server_times_out_to_an_abstention(server: Server) -> None:
@@ -133,33 +258,84 @@ def test_concurrency_has_a_cap(server: Server) -> None:
     assert 2 <= server.most_at_once <= 4
 
 
-def test_spending_stops_at_its_limit(server: Server) -> None:
-    vlm = judge(
-        server,
-        votes=5,
-        concurrency=1,
-        max_dollars=0.02,
-        dollars_per_million_input_tokens=2.5,
-        dollars_per_million_output_tokens=10.0,
+PRICES = {"dollars_per_million_input_tokens": 2.5, "dollars_per_million_output_tokens": 10.0}
+
+
+@pytest.mark.parametrize("limit", [{"max_dollars": 0.02, **PRICES}, {"max_total_tokens": 6000}], ids=str)
+def test_spending_stays_below_its_limit(server: Server, limit: dict[str, Any]) -> None:
+    vlm = judge(server, votes=5, concurrency=4, **limit)
+    with pytest.raises(JudgeError, match=r"spend limit|tokens leaves no room"):
+        vlm.judge(videos(8), ["open it"] * 8)  # 1100 tokens and $0.0035 a request
+    assert 3 <= len(server.requests) <= 5
+    assert (
+        vlm.spending.tokens <= 6000 and vlm.spending.dollars <= 0.02 and vlm.spending.requests == len(server.requests)
     )
-    with pytest.raises(JudgeError, match="spend limit"):
-        vlm.judge(videos(8), ["open it"] * 8)  # $0.0035 a request
-    assert len(server.requests) == 6 and vlm.spending.dollars == pytest.approx(0.021)
+
+
+def test_what_may_have_been_answered_is_paid_for_and_what_was_refused_is_not(server: Server) -> None:
+    def spent(script: Answer, timeout: float = 5.0) -> tuple[int, int]:
+        server.script = lambda n, request: script
+        vlm = judge(server, votes=1, timeout_s=timeout)
+        vlm.judge(videos(), ["open it"])
+        return vlm.spending.input_tokens, vlm.spending.output_tokens
+
+    assert spent("Final Score: 1") == (1000, 100)
+    assert spent((503, "down")) == spent((400, "{}")) == (0, 0)
+    uncounted = spent((200, '{"choices": [{"message": {"content": "Final Score: 1"}}]}'))
+    assert 5 * 85 < uncounted[0] < 1000 and uncounted[1] == 400, "as estimated, with the longest answer"
+    assert spent(None, 0.2) == (4 * uncounted[0], 4 * 400) == spent((200, '{"half')), "each of four attempts"
 
 
 def test_answers_are_cached_by_content_and_kept_raw(server: Server, tmp_path: Path) -> None:
-    first = judge(server, votes=2, cache=tmp_path / "cache", raw=tmp_path / "raw.jsonl").judge(videos(), ["open it"])
-    again = judge(server, votes=2, cache=tmp_path / "cache").judge(videos(), ["open it"])
+    cache = tmp_path / "cache"
+    first = judge(server, votes=2, cache=cache, raw=tmp_path / "raw.jsonl").judge(videos(), ["open it"])
+    again = judge(server, votes=2, cache=cache, raw=tmp_path / "raw.jsonl").judge(videos(), ["open it"])
     assert first == again and len(server.requests) == 2
-    judge(server, votes=2, cache=tmp_path / "cache").judge(videos(), ["close it"])
-    assert len(server.requests) == 4, "another instruction is another question"
     lines = [json.loads(line) for line in (tmp_path / "raw.jsonl").read_text().splitlines()]
-    assert [line["answer"] for line in lines] == ["Final Score: 1"] * 2
-    server.script = lambda n, request: (503, "down")
-    judge(server, votes=1, cache=tmp_path / "cache").judge([videos()[0][::-1]], ["open it"])
+    assert [(line["answer"], line["cached"], line.get("input_tokens")) for line in lines] == [
+        *[("Final Score: 1", False, 1000)] * 2,
+        *[("Final Score: 1", True, None)] * 2,
+    ]
+    others: list[dict[str, Any]] = [{"votes": 3}, {"model": "m"}, {"temperature": 0.5}, {"answer_tokens": 9}]
+    for number, other in enumerate((*others, {"questions": {"open it": TaskQuestion("Is it open?")}}), 3):
+        fields: dict[str, Any] = {"votes": 1, "cache": cache}
+        judge(server, **fields | other).judge(videos(), ["open it"])
+        assert len(server.requests) == number, f"{other} asks anew"
+    judge(server, votes=1, cache=cache).judge(videos(), ["close it"])
+    assert len(server.requests) == 8, "another instruction is another question"
+
+    backwards = [videos()[0][::-1]]
+    unreadable: tuple[Answer, ...] = ((503, "down"), "I cannot say.")
+    for unread in unreadable:
+        server.script = always(unread)
+        assert judge(server, votes=1, cache=cache).judge(backwards, ["open it"])[0].score is None
     server.script = lambda n, request: "Final Score: 1"
-    (verdict,) = judge(server, votes=1, cache=tmp_path / "cache").judge([videos()[0][::-1]], ["open it"])
-    assert verdict.score == 1.0, "a failed vote is not cached"
+    (verdict,) = judge(server, votes=1, cache=cache).judge(backwards, ["open it"])
+    assert verdict.score == 1.0, "a vote that failed or gave no score is not cached"
+
+
+def test_videos_that_are_alike_are_asked_about_once(server: Server) -> None:
+    verdicts = judge(server, votes=2).judge(videos() * 3, ["open it", "open it", "close it"])
+    assert len(server.requests) == 4 and len(verdicts) == 3
+
+
+def test_a_resumed_run_remembers_what_it_spent(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = {"name": "x", "tasks": {"t": {"instruction": "open it"}}}
+    judging = {"kind": "vlm", "base_url": server.url, "votes": 2}
+    station = parse_config(StationConfig, {**content, "judge": judging}, "test")
+
+    def load(ranks: int = 1) -> VLMJudge:
+        loaded = load_judge(station, None, tmp_path / "run", 0, ranks)
+        assert isinstance(loaded, VLMJudge)
+        return loaded
+
+    load().judge(videos(2), ["open it"] * 2)
+    (tmp_path / "run" / "judge_answers_1.jsonl").write_text('{"input_tokens": 96, "output_tokens": "x"}\n{"half')
+    assert (load().spending.input_tokens, load().spending.output_tokens) == (4096, 400)
+    assert load(4).spending.input_tokens == 1024 and load(4).config.max_dollars == 5.0
+    load().judge(videos(2), ["open it"] * 2)
+    assert load().spending.tokens == 4496, "what the cache answers costs nothing"
 
 
 def test_training_through_a_faulty_server_is_the_training_through_a_sound_one(server: Server, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from gymnast_core.protocols import Judge
 from gymnast_core.reward.classifier import load_classifier
 from gymnast_core.reward.truth import TruthJudge
 from gymnast_core.reward.vlm import TaskQuestion, VLMJudge
+from gymnast_core.run_folder import is_number, read_json_lines
 
 
 def load_judge(
@@ -24,7 +25,8 @@ def load_judge(
 
     config_path: the station file, beside which a relative checkpoint is looked up first.
     run_folder: where a VLM's raw answers are kept; its cache of answers is shared by all runs (runs/judge_cache).
-    rank, ranks: this process among those of the run. A VLM's spend limit and requests at once are divided by them.
+    rank, ranks: this process among those of the run. A VLM's spend limits, rate and requests at once are divided by
+        them; what a resumed run has spent already counts.
 
     Raises: ConfigError (no such folder), CheckpointError (damaged), JudgeError (no key).
     """
@@ -36,9 +38,25 @@ def load_judge(
     questions = {
         task.instruction: TaskQuestion(task.question, task.partial_credit_criteria) for task in station.tasks.values()
     }
-    name = f"judge_answers_{rank}.jsonl" if rank else "judge_answers.jsonl"
-    raw = Path(run_folder) / name if run_folder is not None else None
+    raw, spent = None, (0, 0)
+    if run_folder is not None:
+        raw = Path(run_folder) / (f"judge_answers_{rank}.jsonl" if rank else "judge_answers.jsonl")
+        spent = _spent_before(Path(run_folder), ranks)
     config = dataclasses.replace(
-        config, max_dollars=config.max_dollars / ranks, concurrency=max(1, config.concurrency // ranks)
+        config,
+        max_dollars=config.max_dollars / ranks,
+        max_total_tokens=-(-config.max_total_tokens // ranks),
+        requests_per_minute=config.requests_per_minute / ranks,
+        concurrency=max(1, config.concurrency // ranks),
     )
-    return VLMJudge(config, questions, cache=Path("runs") / "judge_cache", raw=raw)
+    return VLMJudge(config, questions, cache=Path("runs") / "judge_cache", raw=raw, spent=spent)
+
+
+def _spent_before(run_folder: Path, ranks: int) -> tuple[int, int]:
+    """Tokens (in, out) that the run to be resumed has taken in all its processes, divided among those of now."""
+    lines = [line for path in sorted(run_folder.glob("judge_answers*.jsonl")) for line in read_json_lines(path)]
+    counts = [
+        sum(int(line[name]) for line in lines if is_number(line.get(name)))
+        for name in ("input_tokens", "output_tokens")
+    ]
+    return counts[0] // ranks, counts[1] // ranks
