@@ -37,8 +37,11 @@ from ros_tools import (
 )
 from sensor_msgs.msg import Image, JointState
 
+import gymnast_nodes
+from gymnast_core.config import CameraConfig
 from gymnast_core.errors import ConfigError
 from gymnast_core.graph import MANAGED, NodeDescription, find_executable, find_station_file, station_graph
+from gymnast_nodes.common import NewestFrame
 
 WITHOUT = ("recorder", "adapter", "executor", "evaluator")  # they have tests of their own, and load models
 REAL_STATION = """
@@ -108,6 +111,26 @@ def test_launch_file_starts_the_same_nodes() -> None:
         context.launch_configurations[argument.name] = argument.default_value[0].text if argument.default_value else ""
     started = [action for action in module.launch_graph(context) if isinstance(action, Node)]
     assert len(started) == len(station_graph(SIMULATED))
+
+
+def test_a_frame_that_does_not_show_what_is_there_now_is_named() -> None:
+    clock = 1000.0
+    newest = NewestFrame(CameraConfig(width=32, height=24, max_age_s=0.2), lambda: clock)
+    assert "no frame on" in newest.problem
+
+    def take(stamp: float, width: int = 32, encoding: str = "bgr8") -> str:
+        message = Image(width=width, height=24, step=3 * width, encoding=encoding)
+        message.header.stamp.sec, message.header.stamp.nanosec = int(stamp), int(stamp % 1 * 1e9)
+        newest.take(message)
+        return newest.problem
+
+    assert take(999.9) == "" and take(0.0) == "" and take(1005.0) == ""  # no stamp; a clock ahead of ours
+    assert "32x24" in take(999.9, width=64) and "'yuv422'" in take(999.9 + 0.01, encoding="yuv422")
+    assert "1.5 s old when they come" in take(998.5)
+    assert take(999.95) == ""
+    time.sleep(0.25)
+    assert "no new frame" in take(999.95)  # the same again is none
+    assert take(999.96) == ""
 
 
 def test_ros2_launch_brings_the_nodes_to_active() -> None:
@@ -225,8 +248,12 @@ def test_capture_writes_one_fresh_frame(graph: tuple[Process, Client], tmp_path:
     sent = np.frombuffer(answer.image.data, np.uint8).reshape(answer.image.height, answer.image.width, 3)
     assert written.shape == (480, 640, 3) and (written == sent).all() and written.std() > 5.0
     assert answer.image.header.stamp.sec + answer.image.header.stamp.nanosec * 1e-9 > before - 0.5
-    nowhere = client.call(CaptureFrame, "/camera/capture_frame", CaptureFrame.Request(path="/proc/no/frame.png"))
-    assert not nowhere.success and "/proc/no/frame.png" in nowhere.message
+    for path, words in (("/proc/no/frame.png", "/proc/no/frame.png"), ("~no_such_user/a.png", "~no_such_user")):
+        nowhere = client.call(CaptureFrame, "/camera/capture_frame", CaptureFrame.Request(path=path))
+        assert not nowhere.success and words in nowhere.message
+    for age in (-1.0, float("nan"), float("inf")):
+        never = client.call(CaptureFrame, "/camera/capture_frame", CaptureFrame.Request(max_age=age))
+        assert not never.success and "max_age" in never.message
 
 
 def test_stopped_camera_is_named(graph: tuple[Process, Client]) -> None:
@@ -360,13 +387,16 @@ def test_ctrl_c_ends_every_process_and_returns_zero() -> None:
         process.end()
 
 
-def test_missing_driver_is_one_clear_line_and_a_failure(tmp_path: Path) -> None:
+def test_missing_driver_is_one_clear_line_and_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "real.yaml"
     path.write_text(REAL_STATION)
+    own = shutil.copy(Path(gymnast_nodes.__file__).with_name("fastdds.xml"), tmp_path / "own.xml")
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", str(own))
     process = start_graph(free_domain(), path, WITHOUT)
     try:
         assert process.wait(40.0) == 1
-        waiting, told = [line for line in process.lines if line.startswith("[supervisor]")]
+        profile, waiting, told = [line for line in process.lines if line.startswith("[supervisor]")]
+        assert str(own) in profile and "real_station.md" in profile
         assert "waiting up to 1 s" in waiting and "/wx250s/get_robot_info" in waiting, process.output
         assert "/wx250s/get_robot_info" in told and "xs_sdk" in told and "/camera/image_raw" in told, process.output
         assert not [line for line in process.lines if "ERROR" in line and line != told], process.output

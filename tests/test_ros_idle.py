@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from ros_tools import Client, free_domain
 from sensor_msgs.msg import JointState
 
-from gymnast_nodes.common import DRIVER_QOS, GatedGroup, LatestReader, NodeExecutor, take_waiting
+from gymnast_nodes.common import DRIVER_QOS, GatedGroup, LatestReader, NodeExecutor, raw_callback, take_waiting
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
+
+
+def test_a_raw_callback_takes_what_each_rclpy_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[bytes, object]] = []
+    monkeypatch.setattr(Subscription, "CallbackType", None, raising=False)
+    raw_callback(lambda data, info: taken.append((data, info)))(b"later", {"source_timestamp": 1})
+    monkeypatch.delattr(Subscription, "CallbackType")
+    raw_callback(lambda data, info: taken.append((data, info)))(b"humble")
+    assert taken == [(b"later", {"source_timestamp": 1}), (b"humble", None)]
 
 
 def test_fast_topics_wake_nobody_and_lose_nothing() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +39,12 @@ def picture(seed: int = 0, size: int = 48) -> np.ndarray:
     return np.kron(coarse, np.ones((size // 3, size // 3, 1), dtype=np.uint8))
 
 
-def build_tiny_station(folder: Path, seed: int = 0, simulated: bool = False) -> Path:
-    """Write models and station.yaml into `folder`; returns the file. About half of the imagined rollouts "succeed"."""
+@functools.cache
+def _models(seed: int) -> Path:
+    """A folder with the models, made once a process."""
+    made = tempfile.TemporaryDirectory(prefix="tiny_station_")
+    atexit.register(made.cleanup)
+    folder = Path(made.name)
     torch.manual_seed(seed)
     tower = TowerRecipe(16, 2, 2)
     recipe = ModelRecipe(32, 16, tower, tower, 32, 1, 2, 64, n_bins=8, words=("open", "close", "the", "drawer"))
@@ -74,7 +82,12 @@ def build_tiny_station(folder: Path, seed: int = 0, simulated: bool = False) -> 
     state["head.bias"] = state["head.bias"].repeat(2)
     final.load_state_dict(state)
     ClassifierJudge(config, final).save(folder / "judge")
+    return folder
 
+
+def build_tiny_station(folder: Path, seed: int = 0, simulated: bool = False) -> Path:
+    """Write models and station.yaml into `folder`; returns the file. About half of the imagined rollouts "succeed"."""
+    shutil.copytree(_models(seed), folder, dirs_exist_ok=True)
     station: dict[str, Any] = {
         "name": "tiny",
         "camera": {"observation_size": 48},

@@ -7,8 +7,12 @@ profile of the user's own is set. It must happen before rclpy joins the graph, a
 import os
 from pathlib import Path
 
-if not {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"} & set(os.environ):
-    os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(Path(__file__).with_name("fastdds.xml"))
+_PROFILE = str(Path(__file__).with_name("fastdds.xml"))
+_given = {os.environ.get(name, "") for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")}
+FOREIGN_PROFILE = ", ".join(sorted(_given - {"", _PROFILE}))
+"""A Fast DDS profile of the user's own, which is left in charge; empty where ours is used."""
+if not FOREIGN_PROFILE:
+    os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = _PROFILE
 
 # Idle compute threads of torch sleep instead of spinning: the control loop shares the cores with them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

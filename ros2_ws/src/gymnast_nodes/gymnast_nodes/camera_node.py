@@ -20,7 +20,7 @@ from gymnast_msgs.srv import CaptureFrame
 from sensor_msgs.msg import Image
 
 from gymnast_core.data.frames import write_image
-from gymnast_core.errors import GymnastError, StationError
+from gymnast_core.errors import DataError, GymnastError, StationError
 from gymnast_nodes.common import (
     COMMAND_QOS,
     SENSOR_QOS,
@@ -29,6 +29,7 @@ from gymnast_nodes.common import (
     ManagedNode,
     RateMeter,
     ServiceCaller,
+    frame_problem,
     frame_to_image,
     image_to_frame,
     now_seconds,
@@ -37,6 +38,9 @@ from gymnast_nodes.common import (
     sleep,
     to_seconds,
 )
+
+MAX_AGE_S = 60.0
+"""The longest that camera/capture_frame waits for a frame."""
 
 
 class CameraNode(ManagedNode):
@@ -50,7 +54,6 @@ class CameraNode(ManagedNode):
         )
         self._calls = ServiceCaller(self)
         self._rate = RateMeter()
-        self._latest: Image | None = None
         self._received_at = 0.0
         self._count = 0
         self._problem = ""
@@ -78,7 +81,7 @@ class CameraNode(ManagedNode):
             if self._device is not None:
                 self._device.stop()
             raise StationError(f"camera: no frame on {topic} within {timeout:g} s: {hint}")
-        self._check(first)
+        self._problem = frame_problem(first, self._camera)
         if self._problem:
             if self._device is not None:
                 self._device.stop()
@@ -93,8 +96,9 @@ class CameraNode(ManagedNode):
             self._subscription = None
 
     def cleanup(self) -> None:
-        self._device = None
-        self._latest = None
+        if self._device is not None:
+            self._device.close()
+            self._device = None
 
     def stop(self) -> None:
         self.deactivate()
@@ -104,35 +108,23 @@ class CameraNode(ManagedNode):
         self._rate.tick()
         self._received_at = now_seconds(self)
         self._count += 1
-        self._check(message)
-        self._latest = message
+        self._problem = frame_problem(message, self._camera)
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
                 future.set_result(message)
-
-    def _check(self, message: Image) -> None:
-        """Note what is wrong with a frame's encoding or size; the pixels are looked at only when asked for."""
-        wanted = (self._camera.width, self._camera.height)
-        if message.encoding not in ("rgb8", "bgr8"):
-            self._problem = f"{self._camera.topic} has encoding '{message.encoding}', allowed are rgb8 and bgr8"
-        elif (message.width, message.height) != wanted:
-            self._problem = (
-                f"{self._camera.topic} has {message.width}x{message.height} pixels, "
-                f"the station file says {wanted[0]}x{wanted[1]} (camera.width, camera.height)"
-            )
-        else:
-            self._problem = ""
 
     async def _on_capture(
         self, request: CaptureFrame.Request, response: CaptureFrame.Response
     ) -> CaptureFrame.Response:
         """camera/capture_frame: the next frame that arrives, so that what it shows is not older than the question."""
         try:
+            if not 0.0 <= request.max_age <= MAX_AGE_S:
+                raise DataError(f"max_age: found {request.max_age:g}, allowed are 0 (as configured) to {MAX_AGE_S:g} s")
             image = await self._fresh_frame(request.max_age or self._camera.max_age_s)
             frame = image_to_frame(image, self._camera.topic)
             if request.path:
-                path = Path(request.path).expanduser().absolute()
+                path = _absolute(request.path)
                 if path.suffix.lower() != ".png":
                     raise StationError(f"{path}: captured frames are written as .png")
                 write_image(path, frame)
@@ -189,6 +181,14 @@ class CameraNode(ManagedNode):
         return DiagnosticStatus.OK, "frames arrive", values
 
 
+def _absolute(text: str) -> Path:
+    """Raises: DataError where ~ names nobody."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise DataError(f"{text}: {error}") from error
+
+
 class _Device:
     """A video device read in a thread of its own; every frame is published on the camera's topic."""
 
@@ -197,9 +197,9 @@ class _Device:
         self._camera = node.station.camera
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
-        self._publisher = node.create_publisher(Image, self._camera.topic, COMMAND_QOS)
         if not os.path.exists(self._camera.device):
             raise StationError(f"camera: {self._camera.device} does not exist; plug the camera in or set camera.device")
+        self._publisher = node.create_publisher(Image, self._camera.topic, COMMAND_QOS)
 
     def start(self) -> None:
         """Raises: StationError when the device cannot be opened."""
@@ -233,6 +233,10 @@ class _Device:
         if self._thread is not None:
             self._thread.join(timeout=2.0)
             self._thread = None
+
+    def close(self) -> None:
+        self.stop()
+        self._node.destroy_publisher(self._publisher)
 
 
 def main() -> None:

@@ -36,9 +36,10 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image, JointState
 
-from gymnast_core.config import StationConfig, load_config
+from gymnast_core.config import CameraConfig, StationConfig, load_config
 from gymnast_core.errors import ConfigError, DataError, GymnastError, StationError
 from gymnast_core.robot.guard import FaultWindow
 
@@ -65,6 +66,7 @@ HEARTBEAT_TOPIC = "supervisor/heartbeat"
 HEARTBEAT_PERIOD_S = 0.2
 FINALIZED = "finalized"
 JOINT_NAMES = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
+ENCODINGS = ("rgb8", "bgr8")
 EVENTS_PERIOD_S = 1.0
 """How often the middleware is asked for complaints (a peer with other QoS)."""
 HEADER_BYTES = 12
@@ -154,8 +156,8 @@ def image_to_frame(message: Image, name: str = "image") -> np.ndarray:
 
     Raises: DataError naming the encoding or size found and what is allowed.
     """
-    if message.encoding not in ("rgb8", "bgr8"):
-        raise DataError(f"{name}: encoding '{message.encoding}', allowed are rgb8 and bgr8")
+    if message.encoding not in ENCODINGS:
+        raise DataError(f"{name}: encoding '{message.encoding}', allowed are {' and '.join(ENCODINGS)}")
     height, width, step = message.height, message.width, message.step
     if height == 0 or width == 0 or step < 3 * width or len(message.data) != height * step:
         raise DataError(f"{name}: {width}x{height} with step {step} and {len(message.data)} bytes do not fit together")
@@ -173,6 +175,18 @@ def frame_to_image(frame: np.ndarray, stamp: TimeMessage, frame_id: str) -> Imag
     message.header.frame_id = frame_id
     message.data = array.array("B", np.ascontiguousarray(frame).tobytes())  # a list or bytes is checked per element
     return message
+
+
+def frame_problem(message: Image, camera: CameraConfig) -> str:
+    """What is wrong with a frame's encoding or size, empty when nothing is; the pixels are not looked at."""
+    if message.encoding not in ENCODINGS:
+        return f"{camera.topic} has encoding '{message.encoding}', allowed are {' and '.join(ENCODINGS)}"
+    if (message.width, message.height) != (camera.width, camera.height):
+        return (
+            f"{camera.topic} has {message.width}x{message.height} pixels, "
+            f"the station file says {camera.width}x{camera.height} (camera.width, camera.height)"
+        )
+    return ""
 
 
 class RateMeter:
@@ -202,6 +216,44 @@ class RateMeter:
         return time.monotonic() - self._times[-1] if self._times else float("inf")
 
 
+class NewestFrame:
+    """The newest camera frame, and what keeps it from being acted on. `now`: the node's clock, seconds."""
+
+    def __init__(self, camera: CameraConfig, now: Callable[[], float]) -> None:
+        self._camera = camera
+        self._now = now
+        self._arrived = -math.inf
+        self._late = 0.0
+        self.image: Image | None = None
+        self.rate = RateMeter()
+
+    def take(self, message: Image) -> None:
+        """A frame came. The same one again is none: a camera that hangs must not look alive."""
+        stamp = to_seconds(message.header.stamp)
+        if self.image is not None and stamp > 0 and message.header.stamp == self.image.header.stamp:
+            return
+        self._late = self._now() - stamp if stamp > 0 else 0.0  # a driver that stamps nothing is taken at its word
+        self._arrived = time.monotonic()
+        self.image = message
+        self.rate.tick()
+
+    @property
+    def problem(self) -> str:
+        """One line, empty when the newest frame shows what is there now."""
+        topic, age = self._camera.topic, time.monotonic() - self._arrived
+        if self.image is None:
+            return f"camera: no frame on {topic}; is the camera running?"
+        if age > self._camera.max_age_s:
+            return f"camera: no new frame on {topic} for {age:.1f} s; is the camera running?"
+        if self._late > self._camera.max_age_s:
+            return (
+                f"camera: frames on {topic} are {self._late:.1f} s old when they come, allowed are "
+                f"{self._camera.max_age_s:g} s; check the driver's clock and load"
+            )
+        problem = frame_problem(self.image, self._camera)
+        return f"camera: {problem}" if problem else ""
+
+
 class GatedGroup(CallbackGroup):
     """Callbacks that run only while `is_open`; a shut one's messages wait in their reader and wake nobody."""
 
@@ -217,6 +269,11 @@ class GatedGroup(CallbackGroup):
 
     def ending_execution(self, entity: Any) -> None:
         return
+
+
+def raw_callback(take: Callable[[bytes, dict[str, Any] | None], None]) -> Callable[..., None]:
+    """`take` as callback of a raw subscription: Humble's rclpy gives the message alone, later ones its info, too."""
+    return take if hasattr(Subscription, "CallbackType") else lambda data: take(data, None)
 
 
 def take_waiting(subscription: Any) -> list[tuple[bytes, dict[str, Any]]]:

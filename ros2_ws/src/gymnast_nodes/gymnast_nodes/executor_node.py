@@ -42,8 +42,10 @@ from gymnast_nodes.common import (
     Diagnostics,
     GatedGroup,
     ManagedNode,
+    NewestFrame,
     RateMeter,
     image_to_frame,
+    now_seconds,
     run_node,
     take_waiting,
 )
@@ -89,15 +91,6 @@ OUTCOMES = {
 
 
 @dataclass
-class _Camera:
-    """The newest frame and when a new one last came."""
-
-    image: Image | None = None
-    arrived: float = -1e9
-    rate: RateMeter = field(default_factory=RateMeter)
-
-
-@dataclass
 class _Run:
     """One episode on its way."""
 
@@ -121,7 +114,7 @@ class ExecutorNode(ManagedNode):
         self._looking: LookAheadPolicy | None = None
         self._store = adapters.AdapterStore(self.station.models.adapters)
         self._judge: Judge | None = None
-        self._camera = _Camera()
+        self._camera = self._new_camera()
         self._arm: tuple[ArmState, float] | None = None
         self._recorder: tuple[DiagnosticStatus, float] | None = None
         self._run: _Run | None = None
@@ -133,7 +126,7 @@ class ExecutorNode(ManagedNode):
         gate = GatedGroup(lambda: self._watching)
         topic = self.station.camera.topic
         self._watched = (
-            self.create_subscription(Image, topic, self._on_image, SENSOR_QOS, callback_group=gate),
+            self.create_subscription(Image, topic, lambda m: self._camera.take(m), SENSOR_QOS, callback_group=gate),
             self.create_subscription(ArmState, "arm/state", self._on_arm, COMMAND_QOS, callback_group=gate),
         )
         self.create_subscription(ExecutedAction, "arm/executed", self._on_executed, COMMAND_QOS)
@@ -175,13 +168,8 @@ class ExecutorNode(ManagedNode):
 
     # What comes in
 
-    def _on_image(self, message: Image) -> None:
-        before = self._camera.image
-        if before is not None and before.header.stamp == message.header.stamp and _seconds(message.header.stamp) > 0:
-            return  # the same frame again: a camera that hangs must not look alive
-        self._camera.image = message
-        self._camera.arrived = time.monotonic()
-        self._camera.rate.tick()
+    def _new_camera(self) -> NewestFrame:
+        return NewestFrame(self.station.camera, lambda: now_seconds(self))
 
     def _on_arm(self, message: ArmState) -> None:
         self._arm = (message, time.monotonic())
@@ -277,7 +265,7 @@ class ExecutorNode(ManagedNode):
         """Frames and arm states are looked at during an episode only; what waited until now says nothing of now."""
         for subscription in self._watched:
             take_waiting(subscription)
-        self._camera, self._arm = _Camera(), None
+        self._camera, self._arm = self._new_camera(), None
         self._watching = True
         self.executor.wake()
 
@@ -285,7 +273,7 @@ class ExecutorNode(ManagedNode):
         """Wait for camera, arm and recorder. Raises: StationError naming the one that is missing; Cancelled."""
         end = time.monotonic() + READY_WAIT_S
         while True:
-            problem = self._camera_problem() or self._arm_problem() or self._recorder_problem()
+            problem = self._camera.problem or self._arm_problem() or self._recorder_problem()
             if not problem:
                 return
             if time.monotonic() > end:
@@ -380,19 +368,11 @@ class ExecutorNode(ManagedNode):
     # What must hold while the arm moves
 
     def _check_station(self, run: _Run) -> None:
-        problem = self._camera_problem() or self._arm_problem()
+        problem = self._camera.problem or self._arm_problem()
         if not problem and run.refusals >= MAX_REFUSALS:
             problem = f"the arm refused {run.refusals} actions in a row ({run.refusal})"
         if problem:
             raise StationError(problem)
-
-    def _camera_problem(self) -> str:
-        age = time.monotonic() - self._camera.arrived
-        if self._camera.image is None:
-            return f"camera: no frame on {self.station.camera.topic}; is the camera running?"
-        if age > self.station.camera.max_age_s:
-            return f"camera: no new frame on {self.station.camera.topic} for {age:.1f} s; is the camera running?"
-        return ""
 
     def _arm_problem(self) -> str:
         if self._arm is None:
@@ -483,10 +463,6 @@ def _failed(message: str, cancelled: bool, request: RunEpisode.Goal) -> Any:
 
 def _joined(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
-
-
-def _seconds(stamp: Any) -> float:
-    return stamp.sec + stamp.nanosec * 1e-9
 
 
 def main(args: Sequence[str] | None = None) -> int:

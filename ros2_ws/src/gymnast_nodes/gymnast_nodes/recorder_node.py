@@ -47,6 +47,7 @@ from gymnast_nodes.common import (
     GatedGroup,
     ManagedNode,
     image_to_frame,
+    raw_callback,
     run_node,
     sleep,
     take_waiting,
@@ -215,7 +216,9 @@ class RecorderNode(ManagedNode):
 
     def _subscribe(self, key: str, qos: QoSProfile) -> None:
         kind, _, topic = self._topics[key]
-        subscription = self.create_subscription(kind, topic, self._taker(key), qos, callback_group=self._gate, raw=True)
+        subscription = self.create_subscription(
+            kind, topic, raw_callback(self._taker(key)), qos, callback_group=self._gate, raw=True
+        )
         self._subscriptions_by_key[key] = (subscription, qos.reliability, qos.durability)
 
     def _renew_stuck(self) -> None:
@@ -234,7 +237,7 @@ class RecorderNode(ManagedNode):
         return topic if topic.startswith("/") else f"{self.get_namespace().rstrip('/')}/{topic}"
 
     def _taker(self, key: str) -> Any:
-        def take(data: bytes, info: Any) -> None:
+        def take(data: bytes, info: dict[str, Any] | None) -> None:
             recording = self._recording
             if len(data) < HEADER_BYTES:
                 if key not in self._stuck:
@@ -244,7 +247,7 @@ class RecorderNode(ManagedNode):
             if recording is None and key not in (IMAGE, STATE):
                 return
             log_time = time.time_ns()
-            sent = int(info.get("source_timestamp", 0)) if isinstance(info, dict) else 0
+            sent = int(info.get("source_timestamp", 0)) if info else 0
             item = _Item(key, data, log_time, sent or log_time, recording is not None)
             with self._lock:
                 self._backlog += len(data)
@@ -602,8 +605,8 @@ def _flat_object(text: str, name: str) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{name}: not JSON ({error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not JSON ({str(error)[:80]})") from error
     if not isinstance(value, dict) or any(isinstance(inner, (dict, list)) for inner in value.values()):
         raise DataError(f"{name}: needed a flat JSON object")
     return value

@@ -21,7 +21,7 @@ from gymnast_core.errors import StationError
 from gymnast_core.protocols import Start, StepResult
 from gymnast_core.station.scene import load_scene
 from gymnast_nodes.client import Station
-from gymnast_nodes.common import COMMAND_QOS, SENSOR_QOS, image_to_frame
+from gymnast_nodes.common import COMMAND_QOS, SENSOR_QOS, NewestFrame, image_to_frame, now_seconds
 from gymnast_nodes.executor_node import MIN_SPACING, STATION_REFUSALS
 
 SETTLE_S = 0.5
@@ -44,8 +44,7 @@ class RosStationEnvironment:
         station.node.create_subscription(ExecutedAction, "arm/executed", self._on_executed, COMMAND_QOS)
         station.node.create_subscription(Image, config.camera.topic, self._on_image, SENSOR_QOS)
         self._lock = threading.Condition()
-        self._image: Image | None = None
-        self._image_at = -1e9
+        self._camera = NewestFrame(config.camera, lambda: now_seconds(station.node))
         self._executed: dict[int, ExecutedAction] = {}
         self._episode = ""
         self._step = 0
@@ -122,12 +121,11 @@ class RosStationEnvironment:
 
     def _frame(self) -> np.ndarray:
         """The newest frame, squashed. Raises: StationError when there is no fresh one."""
-        end = time.monotonic() + self._config.camera.max_age_s
         with self._lock:
-            self._lock.wait_for(lambda: self._image is not None, max(0.0, end - time.monotonic()))
-            image, age = self._image, time.monotonic() - self._image_at
-        if image is None or age > self._config.camera.max_age_s:
-            raise StationError(f"camera: no fresh frame on {self._config.camera.topic}; is the camera running?")
+            self._lock.wait_for(lambda: not self._camera.problem, self._config.camera.max_age_s)
+            image, problem = self._camera.image, self._camera.problem
+        if image is None or problem:
+            raise StationError(problem)
         return resize_frame(image_to_frame(image, "camera frame"), self._config.camera.observation_size)
 
     def _on_executed(self, message: Any) -> None:
@@ -138,5 +136,5 @@ class RosStationEnvironment:
 
     def _on_image(self, message: Image) -> None:
         with self._lock:
-            self._image, self._image_at = message, time.monotonic()
+            self._camera.take(message)
             self._lock.notify_all()

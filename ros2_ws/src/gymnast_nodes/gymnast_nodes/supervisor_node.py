@@ -17,10 +17,12 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from gymnast_msgs.msg import GraphStatus, NodeStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.utilities import get_rmw_implementation_identifier
 from std_srvs.srv import Trigger
 
 from gymnast_core.errors import StationError
 from gymnast_core.graph import MANAGED
+from gymnast_nodes import FOREIGN_PROFILE
 from gymnast_nodes.common import (
     COMMAND_QOS,
     FINALIZED,
@@ -96,6 +98,10 @@ class SupervisorNode(InterleavingNode):
         self._diagnostics.add("graph", self._report)
         self.create_timer(0.1, self._watch)
         self._start_timer = self.create_timer(0.0, self._bring_up)
+        if FOREIGN_PROFILE and get_rmw_implementation_identifier() == "rmw_fastrtps_cpp":
+            self.get_logger().info(
+                f"Fast DDS profile {FOREIGN_PROFILE} is used instead of gymnast's: see docs/how-to/real_station.md"
+            )
 
     def _on_heartbeat(self, message: NodeStatus) -> None:
         node = self._nodes.get(message.name)
