@@ -13,9 +13,9 @@ from gymnast_core.cli import main
 from gymnast_core.config import StationConfig, parse_config
 from gymnast_core.data.episode import EpisodeWriter
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.evaluation.judge import measure_agreement
 from gymnast_core.protocols import Judge, Verdict
 from gymnast_core.reward import TruthJudge, load_judge
+from gymnast_core.reward.agreement import measure_agreement
 from gymnast_core.reward.classifier import load_classifier
 from gymnast_core.reward.train import garble, label_frames
 
@@ -67,6 +67,25 @@ def test_it_agrees_with_what_happened_on_fresh_episodes(trained: Path) -> None:
     result = json.loads((trained / "evaluation" / "result.json").read_text())
     assert result["judged"] == result["episodes"] == 24 and result["agreement"] >= 0.9
     assert (trained / "evaluation" / "report.html").exists()
+
+
+def test_what_is_undefined_is_null_and_why_a_judge_abstained_is_said(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_episodes(tmp_path / "data", 4, 3)
+    for path in (tmp_path / "data").glob("*/episode.json"):
+        path.write_text(path.read_text().replace(OPEN, "sing").replace(CLOSE, "sing"))
+    words = ["--data", tmp_path / "data", "--config", trained / "station.yaml", "--run", tmp_path / "run"]
+    assert main(["evaluate", "judge", *map(str, words)]) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "on 0 of 4 labelled episodes" in told and "abstained 4 times: 'sing' is not among" in told
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    written = (tmp_path / "run" / "result.json", trained / "judge" / "gymnast.json", trained / "run" / "result.json")
+    results = [json.loads(path.read_text(), parse_constant=refuse) for path in written]
+    assert results[0]["agreement"] is None and results[0]["judged"] == 0 and results[1]["agreement"] > 0.5
 
 
 def test_a_picture_that_fell_apart_is_no_success(trained: Path) -> None:
@@ -137,6 +156,14 @@ def test_broken_episodes_are_left_out_and_a_foreign_checkpoint_is_named(
         assert main(["judge", "train", *map(str, words)]) == 2
         errors = capsys.readouterr().err.strip().splitlines()
         assert "of another training" in errors[-1] and errors[-1].startswith("error: ")
+    torch.save(state, path)
+    for words_of_now, expected in (
+        (["--steps", 4], "holds a run with steps '2', found '4'"),
+        (["--width", 6], "width: found 6; Input should be a multiple of 4"),
+    ):
+        capsys.readouterr()
+        assert main(["judge", "train", *map(str, [*words, *words_of_now])]) == 2
+        assert expected in capsys.readouterr().err
 
 
 def test_the_station_file_chooses_the_judge() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
 from gymnast_core.config import StationConfig, load_config
@@ -21,11 +21,11 @@ from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Judge, Verdict
 from gymnast_core.reporting.media import film_strip, write_picture
 from gymnast_core.reporting.report import Bar, Figure, Section, write_report
-from gymnast_core.reporting.statistics import success_rate
 from gymnast_core.reward import load_judge
+from gymnast_core.reward.agreement import Agreement, measure_agreement
+from gymnast_core.reward.spending import Spending
 from gymnast_core.run_folder import RunFolder
 
-CALIBRATION_BINS = 5
 SHOWN_MISTAKES = 6
 
 
@@ -46,59 +46,6 @@ class EvaluateJudgeConfig:
     batch: Annotated[int, Field(ge=1)] = 16
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Of `episodes` labelled episodes `judged` got a verdict; shares are over the judged ones, NaN where undefined.
-
-    agreement: verdict equals outcome. precision: of those called completed, truly completed. recall: of those truly
-    completed, called completed. calibration_error: mean distance between confidence and agreement over confidence bins,
-    weighted by their size. bins: (mean confidence, agreement, count) of each bin that is not empty.
-    """
-
-    episodes: int
-    judged: int
-    agreement: float
-    standard_error: float
-    precision: float
-    recall: float
-    false_positives: int
-    false_negatives: int
-    calibration_error: float
-    bins: tuple[tuple[float, float, int], ...]
-
-
-def measure_agreement(verdicts: Sequence[Verdict], outcomes: Sequence[bool]) -> Agreement:
-    """Compare verdicts with the outcomes; a score of at least 0.5 says completed, abstentions are counted apart."""
-    pairs = [(v.completed, o, v.confidence) for v, o in zip(verdicts, outcomes, strict=True) if v.completed is not None]
-    said = np.array([pair[0] for pair in pairs], dtype=bool)
-    true = np.array([pair[1] for pair in pairs], dtype=bool)
-    confidence = np.array([pair[2] for pair in pairs], dtype=np.float64)
-    right = said == true
-    estimate = success_rate(right.astype(float))
-    hits = int((said & true).sum())
-    bins = []
-    error = 0.0
-    places = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    for place in range(CALIBRATION_BINS):
-        chosen = places == place
-        if chosen.any():
-            mean, share = float(confidence[chosen].mean()), float(right[chosen].mean())
-            bins.append((mean, share, int(chosen.sum())))
-            error += abs(mean - share) * chosen.mean()
-    return Agreement(
-        episodes=len(outcomes),
-        judged=len(pairs),
-        agreement=estimate.mean,
-        standard_error=estimate.standard_error,
-        precision=hits / int(said.sum()) if said.any() else math.nan,
-        recall=hits / int(true.sum()) if true.any() else math.nan,
-        false_positives=int((said & ~true).sum()),
-        false_negatives=int((~said & true).sum()),
-        calibration_error=float(error) if pairs else math.nan,
-        bins=tuple(bins),
-    )
-
-
 def evaluate_judge(config: EvaluateJudgeConfig) -> int:
     """Judge every labelled episode, print the agreement, write a report with the mistakes."""
     path = find_station_file(config.config)
@@ -110,20 +57,13 @@ def evaluate_judge(config: EvaluateJudgeConfig) -> int:
     judge = load_judge(station, path, run.path)
     verdicts, outcomes, strips = _judge_all(judge, config, run)
     found = measure_agreement(verdicts, outcomes)
-    run.write_result(
-        {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in dataclasses.asdict(found).items()
-        }
-    )
-    _write_page(run, judge, found, strips)
+    run.write_result(found.facts())
+    _write_page(run, judge, found, strips, verdicts)
     console.print(
-        f"judge '{judge.name}' on {found.judged} of {found.episodes} labelled episodes: agreement "
-        f"{found.agreement:.3f} ± {found.standard_error:.3f}, precision {found.precision:.3f}, recall "
-        f"{found.recall:.3f}; {found.episodes - found.judged} abstentions, {found.false_positives} false positives, "
-        f"{found.false_negatives} false negatives, calibration error {found.calibration_error:.3f}",
-        highlight=False,
+        f"judge '{judge.name}' on {found.judged} of {found.episodes} labelled episodes: {found}", highlight=False
     )
+    for words in (*_abstentions(verdicts), *_spent(judge)):
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -136,7 +76,7 @@ def _judge_all(
     outcomes: list[bool] = []
     strips: list[tuple[str, str]] = []
     with progress_bar() as bar:
-        task = bar.add_task("judging episodes", total=min(len(folders), config.limit), note="")
+        task = bar.add_task("judging episodes", total=len(folders), note="")
         for begin in range(0, len(folders), config.batch):
             if len(outcomes) >= config.limit:
                 break
@@ -162,6 +102,17 @@ def _judge_all(
     return verdicts, outcomes, strips
 
 
+def _abstentions(verdicts: Sequence[Verdict]) -> list[str]:
+    """Why the judge abstained, most frequent first."""
+    reasons = Counter(verdict.reason for verdict in verdicts if verdict.completed is None)
+    return [f"abstained {count} times: {reason}" for reason, count in reasons.most_common(3)]
+
+
+def _spent(judge: Judge) -> list[str]:
+    spending = getattr(judge, "spending", None)
+    return [spending.line] if isinstance(spending, Spending) else []
+
+
 def _readable(folder: Path) -> Episode | None:
     """The episode; None, with a warning, where a file of it is damaged: what was judged so far may have cost money."""
     try:
@@ -171,7 +122,9 @@ def _readable(folder: Path) -> Episode | None:
         return None
 
 
-def _write_page(run: RunFolder, judge: Judge, found: Agreement, strips: Sequence[tuple[str, str]]) -> None:
+def _write_page(
+    run: RunFolder, judge: Judge, found: Agreement, strips: Sequence[tuple[str, str]], verdicts: Sequence[Verdict]
+) -> None:
     def bar(label: str, value: float, error: float | None = None) -> Bar:
         return Bar(label, value if math.isfinite(value) else None, error, found.judged)
 
@@ -188,6 +141,8 @@ def _write_page(run: RunFolder, judge: Judge, found: Agreement, strips: Sequence
                 ("false positives", str(found.false_positives)),
                 ("false negatives", str(found.false_negatives)),
                 ("calibration error", f"{found.calibration_error:.3f}"),
+                *(("abstentions", words) for words in _abstentions(verdicts)),
+                *(("spent", words) for words in _spent(judge)),
             ),
         ),
         Section(

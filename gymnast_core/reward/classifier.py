@@ -35,8 +35,8 @@ class ClassifierConfig:
     """What it can judge, in the order of its outputs."""
     size: Annotated[int, Field(ge=16, le=512)] = 64
     """Side of the square input, pixels; frames are squashed to it."""
-    width: Annotated[int, Field(ge=4, le=512)] = 24
-    """Channels of the first layer; doubled at each of three reductions."""
+    width: Annotated[int, Field(ge=4, le=512, multiple_of=4)] = 24
+    """Channels of the first layer, twice as many in the second, four times as many in the third and fourth."""
     threshold: Fraction = 0.7
     """A frame above this probability counts as fulfilled."""
     consecutive: Annotated[int, Field(ge=1, le=100)] = 2

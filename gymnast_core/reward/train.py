@@ -10,7 +10,6 @@ the judge what imagined frames look like.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,12 @@ from gymnast_core.data.episode import find_episodes, read_episode
 from gymnast_core.data.frames import resize_frame
 from gymnast_core.errors import CheckpointError, DataError
 from gymnast_core.progress import console, progress_bar
+from gymnast_core.reward.agreement import Agreement, measure_agreement
 from gymnast_core.reward.classifier import ClassifierConfig, ClassifierJudge, FrameClassifier
-from gymnast_core.run_folder import RunFolder, seed_everything
+from gymnast_core.run_folder import RunFolder, refuse_other_options, seed_everything
+
+SETTINGS = ("data", "decoded", "size", "width", "steps", "batch", "learning_rate", "garbled", "held_out", "seed")
+"""Options that decide what is learned: a run goes on with the ones it began with."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class JudgeTrainConfig:
     run: str = "runs/judge"
     """Run folder: metrics, checkpoints to resume from."""
     size: Annotated[int, Field(ge=16, le=512)] = 64
-    width: Annotated[int, Field(ge=4, le=512)] = 24
+    width: Annotated[int, Field(ge=4, le=512, multiple_of=4)] = 24
     threshold: Fraction = 0.7
     consecutive: Annotated[int, Field(ge=1, le=100)] = 2
     stride: Annotated[int, Field(ge=1)] = 2
@@ -121,30 +124,18 @@ def train_judge(config: JudgeTrainConfig) -> int:
     if not 0 < labels.sum() < len(labels):
         raise DataError(f"{', '.join(config.data)}: needed episodes of both outcomes, found only one")
     _fit(judge, images, tasks, labels, config, run)
-    result = measure(judge, held_out)
-    run.write_result(result)
-    judge.save(config.out, {"made_by": "gymnast judge train", "data": list(config.data), **result})
-    console.print(
-        f"held-out episodes: agreement {result['agreement']:.3f}, precision {result['precision']:.3f}, recall "
-        f"{result['recall']:.3f} (n = {result['episodes']}); written to {config.out}",
-        highlight=False,
-    )
+    found = measure(judge, held_out)
+    run.write_result(found.facts())
+    judge.save(config.out, {"made_by": "gymnast judge train", "data": list(config.data), **found.facts()})
+    console.print(f"{found.judged} held-out episodes: {found}; written to {config.out}", highlight=False)
     return 0
 
 
-def measure(judge: ClassifierJudge, episodes: Sequence[LabelledFrames]) -> dict[str, float]:
-    """Agreement with the outcome, precision and recall over whole episodes."""
+def measure(judge: ClassifierJudge, episodes: Sequence[LabelledFrames]) -> Agreement:
+    """Agreement with the outcomes of whole episodes."""
     videos = [episode.frames[judge.frame_indices(len(episode.frames))] for episode in episodes]
     verdicts = judge.judge(videos, [episode.instruction for episode in episodes])
-    said = np.array([verdict.completed is True for verdict in verdicts])
-    true = np.array([episode.success for episode in episodes])
-    both = int((said & true).sum())
-    return {
-        "episodes": len(episodes),
-        "agreement": float((said == true).mean()),
-        "precision": both / said.sum() if said.any() else math.nan,
-        "recall": both / true.sum() if true.any() else math.nan,
-    }
+    return measure_agreement(verdicts, [episode.success for episode in episodes])
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -186,8 +177,10 @@ def _fit(
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=config.steps)
     positive, negative = torch.nonzero(labels == 1)[:, 0], torch.nonzero(labels == 0)[:, 0]
+    settings = {name: str(getattr(config, name)) for name in SETTINGS}
     first = 0
     if (state := run.load_checkpoint()) is not None:
+        refuse_other_options(run.path, state.get("settings") or {}, settings)
         try:
             network.load_state_dict(state["network"])
             optimizer.load_state_dict(state["optimizer"])
@@ -231,6 +224,7 @@ def _fit(
                         "network": network.state_dict(),
                         "optimizer": optimizer.state_dict(),
                         "schedule": schedule.state_dict(),
+                        "settings": settings,
                     },
                 )
     network.eval()
