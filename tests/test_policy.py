@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import json
 import math
 import shutil
+import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +32,9 @@ from gymnast_core.policy.images import Augmentation, augment, prepare, turn_colo
 from gymnast_core.policy.load import open_policy
 from gymnast_core.policy.manage import ListAdaptersConfig, RemoveAdapterConfig, list_adapters, remove_adapter
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
-from gymnast_core.policy.prompt import normalise_instruction
+from gymnast_core.policy.prompt import PromptTokens, normalise_instruction
 from gymnast_core.policy.recipe import ModelRecipe, TowerRecipe, new_checkpoint
+from gymnast_core.policy.remote import RemotePolicy
 from gymnast_core.policy.scripted import load_script
 from gymnast_core.policy.statistics import compute_statistics, read_statistics
 from gymnast_core.policy.tokens import ActionTokens
@@ -174,6 +178,20 @@ def edit_text_config(folder: Path, **changes: object) -> None:
     edit_json(folder / "config.json", text_config={**text, **changes})
 
 
+def write_index(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+
+
+def overflow(folder: Path) -> None:
+    state = load_file(str(folder / "model.safetensors"))
+    state["projector.fc1.weight"] = torch.full_like(state["projector.fc1.weight"], 1e300, dtype=torch.float64)
+    save_file(state, str(folder / "model.safetensors"))
+
+
+DEEP = "[" * 100_000
+
+
 def break_vocabulary(folder: Path) -> None:
     text = json.loads((folder / "config.json").read_text())["text_config"]
     edit_text_config(folder, vocab_size=text["vocab_size"] + 1)
@@ -257,6 +275,20 @@ def break_statistics(folder: Path, dimension: int, low: float, high: float, **ch
         (lambda f: break_statistics(f, 0, 0.0, 1.0, mask=["no"] * 7), "mask is not made of true and false"),
         (rename_actions, "n_action_bins is 16, the vocabulary has 256"),
         (lambda f: (f / "config.json").write_bytes((f / "config.json").read_text().encode("utf-16")), "config.json"),
+        (lambda f: (f / "config.json").write_text(DEEP), "config.json: not readable JSON"),
+        (lambda f: (f / "preprocessor_config.json").write_text(DEEP), "preprocessor_config.json"),
+        (lambda f: edit_json(f / "preprocessor_config.json", interpolations=["bilinear"] * 2), "interpolations is"),
+        (lambda f: edit_json(f / "preprocessor_config.json", tvf_do_letterbox=True), "tvf_do_letterbox is True"),
+        (lambda f: write_index(f, "../x.safetensors"), "weight_map names '../x.safetensors'"),
+        (lambda f: write_index(f, ".."), "weight_map names '..'"),
+        (lambda f: write_index(f, "x.safetensors"), "shard x.safetensors is missing"),
+        (overflow, "'projector.fc1.weight' holds a value that is not finite as float32"),
+        (lambda f: edit_text_config(f, num_attention_heads=32, num_key_value_heads=32), "heads of equal, even width"),
+        (lambda f: edit_text_config(f, rope_theta=0), "rope_theta is 0"),
+        (lambda f: edit_text_config(f, rope_parameters={"rope_type": "yarn"}), "rope_scaling"),
+        (lambda f: edit_json(f / "config.json", timm_override_act_layers=["quick_gelu"] * 2), "timm_override_act_lay"),
+        (lambda f: edit_json(f / "config.json", tiny_vision_backbones=[{}]), "tiny_vision_backbones"),
+        (lambda f: edit_json(f / "config.json", llm_max_length=40), "llm_max_length 40 leaves no place for a prompt"),
     ],
 )
 def test_a_broken_checkpoint_is_refused_in_one_line(folder: Path, tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -327,8 +359,51 @@ def test_an_interrupted_or_failing_write_leaves_what_was_there(
     assert json.loads((target / "gymnast.json").read_text()) == {"number": 1}
     (tmp_path / "file").touch()
     for bad in (tmp_path / "file", tmp_path / "file" / "below", tmp_path):
-        with pytest.raises(CheckpointError, match=r"not a checkpoint|cannot be written"):
+        with pytest.raises(CheckpointError, match=r"not a policy checkpoint|cannot be written"):
             policy.save(bad)
+
+
+def test_only_a_policy_checkpoint_and_nothing_beside_it_is_replaced(
+    policy: OpenVLAPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = policy.save(tmp_path / "out")
+    (target / "demonstrations").mkdir()
+    with pytest.raises(CheckpointError, match="holds 'demonstrations', which is no part of a policy"):
+        policy.save(target)
+    (target / "demonstrations").rmdir()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "world_model"}')
+    with pytest.raises(CheckpointError, match="model_type 'world_model', no policy"):
+        policy.save(other)
+    (tmp_path / "link").symlink_to(target)
+    assert policy.save(tmp_path / "link", {"number": 1}) == target and (tmp_path / "link").is_symlink()
+    monkeypatch.chdir(target)
+    policy.save(".", {"number": 2})
+    assert json.loads((target / "gymnast.json").read_text()) == {"number": 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "other", "out"]
+
+
+def test_where_there_is_one_file_and_an_index_the_file_counts(folder: Path, tmp_path: Path) -> None:
+    """The original code decides so, too."""
+    shutil.copytree(folder, tmp_path / "both")
+    (tmp_path / "both" / "model.safetensors.index.json").write_text('{"weight_map": {"x": "old.safetensors"}}')
+    assert load_policy(tmp_path / "both", device="cpu").checkpoint.fingerprint == fingerprint(folder)
+
+
+def fingerprint(folder: Path) -> str:
+    return load_policy(folder, device="cpu").checkpoint.fingerprint
+
+
+def test_a_written_checkpoint_says_what_the_original_keeps_in_code(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "bare")
+    content = json.loads((tmp_path / "bare" / "config.json").read_text())
+    for name in ("num_actions_chunk", "image_variant"):
+        del content[name]
+    (tmp_path / "bare" / "config.json").write_text(json.dumps(content))
+    bare = load_policy(tmp_path / "bare", device="cpu", chunk_length=3, image_variant="jpeg_center_crop")
+    again = load_policy(bare.save(tmp_path / "saved"), device="cpu")
+    assert (again.chunk_length, again.images.variant) == (3, "jpeg_center_crop")
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu:1", "cuda:99"])
@@ -435,6 +510,29 @@ def test_bad_input_is_refused(policy: OpenVLAPolicy, frames: Any, instructions: 
         with pytest.raises(DataError, match=message) as caught:
             ask()
         assert "\n" not in str(caught.value)
+
+
+def test_an_output_that_is_not_finite_is_no_action(policy: OpenVLAPolicy) -> None:
+    """The arg max over NaN would be the first bin: full speed along every axis."""
+    policy.model.language_model.model.norm.weight.data.fill_(math.nan)
+    for ask in (lambda: policy.act(FRAMES, INSTRUCTIONS), lambda: policy.sample(FRAMES, INSTRUCTIONS, 1.0, range(6))):
+        with pytest.raises(CheckpointError, match="output is not finite"):
+            ask()
+
+
+def test_an_instruction_the_vocabulary_cannot_spell_is_refused(policy: OpenVLAPolicy) -> None:
+    for text in ("öffne die schublade", "open 打开", "z" * 300):  # they would all be the unknown token
+        with pytest.raises(DataError, match=r"cannot be spelt in this vocabulary: it has a word it does not know"):
+            policy.act(FRAMES[:1], [text])
+    tokenizer, config = policy.prompts.tokenizer, policy.config
+    last = tokenizer.token_to_id("##z")  # stands for one of Llama's rare characters that are actions
+    with pytest.raises(DataError, match="'##z', which is an action here"):
+        PromptTokens(tokenizer, config.bos_token_id, last, 99, "tokenizer.json")("openz")
+    short = PromptTokens(tokenizer, config.bos_token_id, config.first_action_id, 40, "tokenizer.json")
+    with pytest.raises(DataError, match=r"makes a prompt of \d+ tokens, allowed are 40; shorten it"):
+        short("open " * 30)
+    with pytest.raises(CheckpointError, match="wrong vocabulary"):
+        PromptTokens(tokenizer, config.bos_token_id, 5, 99, "tokenizer.json")
 
 
 def test_instructions_are_normalised(policy: OpenVLAPolicy) -> None:
@@ -564,11 +662,13 @@ def test_adapters_come_and_go_and_leave_the_base_untouched(
     policy: OpenVLAPolicy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = policy.act(FRAMES, INSTRUCTIONS)
+    pixels, prompts = policy.inputs(policy.images.prepare(FRAMES), INSTRUCTIONS)
+    logits = policy.model.action_logits(pixels, prompts).detach()
     weights = {name: value.clone() for name, value in policy.model.state_dict().items()}
     for number, name in enumerate(("open_drawer", "close_drawer")):
         adapters.attach(policy, name, rank=4, alpha=8.0, vision=True, projector=True)
         adapters.activate(policy, name)
-        assert np.array_equal(policy.act(FRAMES, INSTRUCTIONS), base)  # fresh: changes nothing
+        assert torch.equal(policy.model.action_logits(pixels, prompts), logits)  # fresh: changes nothing
         scramble(policy, name, number)
     outcomes = {}
     for names in (("open_drawer",), ("close_drawer",), ("open_drawer", "close_drawer")):
@@ -603,6 +703,74 @@ def test_adapters_come_and_go_and_leave_the_base_untouched(
         store.load(running, "open_drawer")
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: edit_json(f / "adapter.json", rank=4), r"found torch.float32 of shape \(2, 32\), needed floats of"),
+        (lambda f: edit_json(f / "adapter.json", rank=True), "rank is True"),
+        (lambda f: edit_json(f / "adapter.json", alpha="5"), "alpha is '5'"),
+        (lambda f: edit_json(f / "adapter.json", alpha=math.inf), "alpha is inf"),
+        (lambda f: edit_json(f / "adapter.json", created=3), "created is 3"),
+        (lambda f: edit_json(f / "adapter.json", metrics={"a": "b"}), "metrics.a is 'b'"),
+        (lambda f: edit_json(f / "adapter.json", modules="abc"), "modules is 'abc'"),
+        (lambda f: edit_json(f / "adapter.json", modules=["language_model.x"]), "layer 'language_model.x', which this"),
+        (lambda f: edit_json(f / "adapter.json", modules=[LAYER]), "which its adapter.json does not name"),
+        (lambda f: (f / "adapter.json").write_text("{}"), "it lacks base, rank, alpha, modules"),
+        (lambda f: (f / "adapter.json").write_text(DEEP), "not a readable adapter record"),
+        (lambda f: (f / "adapter_model.safetensors").write_bytes(b"{"), "missing or damaged"),
+        (lambda f: change_factors(f, lambda factor: factor.to(torch.int8)), "found torch.int8"),
+        (lambda f: change_factors(f, lambda factor: factor * math.nan), "holds a value that is not finite"),
+    ],
+)
+def test_a_broken_adapter_is_refused_listed_and_removed(
+    policy: OpenVLAPolicy,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage,  # type: ignore[no-untyped-def]
+    message: str,
+) -> None:
+    store = adapters.AdapterStore(tmp_path)
+    adapters.attach(policy, "mine", rank=2)
+    for name in ("bad", "good"):
+        store.save(policy, "mine", name)
+    adapters.detach(policy, "mine")
+    damage(tmp_path / "bad")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        store.load(policy, "bad")
+    assert "\n" not in str(caught.value) and adapters.attached(policy) == []
+    assert list_adapters(ListAdaptersConfig(str(tmp_path))) == 0
+    assert [line.split()[0] for line in sorted(capsys.readouterr().out.splitlines())] == ["bad", "good"]
+    assert remove_adapter(RemoveAdapterConfig("bad", str(tmp_path))) == 0
+    assert store.names() == ("good",)
+
+
+LAYER = "language_model.model.layers.0.self_attn.q_proj"
+
+
+def change_factors(folder: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    path = folder / "adapter_model.safetensors"
+    save_file({name: change(factor) for name, factor in load_file(str(path)).items()}, str(path))
+
+
+def test_an_adapter_is_replaced_whole_or_not_at_all(
+    policy: OpenVLAPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = adapters.AdapterStore(tmp_path)
+    adapters.attach(policy, "mine", rank=2)
+    store.save(policy, "mine", "kept", task="first")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gymnast_core.policy.adapters.put_in_place", stop)
+        with pytest.raises(KeyboardInterrupt):
+            store.save(policy, "mine", "kept", task="second")
+    assert store.read("kept").task == "first" and [path.name for path in tmp_path.iterdir()] == ["kept"]
+    store.save(policy, "mine", "kept", task="second")
+    assert store.read("kept").task == "second" and [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
 def test_an_adapter_of_another_base_is_refused(policy: OpenVLAPolicy, tmp_path: Path) -> None:
     adapters.attach(policy, "mine", rank=2)
     store = adapters.AdapterStore(tmp_path / "adapters")
@@ -614,8 +782,9 @@ def test_an_adapter_of_another_base_is_refused(policy: OpenVLAPolicy, tmp_path: 
     with pytest.raises(ConfigError, match="not attached"):
         adapters.activate(other, "mine")
     for name in ("../x", "", "a b", "keys"):
-        with pytest.raises(ConfigError, match="adapter name"):
-            adapters.attach(policy, name)
+        for ask in (lambda n=name: adapters.attach(policy, n), lambda n=name: store.load(policy, n)):
+            with pytest.raises(ConfigError, match="adapter name"):
+                ask()
 
 
 def test_a_merged_adapter_acts_as_it_did(policy: OpenVLAPolicy, tmp_path: Path) -> None:
@@ -669,6 +838,7 @@ def test_a_policy_behind_a_server_acts_like_the_policy(policy: OpenVLAPolicy, se
     for spoil, message in (
         (lambda actions: b"<html>", "no JSON"),
         (lambda actions: json.dumps(actions[0].tolist()).encode(), "1 actions, needed 5"),
+        (lambda actions: json.dumps([[0.0] * 7] * 100).encode(), "100 actions, needed 5"),
         (lambda actions: json.dumps((actions * math.nan).tolist()).encode(), "finite"),
         (lambda actions: json.dumps({"action": actions.tolist()}).encode(), "found dict"),
         (lambda actions: b'{"__numpy__": "AAAA", "dtype": "|O", "shape": [1]}', "not an array"),
@@ -684,6 +854,27 @@ def test_a_policy_behind_a_server_acts_like_the_policy(policy: OpenVLAPolicy, se
     with pytest.raises(CheckpointError, match="takes no adapter"):
         open_policy(remote.address, adapter="mine")  # type: ignore[attr-defined]
     remote.close()  # type: ignore[attr-defined]
-    for bad in ("http://", "http://localhost:99999", "http://a?b"):
+    for bad in ("http://", "http://localhost:99999", "http://a?b", "http://name:word@a"):
         with pytest.raises(ConfigError, match="needed http"):
             open_policy(bad)
+
+
+@pytest.mark.parametrize("forever", [b"HTTP/1.1 100 Continue\r\n\r\n", b"X: a\r\n", b" "])
+def test_a_server_that_never_comes_to_an_end_is_left(forever: bytes) -> None:
+    """Every byte begins a socket's own time limit anew."""
+    head = b"" if forever.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\n"
+    head += b"Content-Length: 99999\r\n\r\n" if forever == b" " else b""
+
+    def answer(listening: socket.socket) -> None:
+        with listening.accept()[0] as connection, contextlib.suppress(OSError):
+            connection.sendall(head)
+            while True:
+                connection.sendall(forever)
+                time.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, args=(listening,), daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(DataError, match=r"no policy server answers \(timed out\)"):
+            RemotePolicy(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout_s=0.3)
+        assert time.monotonic() - began < 5.0

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.policy.checkpoint import put_in_place
 from gymnast_core.policy.layers import Linear, LowRank
 from gymnast_core.policy.openvla import OpenVLAPolicy
 
@@ -38,6 +40,7 @@ VISION = "vision_backbone."
 PROJECTOR = "projector."
 PEFT_PREFIX = "base_model.model."
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+MAX_ALPHA = 1e6
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ class AdapterRecord:
     task: str = ""
     created: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+FIELDS = tuple(f.name for f in dataclasses.fields(AdapterRecord) if f.name != "name")
+"""What adapter.json says besides the name, which is the folder's."""
 
 
 def adapter_name(station: str, task: str, time: datetime | None = None) -> str:
@@ -182,12 +189,17 @@ class AdapterStore:
                 f"{self.root}: cannot be the folder of adapters ({error.strerror or error}); choose another"
             ) from error
 
+    def names(self) -> tuple[str, ...]:
+        """Names of the adapters that are there, readable or not, in order."""
+        found = (path.parent.name for path in self.root.glob("*/adapter.json"))
+        return tuple(sorted(name for name in found if NAME.fullmatch(name)))
+
     def list(self, base: str | None = None) -> list[AdapterRecord]:
         """Records of all readable adapters, oldest first; with `base` only those of that fingerprint."""
         records = []
-        for path in sorted(self.root.glob("*/adapter.json")):
+        for name in self.names():
             try:
-                records.append(self.read(path.parent.name))
+                records.append(self.read(name))
             except CheckpointError:
                 continue
         records.sort(key=lambda record: (record.created, record.name))
@@ -195,19 +207,15 @@ class AdapterStore:
 
     def read(self, name: str) -> AdapterRecord:
         """One adapter's record. Raises: CheckpointError when it is missing (it lists those present) or broken."""
-        path = self._folder(name) / "adapter.json"
+        path = self._present(name) / "adapter.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            known = {f.name for f in dataclasses.fields(AdapterRecord)}
-            content = {key: value for key, value in content.items() if key in known}
-            record = AdapterRecord(**{**content, "name": name, "modules": tuple(content["modules"])})
-            if not (isinstance(record.rank, int) and record.rank > 0 and float(record.alpha) > 0):
-                raise ValueError("rank or alpha are not positive")
-            return record
-        except FileNotFoundError as error:
-            present = ", ".join(sorted(p.parent.name for p in self.root.glob("*/adapter.json"))) or "none"
-            raise CheckpointError(f"{self.root}: no adapter '{name}'; present: {present}") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if missing := [key for key in ("base", "rank", "alpha", "modules") if key not in content]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
+            record = AdapterRecord(**{key: content[key] for key in FIELDS if key in content}, name=name)
+            _check_record(record)
+            return dataclasses.replace(record, modules=tuple(record.modules))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path}: not a readable adapter record ({error})") from error
 
     def save(
@@ -223,7 +231,7 @@ class AdapterStore:
 
         Raises: ConfigError for a bad name, CheckpointError when it cannot be written.
         """
-        _check_name(name)
+        folder = self._folder(name)
         state = adapter_state(policy, attached_name)
         suffix = ".lora_A.weight"
         modules = tuple(key[len(PEFT_PREFIX) : -len(suffix)] for key in state if key.endswith(suffix))
@@ -252,7 +260,6 @@ class AdapterStore:
             "inference_mode": True,
             "task_type": None,
         }
-        folder = self._folder(name)
         temporary = folder.with_name(f".{name}.{os.getpid()}.tmp")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -261,18 +268,19 @@ class AdapterStore:
             (temporary / "adapter_config.json").write_text(json.dumps(peft_config, indent=1), encoding="utf-8")
             text = json.dumps(dataclasses.asdict(record), indent=1)
             (temporary / "adapter.json").write_text(text, encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-        except (OSError, SafetensorError) as error:
+            put_in_place(temporary, folder)
+        except BaseException as error:  # an interrupt too leaves no half adapter
             shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(f"{folder}: cannot write the adapter ({error})") from error
+            if isinstance(error, (OSError, SafetensorError)):
+                raise CheckpointError(f"{folder}: cannot write the adapter ({error})") from error
+            raise
         return record
 
     def load(self, policy: OpenVLAPolicy, name: str) -> AdapterRecord:
         """Attach a stored adapter to a running policy (replacing one of that name); `activate` lets it act.
 
-        Raises: CheckpointError when it belongs to another base, or its tensors are missing, of another shape or not
-            finite.
+        Raises: CheckpointError when it is missing or belongs to another base, or its tensors are not those of its
+            record: missing, left over, of another shape or not finite; ConfigError for a name that is not allowed.
         """
         record = self.read(name)
         if record.base != policy.checkpoint.fingerprint:
@@ -295,49 +303,92 @@ class AdapterStore:
                 ("lora_B", (layer.out_features, record.rank)),
             ):
                 tensor = state.get(f"{PEFT_PREFIX}{module}.{key}.weight")
-                if tensor is None or tuple(tensor.shape) != shape or not bool(torch.isfinite(tensor).all()):
-                    found = "nothing" if tensor is None else f"shape {tuple(tensor.shape)}"
-                    raise CheckpointError(f"{path}: {key} of '{module}': found {found}, needed finite {shape}")
+                if tensor is None or tuple(tensor.shape) != shape or not tensor.is_floating_point():
+                    kind = "nothing" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+                    raise CheckpointError(f"{path}: {key} of '{module}': found {kind}, needed floats of shape {shape}")
+                if not bool(torch.isfinite(tensor).all()):
+                    raise CheckpointError(f"{path}: {key} of '{module}' holds a value that is not finite")
+        if left_over := sorted(set(state) - set(_state_keys(record.modules))):
+            raise CheckpointError(f"{path}: holds '{left_over[0]}', which its adapter.json does not name")
         was_active = active(policy)
         if name in attached(policy):
             detach(policy, name)
         _attach(policy, name, record.modules, record.rank, float(record.alpha))
         for module in record.modules:
-            factors, device = _factors(policy, module, name), layers[module].weight.device
+            factors = _factors(policy, module, name)
             for key in ("lora_A", "lora_B"):  # the tensors read become the factors: no second copy
                 tensor = state[f"{PEFT_PREFIX}{module}.{key}.weight"]
-                setattr(factors, key, nn.Parameter(tensor.to(device, torch.float32)))
+                setattr(factors, key, nn.Parameter(tensor.to(policy.device, torch.float32)))
         activate(policy, *was_active)
         return record
 
     def remove(self, name: str) -> None:
-        """Delete an adapter's folder. Raises: CheckpointError when there is none."""
-        self.read(name)
-        shutil.rmtree(self._folder(name))
+        """Delete an adapter's folder, readable or not. Raises: CheckpointError when there is none, or it cannot go."""
+        folder = self._present(name)
+        try:
+            if folder.is_symlink():
+                folder.unlink()
+            else:
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise CheckpointError(f"{folder}: cannot be deleted ({error.strerror or error})") from error
+
+    def _present(self, name: str) -> Path:
+        folder = self._folder(name)
+        if not (folder / "adapter.json").exists():
+            raise CheckpointError(f"{self.root}: no adapter '{name}'; present: {', '.join(self.names()) or 'none'}")
+        return folder
 
     def _folder(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            raise CheckpointError(f"adapter name {name!r}: allowed are letters, digits, '_' and '-', 1 to 100")
+        _check_name(name)
         return self.root / name
 
 
 def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name) or hasattr(nn.ModuleDict, name):  # a module's own attributes cannot be names
-        raise ConfigError(f"adapter name {name!r}: allowed are letters, digits, '_' and '-', 1 to 100 of them")
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"adapter name {shorten(repr(name), 60)}: allowed are letters, digits, '_' and '-', 1 to 100")
+    if hasattr(nn.ModuleDict, name):
+        raise ConfigError(f"adapter name '{name}': taken by torch's own modules; choose another")
+
+
+def _check_record(record: AdapterRecord) -> None:
+    """Raises: ValueError naming the field."""
+    if not isinstance(record.metrics, Mapping):
+        raise ValueError(f"metrics is {shorten(repr(record.metrics), 60)}, needed a mapping of numbers")
+    texts = {key: getattr(record, key) for key in ("base", "station", "task", "created")}
+    numbers = {"alpha": record.alpha, **{f"metrics.{key}": value for key, value in record.metrics.items()}}
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{key} is {shorten(repr(value), 60)}, needed text")
+    for key, value in numbers.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ValueError(f"{key} is {shorten(repr(value), 60)}, needed a number")
+    if not 0 < record.alpha <= MAX_ALPHA:
+        raise ValueError(f"alpha is {record.alpha}, allowed are numbers above 0 to {MAX_ALPHA:g}")
+    if not isinstance(record.rank, int) or isinstance(record.rank, bool) or record.rank < 1:
+        raise ValueError(f"rank is {shorten(repr(record.rank), 60)}, needed a whole number from 1")
+    names = record.modules
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"modules is {shorten(repr(names), 60)}, needed the names of the adapted layers")
+
+
+def _state_keys(modules: Sequence[str]) -> list[str]:
+    return [f"{PEFT_PREFIX}{module}.{key}.weight" for module in modules for key in ("lora_A", "lora_B")]
 
 
 def _attach(policy: OpenVLAPolicy, name: str, modules: Sequence[str], rank: int, alpha: float) -> None:
     _check_name(name)
-    if rank < 1 or not alpha > 0:
-        raise ConfigError(f"adapter '{name}': rank {rank} and alpha {alpha} must be positive")
+    if rank < 1 or not 0 < alpha <= MAX_ALPHA:
+        raise ConfigError(
+            f"adapter '{name}': found rank {rank} and alpha {alpha:g}, needed at least 1, and above 0 to {MAX_ALPHA:g}"
+        )
     if name in attached(policy):
         raise ConfigError(f"adapter '{name}' is attached already; detach it first")
     layers = dict(_named_linears(policy.model))
     for module in modules:
         layer = layers[module]
-        factors = LowRank(layer.in_features, layer.out_features, rank, alpha / rank)
         # Factors stay float32 whatever the base is: small updates must not be rounded away.
-        layer.adapters[name] = factors.to(layer.weight.device)
+        layer.adapters[name] = LowRank(layer.in_features, layer.out_features, rank, alpha / rank, policy.device)
 
 
 def _factors(policy: OpenVLAPolicy, module: str, name: str) -> LowRank:

@@ -13,6 +13,7 @@ files and its code, where it was there, are copied along.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -60,6 +61,8 @@ OTHER_HEADS = {
     "vision_backbone--*": "language-modulated vision (FiLM)",
 }
 ADAPTER_MARK = ".adapters."
+# What a folder that is written anew may hold already: nothing else is ever deleted.
+FILES = {"config.json", "dataset_statistics.json", "preprocessor_config.json", "gymnast.json", INDEX, *COMPANIONS}
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Checkpoint:
         if config.n_bins != bins:
             source = self.folder / "config.json"
             raise CheckpointError(f"{source}: n_action_bins is {config.n_bins}, the vocabulary has {bins} such tokens")
-        return PromptTokens(tokenizer, config.bos_token_id, config.first_action_id, str(path))
+        return PromptTokens(tokenizer, config.bos_token_id, config.first_action_id, config.max_prompt_tokens, str(path))
 
 
 def read_checkpoint(
@@ -127,14 +130,14 @@ def read_checkpoint(
             raise CheckpointError(
                 f"{found}: this checkpoint has {what}; only discrete action tokens from an image and text"
             )
-    content = dict(_read_json(folder / "config.json"))
+    content = dict(read_json(folder / "config.json"))
     if chunk_length is not None:
         content["num_actions_chunk"] = chunk_length
     if image_variant is not None:
         content["image_variant"] = image_variant
     statistics = folder / "dataset_statistics.json"
     if statistics.exists():
-        content["norm_stats"] = _read_json(statistics)
+        content["norm_stats"] = read_json(statistics)
     if not isinstance(content.get("norm_stats", {}), (Mapping, type(None))):
         raise CheckpointError(f"{folder / 'config.json'}: norm_stats is no mapping of data sets")
     config = read_policy_config(content, str(folder / "config.json"))
@@ -173,9 +176,8 @@ def write_checkpoint(
 
     Raises: CheckpointError when it cannot be written; what was at `folder` stays.
     """
-    folder = Path(folder)
-    temporary, previous = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
-    check_target(folder)
+    folder = check_target(folder)
+    temporary = folder.with_name(f".{folder.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -190,41 +192,72 @@ def write_checkpoint(
         for name, blob in companions.items():
             (temporary / name).write_bytes(blob)
         _write_weights(temporary, state)
+        put_in_place(temporary, folder)
+    except BaseException as error:  # an interrupt too must leave neither half a checkpoint nor gigabytes of rubbish
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, (OSError, ValueError, SafetensorError)):
+            raise CheckpointError(f"{folder}: cannot write the checkpoint ({error})") from error
+        raise
+    return folder
+
+
+def put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename a folder that was written whole to `folder`; one that is there goes once the new one stands.
+
+    Raises: OSError; then, and after an interrupt, what was there is there still. Only a kill between the two renames
+    leaves it beside its place, as `.NAME.old`.
+    """
+    previous = folder.with_name(f".{folder.name}.old")
+    try:
         if folder.exists():
             shutil.rmtree(previous, ignore_errors=True)
             os.replace(folder, previous)
         os.replace(temporary, folder)
-    except BaseException as error:  # an interrupt too must leave neither half a checkpoint nor gigabytes of rubbish
-        shutil.rmtree(temporary, ignore_errors=True)
+    except BaseException:
         if previous.exists() and not folder.exists():
             os.replace(previous, folder)
-        if isinstance(error, (OSError, ValueError, SafetensorError)):
-            raise CheckpointError(f"{folder}: cannot write the checkpoint ({error})") from error
         raise
     shutil.rmtree(previous, ignore_errors=True)
-    return folder
 
 
-def check_target(folder: str | os.PathLike[str]) -> None:
-    """See that a checkpoint can be written to `folder`, before hours of work are spent on it.
+def check_target(folder: str | os.PathLike[str]) -> Path:
+    """See that a checkpoint can be written to `folder`, before hours of work are spent on it; returns its full path.
+
+    What is there already must be empty, or a policy checkpoint and nothing besides, because it is replaced.
 
     Raises: CheckpointError when something else is there, or its parent cannot be written.
     """
-    folder = Path(folder)
     try:
-        if folder.exists() and not (
-            folder.is_dir() and ((folder / "config.json").exists() or not any(folder.iterdir()))
-        ):
-            raise CheckpointError(f"{folder}: exists and is not a checkpoint; choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        probe = folder.with_name(f".{folder.name}.tmp")
-        probe.mkdir(exist_ok=True)
-        if not any(probe.iterdir()):
-            probe.rmdir()
-    except OSError as error:
+        folder = Path(folder).resolve()
+        if folder.exists():
+            _check_replaceable(folder)
+        made = [parent for parent in folder.parents if not parent.exists()]
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            probe = folder.with_name(f".{folder.name}.tmp")
+            probe.mkdir(exist_ok=True)
+            if not any(probe.iterdir()):
+                probe.rmdir()
+        finally:
+            for parent in made:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()
+    except (OSError, ValueError) as error:  # ValueError: no name for a file
         raise CheckpointError(
-            f"{folder}: cannot be written ({error.strerror or error}); choose another folder"
+            f"{folder}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another folder"
         ) from error
+    return folder
+
+
+def _check_replaceable(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if (names or not folder.is_dir()) and not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: exists and is not a policy checkpoint; choose another folder")
+    others = [name for name in names if name not in FILES and not name.endswith(".safetensors")]
+    if others:
+        raise CheckpointError(f"{folder}: holds '{others[0]}', which is no part of a policy; choose another folder")
+    if names and (kind := read_json(folder / "config.json").get("model_type")) != "openvla":
+        raise CheckpointError(f"{folder}: its config.json says model_type {kind!r}, no policy; choose another folder")
 
 
 def with_statistics(checkpoint: Checkpoint, key: str, statistics: Mapping[str, Any]) -> Checkpoint:
@@ -233,12 +266,13 @@ def with_statistics(checkpoint: Checkpoint, key: str, statistics: Mapping[str, A
     return replace(checkpoint, content={**checkpoint.content, "norm_stats": stats})
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A mapping from a file. Raises: CheckpointError when it is missing, not JSON or something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable JSON ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: found {type(content).__name__}, needed a mapping")
@@ -246,21 +280,21 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / INDEX
-    if not index.exists():
-        single = folder / "model.safetensors"
-        if not single.exists():
-            raise CheckpointError(
-                f"{folder}: neither model.safetensors nor {INDEX} is there (only safetensors are read)"
-            )
+    single, index = folder / "model.safetensors", folder / INDEX
+    if single.exists():  # even where there is an index too, as the original code decides
         return [single]
-    weight_map = _read_json(index).get("weight_map")
+    if not index.exists():
+        raise CheckpointError(f"{folder}: neither model.safetensors nor {INDEX} is there (only safetensors are read)")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: weight_map is missing")
     names = sorted({str(name) for name in weight_map.values()})
-    if any(Path(name).name != name for name in names):
-        raise CheckpointError(f"{index}: a shard lies outside the folder")
-    missing = [name for name in names if not (folder / name).exists()]
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index}: weight_map names {name[:80]!r}, needed the name of a .safetensors file in this folder"
+            )
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
             f"{folder}: shard {missing[0]} is missing ({len(missing)} of {len(names)}); download it again"
@@ -291,9 +325,11 @@ def _load_weights(model: OpenVLA, files: list[Path], device: torch.device | str,
                         raise CheckpointError(
                             f"{path}: '{name}' holds {kind}; a quantised checkpoint? Needed are 16 to 64 bit floats"
                         )
-                    if not bool(torch.isfinite(tensor).all()):
-                        raise CheckpointError(f"{path}: '{name}' holds a value that is not finite")
                     part[name] = tensor.to(device=device, dtype=dtype)
+                    if not bool(torch.isfinite(part[name]).all()):
+                        raise CheckpointError(
+                            f"{path}: '{name}' holds a value that is not finite as {str(dtype).removeprefix('torch.')}"
+                        )
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: damaged weights file ({error})") from error
         model.load_state_dict(part, strict=False, assign=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from gymnast_core.errors import CheckpointError
 
 # Beyond these a config.json is damaged; building what it says would take for ever.
-MAX_DEPTH, MAX_BINS, MAX_CHUNK, MAX_SIDE = 1000, 4096, 64, 4096
+MAX_DEPTH, MAX_BINS, MAX_CHUNK, MIN_SIDE, MAX_SIDE = 1000, 4096, 64, 16, 4096
 
 ImageVariant = Literal["resize", "center_crop", "jpeg_center_crop"]
 """How a camera frame becomes the model's input at act and RL time; see `images.py`."""
@@ -60,6 +60,8 @@ class PolicyConfig:
     pad_token_id: int
     bos_token_id: int
     stop_token_id: int
+    max_length: int
+    """Positions the language model was made for: patches, prompt and action tokens together."""
     chunk_length: int
     """Actions K of one forward."""
     action_dim: int
@@ -83,6 +85,11 @@ class PolicyConfig:
     def n_action_tokens(self) -> int:
         """K * action dimensions: tokens decoded in one forward."""
         return self.chunk_length * self.action_dim
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """What is left for a prompt."""
+        return self.max_length - self.n_patches - self.n_action_tokens - 1
 
 
 # The sizes behind the identifiers of OpenVLA's config: (width, depth, heads, MLP ratio).
@@ -125,8 +132,16 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
     for name, needed in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
         if text.get(name, needed) != needed:
             raise CheckpointError(f"{source}: text_config.{name} is {text[name]!r}, only {needed!r} is supported")
-    if text.get("rope_scaling") is not None or content.get("tie_word_embeddings") or text.get("tie_word_embeddings"):
-        raise CheckpointError(f"{source}: rope_scaling and tied embeddings are not supported")
+    rope = text.get("rope_parameters") or {}  # where transformers 5 puts what was rope_theta and rope_scaling
+    kind = rope.get("rope_type", "default") if isinstance(rope, Mapping) else rope
+    if text.get("rope_scaling") is not None or kind != "default" or text.get("tie_word_embeddings"):
+        raise CheckpointError(f"{source}: text_config: rope_scaling and tied embeddings are not supported")
+    text = {**rope, **text}
+    if any(content.get("timm_override_act_layers") or ()):
+        raise CheckpointError(
+            f"{source}: timm_override_act_layers is {shorten(repr(content['timm_override_act_layers']), 60)}, only the "
+            "towers' own activation is supported"
+        )
     for where in (content, text):
         if where.get("bidirectional_attention") is False or where.get("is_causal") is True:
             raise CheckpointError(
@@ -139,7 +154,7 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
         raise CheckpointError(f"{source}: use_proprio is true; this policy takes an image and an instruction only")
 
     def number(mapping: Mapping[str, Any], name: str, default: Any, lowest: float = 1, highest: float = 1e7) -> Any:
-        value = mapping.get(name, default)
+        value = default if mapping.get(name) is None else mapping[name]
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and lowest <= value <= highest
         if not good or (isinstance(default, int) and value != int(value)):
             needed = f"a {'whole ' if isinstance(default, int) else ''}number from {lowest:g} to {highest:g}"
@@ -157,15 +172,19 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
         heads=llama("num_attention_heads"),
         key_value_heads=number(text, "num_key_value_heads", llama("num_attention_heads")),
         rms_norm_eps=llama("rms_norm_eps", 0),
-        rope_theta=llama("rope_theta", 0),
+        rope_theta=llama("rope_theta"),
     )
-    if language.width % language.heads or language.heads % language.key_value_heads:
-        raise CheckpointError(f"{source}: hidden_size, num_attention_heads and num_key_value_heads do not divide")
+    if language.width % (2 * language.heads) or language.heads % language.key_value_heads:
+        raise CheckpointError(
+            f"{source}: hidden_size {language.width}, num_attention_heads {language.heads} and num_key_value_heads "
+            f"{language.key_value_heads} do not fit: needed heads of equal, even width that key heads divide"
+        )
     sizes = content.get("image_sizes", [224, 224])
     sides = sizes if isinstance(sizes, list) and all(type(side) is int for side in sizes) else []
-    if len(set(sides)) != 1 or not 0 < sides[0] <= MAX_SIDE:
+    if len(set(sides)) != 1 or not MIN_SIDE <= sides[0] <= MAX_SIDE:
         raise CheckpointError(
-            f"{source}: image_sizes is {shorten(repr(sizes), 60)}, needed two equal sides of 1 to {MAX_SIDE} pixels"
+            f"{source}: image_sizes is {shorten(repr(sizes), 60)}, needed two equal sides of {MIN_SIDE} to {MAX_SIDE} "
+            "pixels"
         )
     towers = _read_towers(content, source)
     if any(sizes[0] % tower.patch_size for tower in towers) or towers[0].patch_size != towers[1].patch_size:
@@ -184,6 +203,7 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
         pad_token_id=number(content, "pad_token_id", 32000, 0),
         bos_token_id=number(text, "bos_token_id", 1, 0),
         stop_token_id=number(text, "eos_token_id", 2, 0),
+        max_length=number(content, "llm_max_length", 2048),
         chunk_length=number(content, "num_actions_chunk", 5, 1, MAX_CHUNK),
         action_dim=number(content, "action_dim", 7),
         image_variant=variant,
@@ -200,6 +220,11 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
             f"{source}: pad_token_id {config.pad_token_id} is not in the padding of the vocabulary "
             f"({config.unpadded_vocab_size} .. {language.vocab_size - 1}): wrong vocabulary"
         )
+    if config.max_prompt_tokens < 1:
+        raise CheckpointError(
+            f"{source}: llm_max_length {config.max_length} leaves no place for a prompt beside {config.n_patches} "
+            f"patches and {config.n_action_tokens} action tokens"
+        )
     return config
 
 
@@ -214,12 +239,12 @@ def _read_towers(content: Mapping[str, Any], source: str) -> tuple[TowerConfig, 
         try:
             sizes = [
                 (int(t["embed_dim"]), int(t["depth"]), int(t["num_heads"]), ratio, int(t.get("patch_size", 14)))
-                for t, ratio in zip(tiny, MLP_RATIOS)
+                for t, ratio in zip(tiny, MLP_RATIOS, strict=True)
             ]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{source}: tiny_vision_backbones lacks a number ({error})") from error
-        if len(sizes) != 2:
-            raise CheckpointError(f"{source}: tiny_vision_backbones has {len(sizes)} entries, needed 2")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise CheckpointError(
+                f"{source}: tiny_vision_backbones: needed two mappings of embed_dim, depth, num_heads ({error})"
+            ) from error
     towers = []
     for index, (width, depth, heads, ratio, patch) in enumerate(sizes):
         if min(width, heads, patch) < 1 or not 2 <= depth <= MAX_DEPTH or width % heads:

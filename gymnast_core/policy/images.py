@@ -35,6 +35,12 @@ CROP_AREA = 0.9
 # bfloat16-rounded, as OpenVLA's preprocessor files hold them and as its released models were used.
 DINO_MEAN, DINO_STD = (0.484375, 0.455078125, 0.40625), (0.228515625, 0.2236328125, 0.224609375)
 SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+# Entries of a preprocessor file that say how a frame is resized, and what `resize` does.
+SUPPORTED_RESIZE = {
+    "image_resize_strategy": "resize-naive",
+    "interpolations": ["bicubic", "bicubic"],
+    "tvf_do_letterbox": False,
+}
 
 
 @dataclass(frozen=True)
@@ -260,15 +266,15 @@ def read_image_processor(folder: str | os.PathLike[str], size: int, variant: Ima
         return ImageProcessor(size, variant)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        strategy = content.get("image_resize_strategy", "resize-naive")
-        if strategy != "resize-naive" or content.get("tvf_do_letterbox"):
-            raise CheckpointError(f"{path}: image_resize_strategy is {strategy!r}, only 'resize-naive' is supported")
+        for name, only in SUPPORTED_RESIZE.items():
+            if (found := content.get(name, only)) != only:
+                raise CheckpointError(f"{path}: {name} is {found!r}, only {only!r} is supported")
         params = content.get("tvf_normalize_params") or [
             {"mean": mean, "std": std} for mean, std in zip(content["means"], content["stds"])
         ]
         pairs = tuple((tuple(map(float, p["mean"])), tuple(map(float, p["std"]))) for p in params)
         sizes = [tuple(entry) for entry in content.get("input_sizes", [])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable preprocessor config ({error})") from error
     if any(entry != (3, size, size) for entry in sizes):
         raise CheckpointError(f"{path}: input_sizes {sizes}, config.json says {size}x{size}")

@@ -13,10 +13,12 @@ class LowRank(nn.Module):
     A (rank, in_features) starts Gaussian, B (out_features, rank) at zero: a new adapter changes nothing.
     """
 
-    def __init__(self, in_features: int, out_features: int, rank: int, scale: float) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, rank: int, scale: float, device: torch.device | None = None
+    ) -> None:
         super().__init__()
-        self.lora_A = nn.Parameter(torch.zeros(rank, in_features))
-        self.lora_B = nn.Parameter(torch.zeros(out_features, rank))
+        self.lora_A = nn.Parameter(torch.zeros(rank, in_features, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(out_features, rank, device=device))
         self.scale = scale
 
     def reset(self, deviation: float, generator: torch.Generator | None = None) -> None:

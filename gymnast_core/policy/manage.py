@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gymnast_core.policy.adapters import AdapterStore
+import tyro
+
+from gymnast_core.errors import CheckpointError
+from gymnast_core.policy.adapters import AdapterRecord, AdapterStore
 
 
 @dataclass(frozen=True)
@@ -19,22 +22,32 @@ class ListAdaptersConfig:
 class RemoveAdapterConfig:
     """Delete one adapter."""
 
-    name: str
+    name: tyro.conf.Positional[str]
     """Its name, as `gymnast adapters list` shows it."""
     adapters: str = "runs/adapters"
     """Folder of adapters."""
 
 
 def list_adapters(config: ListAdaptersConfig) -> int:
-    """Print one adapter a line, oldest first, its name in front so that it can be copied."""
-    records = AdapterStore(config.adapters).list()
+    """Print one adapter a line, oldest first, its name in front so that it can be copied; unreadable ones last."""
+    store = AdapterStore(config.adapters)
+    records = store.list()
     for record in records:
-        metrics = "  ".join(f"{name} {value:.3g}" for name, value in record.metrics.items())
-        made = f"{record.station or '-'} / {record.task or '-'}, {record.created[:19]}, rank {record.rank}"
-        print(f"{record.name}  ({made}, base {record.base})  {metrics}".rstrip())
-    if not records:
+        print(_line(record))
+    for name in sorted(set(store.names()) - {record.name for record in records}):
+        try:
+            store.read(name)
+        except CheckpointError as error:
+            print(f"{name}  unreadable: {error}")
+    if not store.names():
         print(f"{config.adapters}: no adapters")
     return 0
+
+
+def _line(record: AdapterRecord) -> str:
+    made = f"{record.station or '-'} / {record.task or '-'}, {record.created[:19]}, rank {record.rank}"
+    metrics = "  ".join(f"{name} {value:.3g}" for name, value in record.metrics.items())
+    return " ".join(f"{record.name}  ({made}, base {record.base})  {metrics}".splitlines()).rstrip()
 
 
 def remove_adapter(config: RemoveAdapterConfig) -> int:

@@ -117,7 +117,7 @@ class OpenVLA(nn.Module):
         config = self.config
         x = self.states(pixels, prompts, config.n_action_tokens)
         head = self.language_model.lm_head
-        if head.active:
+        if any(name in head.adapters for name in head.active):
             logits = head(x)[..., config.first_action_id : config.unpadded_vocab_size]
         else:
             logits = F.linear(x, head.weight[config.first_action_id : config.unpadded_vocab_size])

@@ -78,8 +78,8 @@ class OpenVLAPolicy:
     ) -> PolicySample:
         """Draw one chunk a row by inverting the cumulative distribution at uniform numbers from `seeds[i]` alone.
 
-        Raises: DataError for a bad frame, instruction or temperature, or when seeds do not fit; CheckpointError when the
-            network gives no finite logits.
+        Raises: DataError for a bad frame, instruction or temperature, or when seeds do not fit; CheckpointError when
+            the network gives no finite logits.
         """
         temperature = check_temperature(temperature)
         frames, instructions = check_batch(frames, instructions)

@@ -43,41 +43,57 @@ def normalise_instruction(instruction: str) -> str:
 class PromptTokens:
     """Token ids of the prompt of an instruction; each distinct instruction is tokenised once."""
 
-    def __init__(self, tokenizer: Tokenizer, bos_token_id: int, first_action_id: int, source: str) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, bos_token_id: int, first_action_id: int, max_tokens: int, source: str
+    ) -> None:
         empty = tokenizer.token_to_id(EMPTY_TOKEN)
         if empty is None:
             raise CheckpointError(f"{source}: no token {EMPTY_TOKEN!r}, which ends OpenVLA's prompt: wrong vocabulary")
         self.tokenizer = tokenizer
         self.empty_token_id = int(empty)
         self._bos = bos_token_id
+        self._unknown = tokenizer.token_to_id("<unk>")
         self._limit = first_action_id
-        self._source = source
+        self._max_tokens = max_tokens
         self._known: dict[str, list[int]] = {}
-        self("open the drawer")  # a tokeniser of another vocabulary is refused here, at load
+        try:
+            self("open the drawer")
+        except DataError as error:
+            raise CheckpointError(f"{source}: wrong vocabulary: {error}") from error
 
     def __call__(self, instruction: str) -> list[int]:
         """Ids, BOS first and the empty token last.
 
-        Raises: DataError for a bad instruction, CheckpointError when the tokeniser gives action or padding tokens.
+        Raises: DataError for a bad instruction, or one that this vocabulary cannot spell, only with action tokens, or
+            with more tokens than the model has positions for.
         """
         text = normalise_instruction(instruction)
         if text not in self._known:
-            try:
-                ids = list(self.tokenizer.encode(PROMPT.format(instruction=text), add_special_tokens=False).ids)
-            except Exception as error:  # the library raises bare Exception
-                raise CheckpointError(f"{self._source}: cannot spell {text!r} ({error})") from error
-            while ids and ids[0] == self._bos:
-                ids = ids[1:]
-            ids = [self._bos, *ids]
-            if ids[-1] != self.empty_token_id:
-                ids.append(self.empty_token_id)
-            if max(ids) >= self._limit:
-                raise CheckpointError(
-                    f"{self._source}: the prompt becomes token {max(ids)}, but tokens from {self._limit} on are "
-                    "actions: wrong vocabulary"
-                )
-            self._known[text] = ids
+            self._known[text] = self._tokenise(text)
         return list(self._known[text])
+
+    def _tokenise(self, text: str) -> list[int]:
+        shown = repr(text if len(text) <= 60 else f"{text[:57]}...")
+        try:
+            encoding = self.tokenizer.encode(PROMPT.format(instruction=text), add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(f"instruction: {shown} cannot be spelt in this vocabulary ({error})") from error
+        for number, token in zip(encoding.ids, encoding.tokens):
+            # Llama's last tokens, rare characters of many scripts, are OpenVLA's actions.
+            if number == self._unknown or number >= self._limit:
+                what = "a word it does not know" if number == self._unknown else f"{token!r}, which is an action here"
+                raise DataError(f"instruction: {shown} cannot be spelt in this vocabulary: it has {what}; reword it")
+        ids = list(encoding.ids)
+        while ids and ids[0] == self._bos:
+            ids = ids[1:]
+        ids = [self._bos, *ids]
+        if ids[-1] != self.empty_token_id:
+            ids.append(self.empty_token_id)
+        if len(ids) > self._max_tokens:
+            raise DataError(
+                f"instruction: {shown} makes a prompt of {len(ids)} tokens, allowed are {self._max_tokens}; shorten it"
+            )
+        return ids
 
 
 def read_tokenizer(content: bytes | None, source: str) -> Tokenizer:

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import http.client
 import json
 import math
 import re
+import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +28,7 @@ import numpy as np
 
 from gymnast_core.data.episode import ACTION_DIM, check_actions
 from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.policy.config import MAX_CHUNK
 from gymnast_core.policy.images import check_batch
 
 MAX_REPLY = 1 << 20
@@ -46,7 +51,8 @@ class RemotePolicy:
             port = parts.port
         except ValueError as error:
             raise ConfigError(f"policy '{address}': {error}; needed http://host:port") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        other = parts.query or parts.fragment or parts.username or parts.password
+        if parts.scheme not in ("http", "https") or not parts.hostname or other:
             raise ConfigError(f"policy '{address}': needed http://host:port")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self.address = address.rstrip("/")
@@ -92,16 +98,18 @@ class RemotePolicy:
         with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
             actions = check_actions(actions[None] if actions.shape == (ACTION_DIM,) else actions, where)
         wanted = self._chunk_length or len(actions)
-        if len(actions) != wanted or not wanted:
-            raise DataError(f"{where}: answered {len(actions)} actions, needed {wanted or 'at least 1'}")
+        if len(actions) != wanted or not 1 <= wanted <= MAX_CHUNK:
+            needed = self._chunk_length or f"1 to {MAX_CHUNK}"
+            raise DataError(f"{where}: answered {len(actions)} actions, needed {needed}")
         return actions
 
     def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
         for last in (False, True):
             try:
-                self._connection.request("POST", self._path + path, body, {"Content-Type": "application/json"})
-                answer = self._connection.getresponse()
-                reply = _read(answer, time.monotonic() + self._timeout_s)
+                with self._time_limit() as end:
+                    self._connection.request("POST", self._path + path, body, {"Content-Type": "application/json"})
+                    answer = self._connection.getresponse()
+                reply = _read(answer, end)
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 stale = isinstance(error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError))
@@ -116,9 +124,37 @@ class RemotePolicy:
             return answer.status, reply
         raise AssertionError("unreachable")
 
+    @contextmanager
+    def _time_limit(self) -> Iterator[float]:
+        """Cuts the connection when the block takes too long: a socket's own time limit begins anew with every byte.
+
+        Yields the end, on the monotonic clock. Raises: TimeoutError.
+        """
+        end, late = time.monotonic() + self._timeout_s, threading.Event()
+
+        def cut() -> None:
+            late.set()
+            if (link := self._connection.sock) is not None:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(link, socket.SHUT_RDWR)  # TLS is not told: another thread is in the midst
+
+        timer = threading.Timer(self._timeout_s, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield end
+        except (OSError, http.client.HTTPException) as error:
+            if late.is_set():
+                raise TimeoutError("timed out") from error
+            raise
+        finally:
+            timer.cancel()
+        if late.is_set():  # a head that is cut off reads like a whole one
+            raise TimeoutError("timed out")
+
 
 def _read(answer: http.client.HTTPResponse, end: float) -> bytes:
-    """The body, one byte over the limit at most. A socket's own time limit begins anew with every byte, `end` does not.
+    """The body, one byte over the limit at most, until `end`.
 
     Raises: OSError, HTTPException.
     """
