@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,9 @@ def test_a_missing_or_broken_frame_is_named_before_training(data: Path, tmp_path
         cv2.imwrite(str(frame), np.zeros(shape, kind))
         with pytest.raises(DataError, match=rf"03/frames/000002\.png: found {words}, needed RGB of 8 bits"):
             Trainer(config(tmp_path / "data", tmp_path, "colours"))
+    cv2.imwrite(str(frame), np.zeros((8, 32, 3), np.uint8))
+    with pytest.raises(DataError, match=r"03/frames/000002\.png: found 32x8 pixels, allowed are sides of 16"):
+        Trainer(config(tmp_path / "data", tmp_path, "small"))
     frame.unlink()
     with pytest.raises(DataError, match=r"03/frames/000002\.png: no such image file"):
         Trainer(config(tmp_path / "data", tmp_path, "hole"))
@@ -119,9 +123,69 @@ def test_what_would_be_lost_in_the_end_is_refused(data: Path, tmp_path: Path) ->
     base = str(tmp_path / "out_base")
     with pytest.raises(ConfigError, match="found the base itself"):
         Trainer(config(data, tmp_path, "same", base=base, model=None, out=base))
-    with pytest.raises(CheckpointError, match="held-out loss is nan in the end, nothing is written"):
-        sft(config(data, tmp_path, "wild", steps=1, learning_rate=1e30))
-    assert not (tmp_path / "out_wild").exists()
+    for name, holdout, what in (("wild", 0.1, "held-out loss"), ("blind", 0.0, "loss")):
+        with pytest.raises(CheckpointError, match=f"the {what} is nan in the end, nothing is written"):
+            sft(config(data, tmp_path, name, steps=1, learning_rate=1e30, holdout=holdout))
+        assert not (tmp_path / f"out_{name}").exists()
+    trainer = Trainer(config(data, tmp_path, "unspelt", base=base, model=None))
+    write_episode(tmp_path / "foreign" / "0", replace(make_episode(0, "open"), instruction="öffne es"))
+    with pytest.raises(DataError, match=r"foreign/0: instruction: 'öffne es' cannot be spelt"):
+        Trainer(replace(trainer.config, data=(str(tmp_path / "foreign"),), run=str(tmp_path / "run_foreign")))
+
+
+def test_no_folder_is_in_the_way_of_another(data: Path, tmp_path: Path) -> None:
+    """What is replaced, or written into, holds nothing that would be lost or mixed up."""
+    plain = config(data, tmp_path, "plain")
+    assert sft(replace(plain, steps=1)) == 0
+    (tmp_path / "videos").mkdir()
+    for suffix in ("mp4", "npz"):
+        (tmp_path / "videos" / f"0.{suffix}").touch()
+    for run in (data, data / "00", tmp_path / "videos"):
+        with pytest.raises(ConfigError, match="which holds episodes"):
+            Trainer(replace(plain, run=str(run)))
+        assert not (run / "config.yaml").exists()
+    for run in (plain.out, f"{plain.out}/deep/run"):
+        with pytest.raises(ConfigError, match="lies in, the checkpoint folder that will be replaced"):
+            Trainer(replace(plain, run=run))
+    shutil.copytree(data, Path(plain.out) / "demonstrations")
+    with pytest.raises(CheckpointError, match="holds 'demonstrations'"):
+        Trainer(replace(plain, data=(f"{plain.out}/demonstrations",)))
+    with pytest.raises(DataError, match="/nowhere"):
+        Trainer(replace(plain, data=("/nowhere",), out=str(tmp_path / "a" / "b"), run=str(tmp_path / "run_other")))
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_frame_that_goes_missing_midway_costs_no_training(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    settings = config(tmp_path / "data", tmp_path, "gone", save_every=1000)
+    trainer = Trainer(settings)
+    for sample in range(40):  # the first steps find their frames in memory
+        source, index = trainer.order(sample)
+        trainer.sources[source].frame(index)
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(DataError, match="no such image file"):
+        trainer.train()
+    done = trainer.progress.step
+    assert 0 < done < 8
+    shutil.copytree(data, tmp_path / "data")
+    assert Trainer(settings).progress.step == done
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"instruction": "open", "success": "false"}', "success: found 'false', needed true, false or null"),
+        ('{"instruction": 5, "success": true}', "instruction: found int, needed text"),
+        ("[" * 100_000, "needed a JSON mapping"),
+        ("[]", "needed a JSON mapping"),
+    ],
+)
+def test_what_stands_beside_a_video_is_checked(tmp_path: Path, content: str, message: str) -> None:
+    for suffix in ("mp4", "npz"):
+        (tmp_path / f"0.{suffix}").touch()
+    (tmp_path / "0.json").write_text(content)
+    with pytest.raises(DataError, match=rf"0\.json: {message}"):
+        find_entries([str(tmp_path)])
 
 
 def test_learning_rate_is_that_of_openvla_oft(data: Path, tmp_path: Path) -> None:
@@ -167,18 +231,46 @@ def test_the_mixing_ratio_holds_everywhere_and_epochs_are_whole(ratio: float, sh
     assert [again(k) for k in range(300, 400)] == drawn[300:]
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(data: Path, tmp_path: Path) -> None:
-    whole = Trainer(config(data, tmp_path, "whole"))
+def test_many_threads_may_ask_for_the_order() -> None:
+    """A batch larger than the data spans epochs, and threads work at several batches."""
+    wanted = [Order(2, 1, 0.5, seed=1)(k) for k in range(4000)]
+    order = Order(2, 1, 0.5, seed=1)
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(order, range(4000))) == wanted
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_stopped_run_goes_on_bit_for_bit(data: Path, tmp_path: Path, adapter: bool) -> None:
+    """All weights of a new model; or an adapter, over two batches a step, demonstrations and successes mixed."""
+    changes: dict[str, object] = {}
+    if adapter:
+        assert sft(config(data, tmp_path, "base", steps=1)) == 0
+        mix = write_episode(tmp_path / "mix" / "0", make_episode(50, "open")).parent
+        base = {"model": None, "base": str(tmp_path / "out_base"), "mix": (str(mix),)}
+        changes = {**base, "lora_rank": 4, "accumulation": 2, "warmup": 3, "workers": 3}
+    whole = Trainer(config(data, tmp_path, "whole", **changes))
     assert whole.train()
-    half = Trainer(config(data, tmp_path, "half", steps=4))
+    half = Trainer(config(data, tmp_path, "half", steps=4, **changes))
     assert half.train()
-    with pytest.raises(ConfigError, match="batch_size '8', found '4'; give the same options, or choose another --run"):
-        Trainer(config(data, tmp_path, "half", batch_size=4))
-    rest = Trainer(config(data, tmp_path, "half"))
+    other = shutil.copytree(data, tmp_path / "data")  # as many samples, one of them another
+    shutil.rmtree(other / "00")
+    write_episode(other / "00", make_episode(99, "open"))
+    for option, told in (
+        ({"batch_size": 4}, "batch_size '8', found '4'; give the same options, or choose another --run"),
+        ({"weight_decay": 0.5}, "weight_decay '0.01', found '0.5'"),
+        ({"data": (str(other),)}, r"data \(digest\)"),
+        ({"chunk_length": 3, "image_variant": "center_crop"}, "chunk_length '2', found '3'"),
+    ):
+        if not adapter and "chunk_length" in option:  # of a new model they are the recipe's
+            option = {"model": replace(TINY, chunk_length=3)}
+        with pytest.raises(ConfigError, match=told):
+            Trainer(replace(config(data, tmp_path, "half", **changes), **option))  # type: ignore[arg-type]
+    rest = Trainer(config(data, tmp_path, "half", **changes))
     assert rest.progress.step == 4
     assert rest.train()
     wanted, found = whole.policy.model.state_dict(), rest.policy.model.state_dict()
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    assert any(not torch.equal(wanted[name], value) for name, value in half.policy.model.state_dict().items())
 
 
 def test_it_learns_and_writes_a_policy_that_acts(data: Path, tmp_path: Path) -> None:
@@ -203,10 +295,10 @@ def test_spread_labels_are_centred_on_the_bin(data: Path, tmp_path: Path) -> Non
     trainer = Trainer(config(data, tmp_path, "spread"))
     frames, instructions, bins = trainer.batch(0)
     with torch.no_grad():
-        sharp, narrow = (float(trainer.loss(frames, instructions, bins, sigma)[0]) for sigma in (0.0, 0.05))
+        whole = trainer.logits(frames, instructions)
+        sharp, narrow = (float(trainer.loss(whole, bins, sigma)[0]) for sigma in (0.0, 0.05))
         assert sharp == pytest.approx(narrow, rel=1e-5)
         logits = trainer.policy.model.action_logits(*trainer.policy.inputs(frames, instructions))
-        whole = trainer.policy.model.token_logits(*trainer.policy.inputs(frames, instructions))
         first = trainer.policy.config.first_action_id
         assert torch.allclose(logits, whole[:, :-1, first : first + 8], atol=1e-5)
 
@@ -331,6 +423,8 @@ def test_shipped_recipes_are_valid() -> None:
         ({"base": "nowhere", "model": None}, ConfigError, "model 'nowhere' not found"),
         ({"out": "/dev/null/policy"}, CheckpointError, "cannot be written"),
         ({"device": "tpu"}, ConfigError, "device"),
+        ({"chunk_length": 3}, ConfigError, "chunk_length: found 3 for a new model"),
+        ({"image_variant": "resize"}, ConfigError, "image_variant: found 'resize' for a new model"),
     ],
 )
 def test_bad_settings_are_one_clear_line(

@@ -2,7 +2,7 @@
 
 Whatever an episode is stored in, training sees a `TrainingEpisode`. There are readers of gymnast episodes
 (`episode.json`) and of WorldGym's layout (`N.mp4` with `N.npz`, the instruction in `N.json` or given for the whole
-folder); another layout is one more class and one more function in `READERS`. Only small things are held for good;
+folder); another layout is one more class and one more entry of `READERS`. Only small things are held for good;
 frames are read when needed and kept while they fit the memory set aside.
 """
 
@@ -11,20 +11,22 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Literal, Protocol
 
 import numpy as np
 
 from gymnast_core.data.episode import iterate_episodes, read_episode
-from gymnast_core.data.frames import read_image
+from gymnast_core.data.frames import MAX_SIDE, MIN_SIDE, read_image
 from gymnast_core.data.worldgym import find_worldgym_episodes, read_worldgym_episode
 from gymnast_core.errors import DataError
 from gymnast_core.policy.prompt import normalise_instruction
 from gymnast_core.policy.statistics import GRIPPER
-from gymnast_core.progress import console
+from gymnast_core.progress import console, progress_bar
 from gymnast_core.run_folder import derive_seed
 
 Labels = Literal["executed", "commanded"]
@@ -34,6 +36,8 @@ PNG_END = bytes.fromhex("0000000049454e44ae426082")
 PNG_HEADER = 33
 PNG_RGB = (2, 3)
 PNG_COLOURS = {0: "grey", 2: "RGB", 3: "a palette", 4: "grey with transparency", 6: "RGB with transparency"}
+MANY = 100
+"""From so many episodes on, reading them shows a bar."""
 OUTCOMES = {"all": (True, False, None), "not failures": (True, None), "successes": (True,)}
 
 
@@ -90,25 +94,25 @@ class _Found:
     success: bool | None
 
 
-def _read_stored(root: Path, instruction: str, labels: Labels) -> Iterator[_Found]:
-    for path in iterate_episodes(root):
-        episode = read_episode(path, frames=False)
-        actions = episode.executed if labels == "executed" else episode.actions
-        for step in range(len(actions)):
-            _check_picture(path / "frames" / f"{step:06d}.png")
-        text = _instruction(episode.instruction, instruction, path)
-        yield _Found(StoredEpisode(path, text, actions), episode.success)
+def _read_stored(path: Path, instruction: str, labels: Labels) -> _Found:
+    episode = read_episode(path, frames=False)
+    actions = episode.executed if labels == "executed" else episode.actions
+    for step in range(len(actions)):
+        _check_picture(path / "frames" / f"{step:06d}.png")
+    text = _instruction(episode.instruction, instruction, path)
+    return _Found(StoredEpisode(path, text, actions), episode.success)
 
 
-def _read_worldgym(root: Path, instruction: str, labels: Labels) -> Iterator[_Found]:
-    for path in find_worldgym_episodes(root):
-        text, success = _sidecar(path)
-        actions = read_worldgym_episode(path).actions
-        yield _Found(VideoEpisode(path, _instruction(text, instruction, path), actions), success)
+def _read_worldgym(path: Path, instruction: str, labels: Labels) -> _Found:
+    text, success = _sidecar(path)
+    actions = read_worldgym_episode(path).actions
+    return _Found(VideoEpisode(path, _instruction(text, instruction, path), actions), success)
 
 
 def _check_picture(path: Path) -> None:
-    """Whether a PNG is there, whole and 8-bit RGB, without decoding it: said now, not hours later, when it is drawn."""
+    """Whether a PNG is there, whole, 8-bit RGB and of a usable size, without decoding it: said now, not hours later,
+    when it is drawn. Raises: DataError naming it.
+    """
     try:
         with open(path, "rb") as stream:
             header = stream.read(PNG_HEADER)
@@ -127,10 +131,17 @@ def _check_picture(path: Path) -> None:
             f"{path}: found {PNG_COLOURS.get(colours, 'unknown colours')} of {depth} bits, needed RGB of 8 bits; "
             "convert the image first"
         )
+    width, height = (int.from_bytes(header[i : i + 4], "big") for i in (16, 20))
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
+        raise DataError(f"{path}: found {width}x{height} pixels, allowed are sides of {MIN_SIDE} to {MAX_SIDE} pixels")
 
 
-Reader = Callable[[Path, str, Labels], Iterator[_Found]]
-READERS: tuple[Reader, ...] = (_read_stored, _read_worldgym)
+Finder = Callable[[Path], Iterable[Path]]
+Reader = Callable[[Path, str, Labels], _Found]
+READERS: tuple[tuple[Finder, Reader], ...] = (
+    (iterate_episodes, _read_stored),
+    (find_worldgym_episodes, _read_worldgym),
+)
 
 
 def find_entries(
@@ -150,10 +161,17 @@ def find_entries(
         root = Path(folder).expanduser()
         if not root.is_dir():
             raise DataError(f"{root}: no such data folder")
-        before, found, unmeasured = len(entries), 0, 0
-        for reader in READERS:
-            for entry in reader(root, instruction, labels):
-                found += 1
+        found = [(path, reader) for find, reader in READERS for path in find(root)]
+        if not found:
+            raise DataError(f"{root}: no episode (episode.json, or N.mp4 with N.npz) below it")
+        before, unmeasured = len(entries), 0
+        bar = progress_bar()  # of videos every frame is decoded
+        bar.disable = len(found) < MANY
+        with bar:
+            task = bar.add_task(f"reading {root}", total=len(found), note="")
+            for path, reader in found:
+                entry = reader(path, instruction, labels)
+                bar.advance(task)
                 if entry.success not in OUTCOMES[kept]:
                     continue
                 actions = entry.episode.actions
@@ -161,22 +179,21 @@ def find_entries(
                     entries.append(entry.episode)
                 else:
                     unmeasured += 1
-        if not found:
-            raise DataError(f"{root}: no episode (episode.json, or N.mp4 with N.npz) below it")
         if unmeasured:
-            console.print(
-                f"{root}: {unmeasured} of {found} episodes left out: no step, or an action was not measured",
-                markup=False,
-                highlight=False,
-            )
+            say(f"{root}: {unmeasured} of {len(found)} episodes left out: no step, or an action was not measured")
         if len(entries) == before:
             wanted = {
                 "all": "with measured actions",
-                "not failures": "a usable success",
-                "successes": "judged a success",
+                "not failures": "a success, or not judged, with measured actions",
+                "successes": "judged a success, with measured actions",
             }
-            raise DataError(f"{root}: {found} episodes, none of them {wanted[kept]}")
+            raise DataError(f"{root}: {len(found)} episodes, none of them {wanted[kept]}")
     return entries
+
+
+def say(text: str) -> None:
+    """A line for people, as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def split_entries(
@@ -235,7 +252,7 @@ class Samples:
     def _keep(self, frames: dict[tuple[int, int], np.ndarray]) -> None:
         size = sum(frame.nbytes for frame in frames.values())
         with self._lock:
-            if size <= self._budget:
+            if size <= self._budget and not frames.keys() <= self._frames.keys():  # another thread may have been faster
                 self._budget -= size
                 self._frames.update(frames)
 
@@ -252,7 +269,8 @@ class Order:
         self._counts = (n_first, n_second)
         self._share = share if n_second else 0.0
         self._seed = seed
-        self._permutations: dict[tuple[int, int], np.ndarray] = {}
+        # Several threads ask at once, each perhaps for another epoch.
+        self._permutation = lru_cache(maxsize=16)(self._draw)
 
     def __call__(self, k: int) -> tuple[int, int]:
         """(source 0 or 1, index within it)."""
@@ -260,12 +278,11 @@ class Order:
         source = 1 if after > before else 0
         position = before if source else k - before
         epoch, place = divmod(position, self._counts[source])
-        if (source, epoch) not in self._permutations:
-            for key in [key for key in self._permutations if key[0] == source and key[1] < epoch - 1]:
-                del self._permutations[key]
-            generator = np.random.default_rng(derive_seed(self._seed, "order", source, epoch))
-            self._permutations[source, epoch] = generator.permutation(self._counts[source])
-        return source, int(self._permutations[source, epoch][place])
+        return source, int(self._permutation(source, epoch)[place])
+
+    def _draw(self, source: int, epoch: int) -> np.ndarray:
+        generator = np.random.default_rng(derive_seed(self._seed, "order", source, epoch))
+        return generator.permutation(self._counts[source])
 
 
 def _sidecar(video: Path) -> tuple[str, bool | None]:
@@ -275,10 +292,14 @@ def _sidecar(video: Path) -> tuple[str, bool | None]:
         return "", None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        success = content.get("success")
-        return str(content["instruction"]), None if success is None else bool(success)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: needed a JSON mapping with an 'instruction' ({error})") from error
+        text, success = content.get("instruction", ""), content.get("success")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: needed a JSON mapping with instruction and success ({error})") from error
+    if not isinstance(text, str):
+        raise DataError(f"{path}: instruction: found {type(text).__name__}, needed text")
+    if not isinstance(success, (bool, type(None))):
+        raise DataError(f"{path}: success: found {shorten(repr(success), 60)}, needed true, false or null")
+    return text, success
 
 
 def _instruction(own: str, default: str, path: Path) -> str:

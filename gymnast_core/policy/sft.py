@@ -9,9 +9,11 @@ the model (FSDP2) and divide the samples; the result is that of one process with
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +26,20 @@ from torch.distributed.tensor import DTensor
 
 from gymnast_core.config import Fraction, NotNegative, Positive, Seed, find_model, load_config
 from gymnast_core.device import choose_device
-from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.policy import adapters
 from gymnast_core.policy.checkpoint import check_target, read_checkpoint, with_statistics
 from gymnast_core.policy.config import ImageVariant
-from gymnast_core.policy.dataset import Kept, Labels, Order, Samples, TrainingEpisode, find_entries, split_entries
+from gymnast_core.policy.dataset import (
+    Kept,
+    Labels,
+    Order,
+    Samples,
+    TrainingEpisode,
+    find_entries,
+    say,
+    split_entries,
+)
 from gymnast_core.policy.images import Augmentation, augment
 from gymnast_core.policy.openvla import OpenVLAPolicy
 from gymnast_core.policy.parallel import (
@@ -40,12 +51,14 @@ from gymnast_core.policy.parallel import (
 )
 from gymnast_core.policy.recipe import ModelRecipe, new_checkpoint
 from gymnast_core.policy.statistics import compute_statistics
-from gymnast_core.progress import console, interruptible, interrupts, progress_bar
+from gymnast_core.progress import interruptible, interrupts, progress_bar
 from gymnast_core.run_folder import RunFolder, derive_seed, refuse_other_options, seed_everything
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 Count = Annotated[int, Field(ge=1)]
 SHIPPED = "mini/policy"
+Batch = tuple[np.ndarray, list[str], np.ndarray]
+"""Prepared frames (B, S, S, 3) uint8, B instructions and bins (B, K * 7) int64."""
 
 
 @dataclass(frozen=True)
@@ -158,19 +171,24 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         seed_everything(config.seed)
-        whole = config.lora_rank == 0 or config.merge
-        if whole and config.base and Path(config.out).resolve() == find_model(config.base).resolve():
-            raise ConfigError(f"out: found the base itself ({config.out}), needed another folder")
-        if self.ranks.first and whole:
+        check_folders(config)
+        if self.ranks.first and writes_checkpoint(config):
             check_target(config.out)
         elif self.ranks.first:
             adapters.AdapterStore(config.adapters).prepare()
+        self.run = RunFolder(config.run, config if self.ranks.first else None)
         keep: Kept = "not failures" if config.successes_only else "all"
         demonstrations = find_entries(config.data, config.instruction, config.labels, keep)
         mixed = find_entries(config.mix, config.instruction, config.labels, "successes") if config.mix else []
         train, held = split_entries(demonstrations, config.holdout, config.seed)
         self._train_entries = train
-        self.policy = build_policy(config, train, self.ranks.device(choose_device(config.device)))
+        self._instructions = {entry.instruction: entry.path for entry in (*mixed, *demonstrations)}
+        self.policy = self._build(self.ranks.device(choose_device(config.device)))
+        for instruction, path in self._instructions.items():
+            try:
+                self.policy.prompts(instruction)
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from error
         self.adapter = "sft" if config.lora_rank else None
         self._prepare(self.policy)
         self.ranks.shard(self.policy.model)
@@ -186,14 +204,13 @@ class Trainer:
         others = [p for p in self.parameters if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate)
-        self.run = RunFolder(config.run, config if self.ranks.first else None)
         self.progress = Progress()
         self._resume()
 
     # --- data ---------------------------------------------------------------------------------------------------
 
-    def batch(self, first: int) -> tuple[np.ndarray, list[str], np.ndarray]:
-        """Samples first .. first + batch_size - 1: prepared frames (B, S, S, 3), instructions, bins (B, K * 7)."""
+    def batch(self, first: int) -> Batch:
+        """Samples first .. first + batch_size - 1. Raises: DataError when one cannot be read any more."""
         frames, instructions, actions = [], [], []
         for k in range(first, first + self.config.batch_size):
             source, index = self.order(k)
@@ -209,7 +226,7 @@ class Trainer:
     # --- training -----------------------------------------------------------------------------------------------
 
     def learning_rate(self) -> float:
-        """At this step; a time limit counts like steps, whichever is further on."""
+        """Of the next step; a time limit counts like steps, whichever is further on."""
         config, now = self.config, self.progress
         done = now.step / config.steps
         if config.seconds:
@@ -221,16 +238,15 @@ class Trainer:
             rate *= 0.1
         return rate * (0.1 + 0.9 * min(1.0, (now.step + 1) / config.warmup)) if config.warmup else rate
 
-    def step(self, batches: Sequence[tuple[np.ndarray, list[str], np.ndarray]]) -> dict[str, float]:
-        """One optimiser step over `accumulation` batches."""
-        began = time.monotonic()
+    def step(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """One optimiser step over `accumulation` batches. Raises: CheckpointError when the loss is not finite."""
         rate = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         total, right = 0.0, 0.0
         for frames, instructions, bins in batches:
-            loss, accuracy = self.loss(frames, instructions, bins, self.config.label_sigma)
+            loss, accuracy = self.loss(self.logits(frames, instructions), bins, self.config.label_sigma)
             (loss / len(batches)).backward()
             total += float(loss.detach()) / len(batches)
             right += accuracy / len(batches)
@@ -243,18 +259,23 @@ class Trainer:
         self.optimizer.step()
         self.progress.step += 1
         self.progress.samples += len(batches) * self.config.batch_size * self.ranks.size
-        self.progress.seconds += time.monotonic() - began
         return {"loss": total, "token_accuracy": right, "grad_norm": norm, "learning_rate": rate}
 
-    def loss(
-        self, frames: np.ndarray, instructions: Sequence[str], bins: np.ndarray, sigma: float = 0.0
-    ) -> tuple[torch.Tensor, float]:
-        """(cross-entropy, share of action tokens whose likeliest bin is the label) of prepared frames."""
+    def logits(self, frames: np.ndarray, instructions: Sequence[str]) -> torch.Tensor:
+        """(B, K * 7 + 1, vocabulary) float32 of prepared frames (B, S, S, 3) uint8, the stop token's position last."""
+        policy = self.policy
+        with torch.autocast(policy.device.type, torch.bfloat16, enabled=policy.device.type == "cuda"):
+            return policy.model(*policy.inputs(frames, instructions), whole_vocabulary=True)
+
+    def loss(self, logits: torch.Tensor, bins: np.ndarray, sigma: float = 0.0) -> tuple[torch.Tensor, float]:
+        """(cross-entropy in nats a token, share of action tokens whose likeliest token is the label).
+
+        logits: (B, K * 7 + 1, vocabulary), of `logits`. bins: (B, K * 7), the labels.
+        sigma: standard deviation, in bins, over which a label is spread; 0: one-hot.
+        """
         policy, config = self.policy, self.policy.config
         labels = torch.as_tensor(bins + config.first_action_id, device=policy.device)
-        with torch.autocast(policy.device.type, torch.bfloat16, enabled=policy.device.type == "cuda"):
-            logits = policy.model(*policy.inputs(frames, instructions), whole_vocabulary=True)
-        log_p = torch.log_softmax(logits.float(), dim=-1)
+        log_p = torch.log_softmax(logits, dim=-1)
         if sigma:
             columns = torch.arange(config.n_bins, device=policy.device)
             distance = (columns - torch.as_tensor(bins, device=policy.device)[..., None]) / sigma
@@ -281,13 +302,20 @@ class Trainer:
             labels = [self.held.label(i) for i in indices]
             actions = np.stack([chunk for _, chunk in labels])
             instructions = [text for text, _ in labels]
-            loss, accuracy = self.loss(frames, instructions, policy.encode_actions(actions))
-            logits = policy.model(*policy.inputs(frames, instructions))
-            error = np.abs(policy.actions(logits.argmax(-1).cpu().numpy()) - actions)
+            logits = self.logits(frames, instructions)
+            loss, accuracy = self.loss(logits, policy.encode_actions(actions))
+            tokens = logits[:, :-1, policy.config.first_action_id : policy.config.unpadded_vocab_size].argmax(-1)
+            error = np.abs(policy.actions(tokens.cpu().numpy()) - actions)
             gripper = (error[..., 6] > 0.5).mean()
             sums += len(indices) * np.array([float(loss), accuracy, error[..., :3].mean() * 1000, gripper])
         names = ("held_out_loss", "held_out_token_accuracy", "held_out_translation_error_mm", "held_out_gripper_error")
         return dict(zip(names, (sums / n).tolist()))
+
+    @torch.no_grad()
+    def _training_loss(self) -> float:
+        """Of one batch, where nothing is held out."""
+        frames, instructions, bins = self.batch(0)
+        return float(self.loss(self.logits(frames, instructions), bins)[0])
 
     def train(self) -> bool:
         """Train until the steps or the time are spent; False when interrupted (resumable)."""
@@ -295,14 +323,15 @@ class Trainer:
         interrupted = False
         with interruptible() as stop, progress_bar() as bar, ThreadPoolExecutor(config.workers) as pool:
             task = bar.add_task("sft", total=config.steps, completed=self.progress.step, note="", visible=ranks.first)
-            pending: list[Future[Any]] = []
+            pending: list[Future[Batch]] = []
             drawn = self.progress.samples + ranks.rank * config.batch_size
             while not self._spent():
                 while len(pending) < config.accumulation + config.workers:
                     pending.append(pool.submit(self.batch, drawn))
                     drawn += config.batch_size * ranks.size
-                metrics = self.step([pending.pop(0).result() for _ in range(config.accumulation)])
-                now = self.progress
+                began, now = time.monotonic(), self.progress
+                metrics = self.step(self._prepared(pending))
+                now.seconds += time.monotonic() - began  # waiting for samples included
                 interrupted, now.seconds = ranks.agree(bool(stop), now.seconds)
                 if ranks.first and (now.step % config.log_every == 0 or now.step == 1):
                     metrics["samples"] = float(now.samples)
@@ -323,16 +352,29 @@ class Trainer:
         self.save()
         return self._spent()
 
+    def _prepared(self, pending: list[Future[Batch]]) -> list[Batch]:
+        """The next step's batches. A sample that cannot be read any more does not cost what is trained already."""
+        try:
+            return [pending.pop(0).result() for _ in range(self.config.accumulation)]
+        except DataError:
+            if self.ranks.size == 1 and self.progress.step:
+                self.save()
+            raise
+
     def finish(self) -> dict[str, Any]:
-        """Measure, write the checkpoint or adapter and `result.json`; returns the result."""
+        """Measure, write the checkpoint or adapter and `result.json`; returns the result.
+
+        Raises: CheckpointError when training blew the weights up, or nothing can be written.
+        """
         config, policy = self.config, self.policy
         measured = self.evaluate()
         self._report(measured)
-        if not all(math.isfinite(value) for value in measured.values()):
-            loss = measured["held_out_loss"]
+        last = measured["held_out_loss"] if measured else self._training_loss()
+        if not math.isfinite(last):
+            what = "held-out loss" if measured else "loss"
             raise CheckpointError(
-                f"{config.run}: the held-out loss is {loss} in the end, nothing is written; lower learning_rate and "
-                "train in another --run"
+                f"{config.run}: the {what} is {last} in the end, nothing is written; lower learning_rate and train in "
+                "another --run"
             )
         if self.ranks.size > 1:
             policy = self._gathered()
@@ -404,18 +446,29 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(int(state["step"]), int(state["samples"]), float(state["seconds"]))
         if self.ranks.first:
-            console.print(f"resuming {self.run.path} after step {self.progress.step}", markup=False, highlight=False)
+            say(f"resuming {self.run.path} after step {self.progress.step}")
 
     def _settings(self) -> dict[str, str]:
-        """What must be the same for a run to go on as if it had never stopped, as text."""
-        config = self.config
+        """What must be the same for a run to go on as if it had never stopped, as text.
+
+        Steps, time and the learning rate with its schedule may change: they say how the run goes on.
+        """
+        config, model = self.config, self.policy.config
         names = ("unnorm_key", "mix_ratio", "batch_size", "accumulation", "lora_rank", "lora_alpha", "lora_vision")
-        found = {name: str(getattr(config, name)) for name in (*names, "labels", "label_sigma", "seed")}
+        found = {name: str(getattr(config, name)) for name in (*names, "weight_decay", "labels", "label_sigma", "seed")}
         for name, source in zip(("data", "mix"), self.sources):
             found[f"{name} (samples)"] = str(len(source))
+        for name, source in zip(("data", "mix"), self.sources):  # the same count of others is not the same
+            texts = (f"{entry.instruction}\0".encode() + entry.actions.tobytes() for entry in source.entries)
+            found[f"{name} (digest)"] = _digest(*texts)
         found["augmentation"] = str(self.augmentation)
         found["base"] = self.policy.checkpoint.fingerprint
+        found["chunk_length"], found["image_variant"] = str(model.chunk_length), model.image_variant
+        found["model (digest)"] = _digest(str(model).encode())
         return found
+
+    def _build(self, device: str) -> OpenVLAPolicy:
+        return build_policy(self.config, self._train_entries, self._instructions, device)
 
     def _names(self) -> list[str]:
         return [name for name, p in self.policy.model.named_parameters() if p.requires_grad]
@@ -440,7 +493,7 @@ class Trainer:
         state = whole_state(self.policy.model)
         policy = self.policy
         if self.ranks.first:
-            policy = build_policy(self.config, self._train_entries, "cpu")
+            policy = self._build("cpu")
             self._prepare(policy)
             with torch.no_grad():
                 for name, parameter in policy.model.named_parameters():
@@ -451,33 +504,67 @@ class Trainer:
         if measured and self.ranks.first:
             self.run.log(self.progress.step, measured)
             text = "  ".join(f"{name} {value:.4g}" for name, value in measured.items())
-            console.print(f"step {self.progress.step}: {text}", markup=False, highlight=False)
+            say(f"step {self.progress.step}: {text}")
 
     def _spent(self) -> bool:
         config, now = self.config, self.progress
         return now.step >= config.steps or (config.seconds > 0 and now.seconds >= config.seconds)
 
 
-def build_policy(config: SFTConfig, demonstrations: Sequence[TrainingEpisode], device: str) -> OpenVLAPolicy:
+def writes_checkpoint(config: SFTConfig) -> bool:
+    """Whether the result is a whole checkpoint in `out`, not an adapter."""
+    return config.lora_rank == 0 or config.merge
+
+
+def find_base(config: SFTConfig) -> Path | None:
+    """The checkpoint to start from; None: a new model. Raises: ConfigError when there is none of that name."""
+    named = config.base or ("" if config.init or config.model else SHIPPED)
+    return find_model(named) if named else None
+
+
+def check_folders(config: SFTConfig) -> None:
+    """See that no folder is in the way of another. Raises: ConfigError naming the option."""
+    run, out, base = Path(config.run).resolve(), Path(config.out).resolve(), find_base(config)
+    if writes_checkpoint(config):
+        if base is not None and out == base.resolve():
+            raise ConfigError(f"out: found the base itself ({config.out}), needed another folder")
+        if out == run or out in run.parents:
+            raise ConfigError(
+                f"run: found {config.run}, which is, or lies in, the checkpoint folder that will be replaced "
+                f"({config.out}); choose another --run"
+            )
+    videos = (video for video in run.glob("*.mp4") if video.with_suffix(".npz").exists())
+    for episode in (*run.glob("episode.json"), *run.glob("*/episode.json"), *videos):
+        raise ConfigError(f"run: found {config.run}, which holds episodes ({episode}); choose another --run")
+
+
+def build_policy(
+    config: SFTConfig, demonstrations: Sequence[TrainingEpisode], instructions: Iterable[str], device: str
+) -> OpenVLAPolicy:
     """The policy to train, on `device`: a base with its statistics, or a new model with those of the demonstrations.
 
-    Raises: ConfigError when base and init are both given, CheckpointError for a bad base.
+    instructions: of everything it is trained and measured on; their words become a new model's tokens.
+
+    Raises: ConfigError when base and init are both given, or a new model is given options of a base; CheckpointError
+        for a bad base.
     """
     if config.base and config.init:
         raise ConfigError("base and init: found both, give one of them")
-    named = config.base or ("" if config.init or config.model else SHIPPED)
-    if named:
+    base = find_base(config)
+    if base is not None:
         # Float32 masters whatever the device; the forward runs in bfloat16 on a GPU.
         dtype = torch.bfloat16 if config.lora_rank and device.startswith("cuda") else torch.float32
-        base = find_model(named)
         given = (config.chunk_length or None, config.image_variant or None)
         return OpenVLAPolicy(read_checkpoint(base, device, dtype, *given), config.unnorm_key)
     recipe = load_model_recipe(config.init) if config.init else config.model
     assert recipe is not None
     if config.lora_rank:
         raise ConfigError(f"lora_rank: found {config.lora_rank} for a new model, needed 0 (there is no base to adapt)")
+    for name in ("chunk_length", "image_variant"):
+        if found := getattr(config, name):
+            raise ConfigError(f"{name}: found {found!r} for a new model, which takes it from `model.{name}`")
     statistics = compute_statistics([entry.actions for entry in demonstrations])
-    words = sorted({word for entry in demonstrations for word in entry.instruction.split() if word.isalpha()})
+    words = sorted({word for text in instructions for word in re.findall(r"[^\W\d_]+", text)})
     checkpoint = new_checkpoint(recipe, words, config.seed, Path(config.out))
     checkpoint.model.to(device)
     return OpenVLAPolicy(with_statistics(checkpoint, config.unnorm_key, statistics), config.unnorm_key)
@@ -503,27 +590,26 @@ def sft(config: SFTConfig) -> int:
     demonstrations, mixed = trainer.sources
     if first:
         trained = sum(p.numel() for p in trainer.parameters)
-        console.print(
+        say(
             f"{len(demonstrations)} samples of {len(demonstrations.entries)} episodes (+ {len(mixed)} mixed, "
-            f"{held} held out); {trained:,} parameters on {trainer.policy.device}, {trainer.ranks.size} process(es)",
-            markup=False,
-            highlight=False,
+            f"{held} held out); {trained:,} parameters on {trainer.policy.device}, {trainer.ranks.size} process(es)"
         )
     try:
         if not trainer.train():
             if first:
-                message = f"interrupted; the same command goes on from {trainer.run.path}"
-                console.print(message, markup=False, highlight=False)
+                say(f"interrupted; the same command goes on from {trainer.run.path}")
             return 130
         with interrupts():  # what is trained is saved: the same command comes back to here
             result = trainer.finish()
         if first:
-            console.print(
-                f"written: {result.get('checkpoint') or result.get('adapter')}", markup=False, highlight=False
-            )
+            say(f"written: {result.get('checkpoint') or result.get('adapter')}")
         return 0
     finally:
         trainer.ranks.finish()
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def _number(value: torch.Tensor) -> float:
