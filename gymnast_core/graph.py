@@ -72,9 +72,11 @@ def station_graph(
     driver_namespace = station.arm.driver
     nodes = []
     if station.simulation is not None:
-        # The driver lives in its own namespace, the scene's services with gymnast's other names.
-        services = tuple((name, f"{namespace}/{name}") for name in ("station/reset_scene", "station/scene_state"))
-        nodes.append(NodeDescription(NODE_PACKAGE, "station", "xs_sdk", driver_namespace, (config,), services))
+        # The driver lives in its own namespace, scene and camera with gymnast's other names.
+        names = ["station/reset_scene", "station/scene_state"]
+        names += [] if station.camera.topic.startswith("/") else [station.camera.topic]
+        remapped = tuple((name, f"{namespace}/{name}") for name in names)
+        nodes.append(NodeDescription(NODE_PACKAGE, "station", "xs_sdk", driver_namespace, (config,), remapped))
     if "watchdog" not in without:
         nodes.append(NodeDescription(NODE_PACKAGE, "watchdog", "watchdog", namespace, (config,)))
     managed = tuple(name for name in MANAGED if name not in without)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnast_msgs.msg import ArmState, BridgeAction, ExecutedAction
 from gymnast_msgs.srv import EmergencyStop, Rearm, ResetArm, ResetScene, SceneState
-from interbotix_xs_msgs.msg import JointGroupCommand
+from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
 from interbotix_xs_msgs.srv import OperatingModes, Reboot, RegisterValues, RobotInfo, TorqueEnable
 from ros_tools import Client, running_graph, set_faults, wait_active, wait_until
 from sensor_msgs.msg import JointState
@@ -210,6 +210,23 @@ def test_emergency_stop_latches_until_rearmed(arm: Arm) -> None:
     assert np.max(np.abs(arm.pose - stopped)) < 0.02  # nothing jumps
     result = arm.send([0, 0.01, 0, 0, 0, 0, 1])
     assert result is not None and result.accepted
+
+
+def test_emergency_stop_ends_the_grippers_motion_and_rearming_tells_its_motor_anew(arm: Arm) -> None:
+    arm.reset()
+    told = arm.client.listen(JointSingleCommand, "/wx250s/commands/joint_single", 100)
+    arm.send([0, 0, 0, 0, 0, 0, 0.0])
+    wait_until(lambda: arm.states[-1][1].gripper < 0.9, 3.0, "a closing gripper")
+    arm.client.call(EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="a finger"))
+    stopped_at = arm.state.gripper
+    time.sleep(1.0)
+    assert told[-1][1].cmd == 0.0 and arm.state.gripper > stopped_at - 0.2
+    before = len(told)
+    assert arm.client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True)).success
+    wait_until(lambda: len(told) > before, 2.0, "the gripper's motor is told anew")
+    assert told[-1][1].cmd == 0.0  # it does not go on by itself
+    arm.send([0, 0, 0, 0, 0, 0, 0.0])
+    wait_until(lambda: arm.states[-1][1].gripper < 0.1, 3.0, "a closed gripper")
 
 
 def test_emergency_stop_ends_a_reset_under_way(arm: Arm) -> None:

@@ -25,6 +25,8 @@ pytest.importorskip("gymnast_msgs.msg", reason="the ROS interfaces are not built
 
 from gymnast_msgs.action import RunEpisode
 from gymnast_msgs.msg import ArmState, BridgeAction, EpisodeStep
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import Image, JointState
@@ -168,6 +170,27 @@ def test_cancel_ends_within_a_second_with_the_arm_held(running: Running) -> None
     assert_held(running.raw, began)
     episode = read_episode(task.result().episode_path)
     assert not episode.complete and episode.length == task.result().steps
+
+
+def test_an_executor_deactivated_in_an_episode_leaves_the_arm_held_until_it_is_activated(running: Running) -> None:
+    def change(transition: int) -> bool:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return bool(running.raw.call(ChangeState, "/executor/change_state", request).success)
+
+    begin(running)
+    began = time.monotonic()
+    assert change(Transition.TRANSITION_DEACTIVATE)
+    assert_held(running.raw, began)
+    assert not read_episode(newest_episode(running)).complete
+    wrong = {"executor": "inactive: deactivated by hand"}
+    wait_until(lambda: running.station.problems() == wrong, 2.0, "what is wrong")
+    with pytest.raises(StationError, match="not active"):
+        running.station.run_episode("open the drawer")
+    assert change(Transition.TRANSITION_ACTIVATE)
+    process = process_of("executor", running.graph)
+    assert not change(Transition.TRANSITION_CONFIGURE), "an active node cannot be configured"
+    assert running.station.run_episode("open the drawer", max_steps=2, judge=False).result(20.0).steps == 2
+    assert process_of("executor", running.graph) == process
 
 
 def test_a_camera_that_stops_ends_the_episode_with_the_arm_held(running: Running) -> None:

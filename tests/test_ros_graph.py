@@ -58,7 +58,7 @@ def graph() -> Iterator[tuple[Process, Client]]:
         yield process, client
 
 
-def test_graph_is_described_once_and_every_executable_is_there() -> None:
+def test_graph_is_described_once_and_every_executable_is_there(tmp_path: Path) -> None:
     nodes = station_graph(SIMULATED)
     assert [node.name for node in nodes] == ["xs_sdk", "watchdog", *MANAGED, "supervisor"]
     assert [node.name for node in nodes if node.lifecycle] == list(MANAGED)
@@ -72,6 +72,10 @@ def test_graph_is_described_once_and_every_executable_is_there() -> None:
     apart = station_graph(SIMULATED, namespace="lab")
     assert {node.namespace for node in apart} == {"/wx250s", "/lab"}  # the driver keeps its own
     assert dict(apart[0].remappings)["station/reset_scene"] == "/lab/station/reset_scene"
+    nearby = tmp_path / "nearby.yaml"  # the simulated camera publishes where the camera node looks
+    nearby.write_text(SIMULATED.read_text().replace("/camera/image_raw", "eye/image"))
+    assert dict(station_graph(nearby)[0].remappings)["eye/image"] == "/eye/image"
+    assert dict(station_graph(nearby, "lab")[0].remappings)["eye/image"] == "/lab/eye/image"
     with pytest.raises(ConfigError, match="driver"):
         station_graph(SIMULATED, without=["driver"])
 

@@ -1,23 +1,79 @@
-"""What lets an idle graph cost little: fast topics wake nobody, and the middleware is still heard when it complains."""
+"""What the nodes are built of: fast topics wake nobody, the middleware's complaints are heard, work may be left."""
 
 from __future__ import annotations
 
+import threading
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import rclpy
+from gymnast_msgs.action import RunEpisode
+from rclpy.action import ActionServer
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from ros_tools import Client, free_domain
 from sensor_msgs.msg import JointState
 
+from gymnast_nodes.client import Station
 from gymnast_nodes.common import DRIVER_QOS, GatedGroup, LatestReader, NodeExecutor, raw_callback, take_waiting
+from gymnast_nodes.long_action import Cancelled, Goal, Worker
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
+
+
+def test_a_goal_may_leave_its_worker_which_then_goes_on_with_the_next() -> None:
+    handle = SimpleNamespace(is_cancel_requested=False)
+    goal: Goal[Any] = Goal(None, lambda _: None, handle, threading.Event())  # type: ignore[arg-type]
+    worker = Worker("test")
+    begun, mended, undone = threading.Event(), threading.Event(), []
+
+    def hang() -> None:
+        begun.set()
+        mended.wait(10.0)
+
+    assert worker.do(goal, lambda: 7, 5.0) == 7
+    with pytest.raises(ZeroDivisionError):
+        worker.do(goal, lambda: 1 // 0, 5.0)
+    with pytest.raises(TimeoutError):
+        worker.do(goal, hang, 0.2)
+    assert begun.is_set()
+    threading.Timer(0.2, lambda: setattr(handle, "is_cancel_requested", True)).start()
+    began = time.monotonic()
+    with pytest.raises(Cancelled):
+        worker.do(goal, lambda: undone.append(1), 5.0)
+    worker.end(0.2)
+    assert time.monotonic() - began < 1.0
+    mended.set()
+    worker.end()
+    assert not undone
+
+
+def test_an_answer_that_comes_before_rclpy_has_noted_the_request_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LateFuture(rclpy.task.Future):  # made between sending and noting down
+        def __init__(self, **options: Any) -> None:
+            time.sleep(0.1)
+            super().__init__(**options)
+
+    def execute(handle: Any) -> RunEpisode.Result:
+        handle.succeed()
+        return RunEpisode.Result(message="done")
+
+    server = Client(domain := free_domain(), "server")
+    station = Station(domain=domain)
+    offered = ActionServer(server.node, RunEpisode, "executor/run_episode", execute)
+    try:
+        monkeypatch.setattr("rclpy.action.client.Future", LateFuture)
+        assert station.run_episode("open the drawer").result(5.0).message == "done"
+    finally:
+        offered.destroy()
+        station.close()
+        server.close()
 
 
 def test_a_raw_callback_takes_what_each_rclpy_gives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,6 +323,8 @@ class ArmNode(ManagedNode):
     def _on_stop(self, request: EmergencyStop.Request, response: EmergencyStop.Response) -> EmergencyStop.Response:
         """arm/emergency_stop: hold at the measured pose and refuse every action until arm/rearm."""
         held = self._hold_measured()
+        if self.is_active:
+            self._rest_gripper()
         self._set_mode(ArmState.MODE_STOPPED, request.reason or "emergency stop")
         response.success = held
         response.message = "held and latched" if held else "latched, but there are no fresh joint states to hold at"
@@ -364,6 +366,7 @@ class ArmNode(ManagedNode):
         self._lost_touch = False
         self._last_action_at = -math.inf
         self._set_mode(ArmState.MODE_READY, "")
+        self._resend_gripper()
         self.get_logger().info("re-armed")
 
     # The guard, and what goes out.
@@ -372,7 +375,8 @@ class ArmNode(ManagedNode):
         self._listen()
         if self.is_active:
             self._watch()
-            self._drive_gripper()
+            if self._mode != ArmState.MODE_STOPPED:
+                self._drive_gripper()
         self._publish_state()
 
     def _watch(self) -> None:
@@ -410,6 +414,7 @@ class ArmNode(ManagedNode):
                 self._latch(f"the driver was silent: {self._check_result}")
             else:
                 self._lost_touch = False
+                self._resend_gripper()
                 self._hold("the driver was silent; its settings were checked", fault=False)
         elif self._lost_touch and self._checking is None:
             self._hold_measured()
@@ -436,6 +441,7 @@ class ArmNode(ManagedNode):
 
     def _latch(self, why: str) -> None:
         self._hold_measured()
+        self._rest_gripper()
         self._set_mode(ArmState.MODE_STOPPED, why)
         self.get_logger().error(f"stopped: {why}; call arm/rearm when it is mended")
 
@@ -491,18 +497,27 @@ class ArmNode(ManagedNode):
 
     def _drive_gripper(self) -> None:
         """PWM is written when it changes, and zero is written once."""
-        if self.station.arm.gripper != "pwm":
-            return
         pwm = self._gripper.pwm(self._finger, time.monotonic())
-        if pwm != self._gripper_pwm:
+        if self.station.arm.gripper == "pwm" and pwm != self._gripper_pwm:
             self._gripper_pwm = pwm
             self._single.publish(JointSingleCommand(name="gripper", cmd=pwm))
 
     def _rest_gripper(self) -> None:
         """Nobody will switch the motor off where the motion ends: a grasp stays, anything else stops here."""
+        pwm = self._gripper.rest(self._finger, time.monotonic())
+        if pwm == 0.0:
+            self._gripper_target = None
         if self.station.arm.gripper == "pwm":
-            self._gripper_pwm = self._gripper.rest(self._finger, time.monotonic())
-            self._single.publish(JointSingleCommand(name="gripper", cmd=self._gripper_pwm))
+            self._gripper_pwm = pwm
+            self._single.publish(JointSingleCommand(name="gripper", cmd=pwm))
+        elif pwm == 0.0 and math.isfinite(self._finger):
+            self._single.publish(JointSingleCommand(name="gripper", cmd=2.0 * self._finger))
+
+    def _resend_gripper(self) -> None:
+        """The motor may have been rebooted: what it was told last is forgotten."""
+        self._gripper_pwm = math.nan
+        if self._gripper_target is not None:
+            self._set_gripper(self._gripper_target)
 
     def _set_mode(self, mode: int, detail: str) -> None:
         self._mode, self._detail = mode, detail

@@ -33,20 +33,22 @@ from gymnast_msgs.msg import GraphStatus
 from gymnast_msgs.srv import CaptureFrame, EmergencyStop, Rearm, ResetArm, ResetScene, SceneState
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 
 from gymnast_core.errors import StationError
 from gymnast_nodes.common import LATCHED_QOS, frame_to_image, image_to_frame
 from gymnast_nodes.liveness import Liveness
-from gymnast_nodes.long_action import STATUS_NAMES, call_service, wait_for
+from gymnast_nodes.long_action import STATUS_NAMES, call_service, in_executor, wait_for
 
 
 class Task:
     """One goal of an action on its way."""
 
-    def __init__(self, name: str, alive: Callable[[], bool]) -> None:
+    def __init__(self, node: Node, name: str, alive: Callable[[], bool]) -> None:
         self.name = name
         self.feedback: Any = None
         """The newest feedback message, None before the first."""
+        self._node = node
         self._alive = alive
         self._handle: Any = None
         self._future: Any = None
@@ -59,7 +61,7 @@ class Task:
 
         if not client.wait_for_server(timeout_sec=10.0):
             raise StationError(f"action {self.name} is not there; is its node running and active?")
-        accepted = client.send_goal_async(request, feedback_callback=listen)
+        accepted = in_executor(self._node, lambda: client.send_goal_async(request, feedback_callback=listen))
         if not wait_for(accepted, 10.0):
             raise StationError(f"action {self.name} did not answer within 10 s")
         self._handle = accepted.result()
@@ -67,14 +69,14 @@ class Task:
             raise StationError(
                 f"action {self.name} refused the goal: another one is under way, or its node is not active"
             )
-        self._future = self._handle.get_result_async()
+        self._future = in_executor(self._node, self._handle.get_result_async)
 
     def is_complete(self) -> bool:
         """Whether it has ended, one way or another. Raises: StationError when its node died."""
         if self._future.done():
             return True
         if not self._alive():
-            raise StationError(f"action {self.name}: its node went down")
+            raise StationError(f"action {self.name}: its node went down or was deactivated")
         return False
 
     def result(self, timeout_s: float = float("inf")) -> Any:
@@ -298,7 +300,7 @@ class Station:
     ) -> Task:
         if name not in self._actions:
             self._actions[name] = ActionClient(self.node, kind, name)
-        task = Task(name, self._liveness.watch(server))
+        task = Task(self.node, name, self._liveness.watch(server))
         task._begin(self._actions[name], request, on_feedback)
         self._task = task
         return task

@@ -32,6 +32,7 @@ from lifecycle_msgs.msg import State
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.callback_groups import CallbackGroup, ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -47,6 +48,8 @@ try:
     from rclpy.event_handler import EventHandler
 except ImportError:  # Humble
     from rclpy.qos_event import QoSEventHandler as EventHandler
+
+RCLError = rclpy_implementation.RCLError
 
 # Camera frames: a late frame is worth nothing, so none is sent twice.
 SENSOR_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -494,6 +497,8 @@ class ManagedNode(InterleavingNode, LifecycleNode):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
+        self._change_state = self._service_change_state.callback
+        self._service_change_state.callback = self._on_change_state
         self.config_path, self.station = station_parameter(self)
         self.last_error = ""
         self._last_spin = time.monotonic()
@@ -556,6 +561,16 @@ class ManagedNode(InterleavingNode, LifecycleNode):
             raise
         self.last_error = ""
         return entities(state)
+
+    def _on_change_state(self, request: Any, response: Any) -> Any:
+        """A transition that the state does not have is refused; rclpy lets it end the process."""
+        try:
+            return self._change_state(request, response)
+        except RCLError as error:
+            asked = request.transition.label or request.transition.id
+            self.get_logger().error(f"transition {asked} in state {self._state_machine.current_state[1]}: {error}")
+            response.success = False
+            return response
 
     def _note_spin(self) -> None:
         self._last_spin = time.monotonic()

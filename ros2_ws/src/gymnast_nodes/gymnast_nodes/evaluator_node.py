@@ -283,6 +283,7 @@ class EvaluatorNode(ManagedNode):
         request.seconds = seconds
         limit = 3.0 * (seconds or self.station.adaptation.seconds) + 1500.0
         status, adapted = run_goal(
+            self,
             self._adapt,
             "adapter/adapt",
             request,
@@ -330,6 +331,7 @@ class EvaluatorNode(ManagedNode):
         limit = 3.0 * (max_steps or 40) / self.station.arm.control_hz + 120.0
         judging = self.station.judge.timeout_s if self.station.judge.kind == "vlm" else 0.0
         _, episode = run_goal(
+            self,
             self._run_episode,
             "executor/run_episode",
             request,

@@ -10,11 +10,10 @@ thread imagines candidate chunks first; the arm holds while it thinks, and is ch
 from __future__ import annotations
 
 import json
+import math
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -49,7 +48,7 @@ from gymnast_nodes.common import (
     run_node,
     take_waiting,
 )
-from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service
+from gymnast_nodes.long_action import Cancelled, Goal, LongAction, Worker, call_service
 
 READY_WAIT_S = 5.0
 """How long a goal waits for camera, arm and recorder before it gives up."""
@@ -119,7 +118,7 @@ class ExecutorNode(ManagedNode):
         self._recorder: tuple[DiagnosticStatus, float] | None = None
         self._run: _Run | None = None
         self._latency = 0.0
-        self._inference = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._inference, self._judging = Worker("inference"), Worker("judge")
         self._actions = self.create_publisher(BridgeAction, "arm/action", COMMAND_QOS)
         self._steps = self.create_publisher(EpisodeStep, "executor/step", COMMAND_QOS)
         self._watching = False
@@ -164,7 +163,8 @@ class ExecutorNode(ManagedNode):
 
     def stop(self) -> None:
         self._action.interrupt(timeout_s=3.0)
-        self._inference.shutdown(wait=False, cancel_futures=True)
+        self._inference.end()
+        self._judging.end()
 
     # What comes in
 
@@ -216,10 +216,14 @@ class ExecutorNode(ManagedNode):
             message = _joined(message, self._finish_recording(run, outcome, message))
         result = Result(outcome=outcome, message=message, steps=run.step, episode_path=run.path, judge_score=np.nan)
         if outcome == Result.OUTCOME_UNJUDGED:
+            status = "succeeded"
             if request.judge:
-                self._judge_episode(run, result)
+                try:
+                    self._judge_episode(goal, run, result)
+                except Cancelled:
+                    status, result.message = "canceled", _joined(result.message, "cancelled while it was judged")
             self.get_logger().info(f"{run.episode_id}: {run.step} steps, {OUTCOMES[result.outcome]}. {result.message}")
-            return "succeeded", result
+            return status, result
         what = f"{run.episode_id if run.path else 'episode not started'}: {message}"
         if outcome == Result.OUTCOME_CANCELLED:
             self.get_logger().info(what)
@@ -334,12 +338,10 @@ class ExecutorNode(ManagedNode):
 
     def _think(self, goal: Goal[Any], work: Callable[[], Thought]) -> Thought:
         """`work` in the inference thread, behind what an ended episode left there. Raises: StationError, Cancelled."""
-        future = self._inference.submit(work)
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        if not goal.wait(done, INFERENCE_LIMIT_S):
-            raise StationError(f"the policy gave no answer within {INFERENCE_LIMIT_S:g} s")
-        return future.result()
+        try:
+            return self._inference.do(goal, work, INFERENCE_LIMIT_S)
+        except TimeoutError as error:
+            raise StationError(f"the policy gave no answer within {INFERENCE_LIMIT_S:g} s") from error
 
     def _actor(self) -> Policy:
         """Who chooses the actions."""
@@ -418,16 +420,16 @@ class ExecutorNode(ManagedNode):
             return f"recorder: {error}"
         return "" if answer.success else f"recorder: {answer.message}"
 
-    def _judge_episode(self, run: _Run, result: Any) -> None:
+    def _verdict(self, run: _Run) -> tuple[str, Verdict]:
+        """The judge's name and verdict. Raises: ConfigError, CheckpointError, DataError, JudgeError."""
+        if self._judge is None:
+            self._judge = load_judge(self.station, self.config_path)
+        return self._judge.name, judge_folder(self._judge, run.path, run.instruction)
+
+    def _judge_episode(self, goal: Goal[Any], run: _Run, result: Any) -> None:
         try:
-            if self._judge is None:
-                self._judge = load_judge(self.station, self.config_path)
-            verdict = judge_folder(self._judge, run.path, run.instruction)
-            facts: dict[str, Any] = {
-                "outcome_by": self._judge.name,
-                "judge": self._judge.name,
-                "judge_reason": verdict.reason,
-            }
+            name, verdict = self._judging.do(goal, lambda: self._verdict(run), math.inf)
+            facts: dict[str, Any] = {"outcome_by": name, "judge": name, "judge_reason": verdict.reason}
             facts.update(judge_confidence=verdict.confidence)
             if verdict.score is None:
                 result.message = _joined(result.message, f"judge abstained: {verdict.reason}")

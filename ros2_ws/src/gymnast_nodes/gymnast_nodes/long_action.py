@@ -6,9 +6,11 @@ goal at a time; a second one is refused until the first has ended.
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +23,7 @@ from rclpy.node import Node
 from gymnast_core.errors import GymnastError, StationError
 
 ResultType = TypeVar("ResultType")
+Outcome = TypeVar("Outcome")
 POLL_S = 0.02
 BUSY = "another goal is under way; cancel it or wait for it"
 
@@ -64,6 +67,45 @@ class Goal(Generic[ResultType]):
             if time.monotonic() > end:
                 return False
         return True
+
+
+class Worker:
+    """A thread that does one thing after the other for goals, which may leave before it is done."""
+
+    def __init__(self, name: str) -> None:
+        self._queue: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def do(self, goal: Goal[Any], work: Callable[[], Outcome], timeout_s: float) -> Outcome:
+        """What `work` returns or raises, behind what ended goals left to do.
+
+        Raises: Cancelled, TimeoutError; work that had not begun is then left undone.
+        """
+        future: Future[Outcome] = Future()
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        self._queue.put((future, work))
+        try:
+            if goal.wait(done, timeout_s):
+                return future.result()
+            raise TimeoutError
+        finally:
+            future.cancel()
+
+    def end(self, timeout_s: float = 2.0) -> None:
+        """Let it finish what it is at, but no longer than this: what hangs must not keep the process from ending."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            future, work = item
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:
+                    future.set_exception(error)
 
 
 Work = Callable[[Goal[Any]], tuple[str, Any]]
@@ -188,6 +230,22 @@ def wait_for(future: Any, timeout_s: float, cancelled: Callable[[], bool] = lamb
     return True
 
 
+def in_executor(node: Node, send: Callable[[], Any]) -> Any:
+    """What `send()` returns, called by the executor that spins `node`, from another thread.
+
+    Goals and requests for their results must be sent so: rclpy notes them down only after they are sent, and drops an
+    answer that its executor takes before. The goal would run, and nobody would know.
+
+    Raises: StationError when the executor does not get round to it.
+    """
+    if node.executor is None:
+        raise StationError(f"node {node.get_name()} has ended")
+    task = node.executor.create_task(send)
+    if not wait_for(task, 5.0):
+        raise StationError(f"node {node.get_name()} is busy or has ended")
+    return task.result()
+
+
 def call_service(client: Any, request: Any, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> Any:
     """Call a service from a worker thread while the node's executor spins elsewhere.
 
@@ -215,6 +273,7 @@ STATUS_NAMES = {
 
 
 def run_goal(
+    node: Node,
     client: ActionClient,
     name: str,
     request: Any,
@@ -223,7 +282,7 @@ def run_goal(
     cancelled: Callable[[], bool] = lambda: False,
     alive: Callable[[], bool] | None = None,
 ) -> tuple[str, Any]:
-    """Send a goal from a worker thread and wait for its end: (status, result message).
+    """Send a goal from a worker thread of `node` and wait for its end: (status, result message).
 
     When `cancelled()` becomes true the goal is cancelled, its end awaited for a moment, and Cancelled raised.
     `alive` is asked now and then: when it says that the server is gone, the wait ends.
@@ -232,18 +291,20 @@ def run_goal(
     """
     if not client.wait_for_server(timeout_sec=5.0):
         raise StationError(f"action {name} is not there; is its node running and active?")
-    accepted = client.send_goal_async(request, feedback_callback=lambda message: on_feedback(message.feedback))
+    accepted = in_executor(
+        node, lambda: client.send_goal_async(request, feedback_callback=lambda message: on_feedback(message.feedback))
+    )
     if not wait_for(accepted, 5.0, cancelled):
         raise StationError(f"action {name} did not answer within 5 s")
     handle = accepted.result()
     if not handle.accepted:
         raise StationError(f"action {name} refused the goal; its node's log says why")
-    future = handle.get_result_async()
+    future = in_executor(node, handle.get_result_async)
     end = time.monotonic() + timeout_s
     try:
         while not wait_for(future, 0.25, cancelled):
             if alive is not None and not alive():
-                raise StationError(f"action {name}: its node went down")
+                raise StationError(f"action {name}: its node went down or was deactivated")
             if time.monotonic() > end:
                 raise StationError(f"action {name} took longer than {timeout_s:g} s")
     except (Cancelled, StationError):

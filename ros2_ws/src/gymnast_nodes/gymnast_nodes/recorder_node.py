@@ -41,6 +41,7 @@ from gymnast_core.data.frames import resize_frame
 from gymnast_core.data.mcap_log import McapLog, Topic
 from gymnast_core.data.recover import LOG_FOLDER, recover_episode
 from gymnast_core.errors import ConfigError, DataError, GymnastError, StationError
+from gymnast_core.policy.prompt import normalise_instruction
 from gymnast_nodes.common import (
     HEADER_BYTES,
     Diagnostics,
@@ -123,7 +124,7 @@ class RecorderNode(ManagedNode):
         self._failed_episode = ""
         self._frames: collections.deque[_Item] = collections.deque(maxlen=100)
         self._states: collections.deque[_Item] = collections.deque(maxlen=100)
-        self._ended = threading.Event()
+        self._closing = threading.Event()
         self._status = self.create_publisher(DiagnosticStatus, STATUS_TOPIC, 10)
         self._start_service = self.create_service(StartRecording, "recorder/start", self._on_start)
         self._stop_service = self.create_service(
@@ -169,7 +170,7 @@ class RecorderNode(ManagedNode):
 
     def stop(self) -> None:
         self._end_recording("the recorder was stopped")
-        self._ended.set()
+        self._closing.set()
         self._writing.join(timeout=2.0)
 
     # Subscriptions
@@ -273,6 +274,7 @@ class RecorderNode(ManagedNode):
             raise StationError(f"episode '{self._recording.episode_id}' is being recorded; stop it first")
         if not EPISODE_ID.fullmatch(request.episode_id):
             raise DataError(f"episode_id {request.episode_id[:40]!r}: allowed are 1 to 120 letters, digits and _.+-")
+        normalise_instruction(request.instruction)
         metadata = _flat_object(request.metadata_json, "metadata_json")
         try:
             free_mb = shutil.disk_usage(self._root).free / 1e6
@@ -357,7 +359,7 @@ class RecorderNode(ManagedNode):
     def _write_loop(self) -> None:
         assembler: _StepAssembler | None = None
         last_flush = time.monotonic()
-        while not self._ended.is_set() or self._recording is not None:
+        while not self._closing.is_set() or self._recording is not None:
             try:
                 item: _Item | None = self._items.get(timeout=0.2 if self._recording is None else 0.02)
             except queue.Empty:
@@ -456,10 +458,10 @@ class RecorderNode(ManagedNode):
     # Status
 
     def _status_loop(self) -> None:
-        while not self._ended.wait(STATUS_PERIOD_S):
+        while not self._closing.wait(STATUS_PERIOD_S):
             recording = self._recording
             if recording is None and not self._failure:
-                if not self._ended.wait(0.2):
+                if not self._closing.wait(0.2):
                     self._publish_status(DiagnosticStatus.OK, "", "idle", {})
                 continue
             if recording is None:
@@ -473,7 +475,7 @@ class RecorderNode(ManagedNode):
         try:
             self._status.publish(status)
         except Exception:  # the context went down between the wait and here
-            self._ended.set()
+            self._closing.set()
 
     def _report(self) -> tuple[bytes, str, dict[str, Any]]:
         recording = self._recording
@@ -599,12 +601,16 @@ def _action_vector(message: Any) -> list[float]:
     return [*map(float, message.translation), *map(float, message.rotation), float(message.gripper)]
 
 
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
 def _flat_object(text: str, name: str) -> dict[str, Any]:
     """A flat JSON object; empty text is an empty one. Raises: DataError."""
     if not text:
         return {}
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: not JSON ({str(error)[:80]})") from error
     if not isinstance(value, dict) or any(isinstance(inner, (dict, list)) for inner in value.values()):

@@ -111,7 +111,8 @@ class SupervisorNode(InterleavingNode):
         node.beat_at = time.monotonic()
         restarted = node.wanted_before and not node.busy and message.state == "unconfigured"
         if message.state == FINALIZED:
-            self.get_logger().info(f"{node.name} was stopped")
+            if node.state != FINALIZED:
+                self.get_logger().info(f"{node.name} was stopped")
         elif restarted and node.state != "unconfigured":
             node.restarts += 1
             self.get_logger().warning(f"{node.name} was restarted")
@@ -119,7 +120,7 @@ class SupervisorNode(InterleavingNode):
             self.get_logger().info(f"{node.name} speaks again")
         if message.state != "inactive":
             node.set_aside = False
-        elif node.state == "active" and not node.busy:
+        elif node.state in ("active", "deactivating") and not node.busy:
             node.set_aside = True
             self.get_logger().warning(f"{node.name} was deactivated; it stays so until it is activated by hand")
         node.seen = True
