@@ -361,6 +361,7 @@ def test_training_through_a_faulty_server_is_the_training_through_a_sound_one(se
     server.script = look
     sound = train("sound")
     assert 0.05 < sound[0]["mean_reward"] < 0.95
+    assert sound[-1]["judge_tokens"] == 1100 * len(server.requests) and sound[-1]["judge_dollars"] > 0
     server.script = faulty
     broken = train("broken")
     answers = [json.loads(line) for line in (tmp_path / "broken.jsonl").read_text().splitlines()]

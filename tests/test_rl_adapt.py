@@ -26,7 +26,7 @@ from gymnast_core.errors import DataError
 from gymnast_core.protocols import Start, Verdict
 from gymnast_core.reporting.media import write_video
 from gymnast_core.rl.adapt import read_frame, read_frames
-from gymnast_core.rl.gate import judge_adapter, safety_shares
+from gymnast_core.rl.gate import judge_adapter, no_room_to_rise, safety_shares
 from gymnast_core.rl.rollout import Rollout
 from gymnast_core.rl.starts import read_starts
 
@@ -106,6 +106,38 @@ def test_bad_input_is_one_clear_line(
     errors = capsys.readouterr().err.strip().splitlines()
     assert expected in errors[-1] and sum(line.startswith("error: ") for line in errors) == 1
     assert not any("Traceback" in line for line in errors)
+
+
+def test_a_base_that_cannot_rise_is_kept_without_practice(station: Path, tmp_path: Path) -> None:
+    shutil.copytree(yaml.safe_load(station.read_text())["judge"]["checkpoint"], tmp_path / "kind_judge")
+    file = tmp_path / "kind_judge" / "judge.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "threshold": 0.0}))
+    run = tmp_path / "run"
+    assert main(["adapt", *arguments(station, run, judge=tmp_path / "kind_judge", seconds=9999)]) == 1
+    result = json.loads((run / "result.json").read_text())
+    assert result["iterations"] == 0 and result["stopped_by"] == "no room to rise"
+    assert "8 of 8 imagined rollouts of the base succeed already" in result["message"]
+    assert '"train"' not in (run / "progress.jsonl").read_text() and (run / "report.html").exists()
+
+
+def test_a_run_is_resumed_for_its_own_instruction_frame_and_judge_only(
+    station: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["adapt", *arguments(station, run, iterations=1)]) in (0, 1)
+    write_image(tmp_path / "other.png", picture(9))
+    judge = yaml.safe_load(station.read_text())["judge"]["checkpoint"]
+    shutil.copytree(judge, tmp_path / "judge")
+    others = {
+        "instruction": "close the drawer",
+        "frame": tmp_path / "other.png",
+        "judge": tmp_path / "judge",
+        "seed": 5,
+    }
+    for name, value in others.items():
+        capsys.readouterr()
+        assert main(["adapt", *arguments(station, run, **{name: value, "iterations": 2})]) == 2
+        assert "another" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_distrusted_imagination_keeps_the_base_and_says_why(station: Path, tmp_path: Path) -> None:
@@ -198,6 +230,10 @@ def test_the_gate_lets_through_only_what_rose_and_stayed_safe(station: Path) -> 
     assert (safety_shares(rollouts([1.0], 0.08), config) == 1).all()
     unjudged = judge_adapter(rollouts(low), rollouts([None] * 12 + [1.0] * 4), config)
     assert not unjudged.accepted and "could be judged" in unjudged.failed_conditions[0]
+    assert no_room_to_rise(rollouts([1.0] * 61 + [0.0] * 3)).startswith("61 of 64 imagined rollouts")
+    assert not no_room_to_rise(rollouts([1.0] * 60 + [0.0] * 4))
+    assert judge_adapter(rollouts([1.0] * 60 + [0.0] * 4), rollouts([1.0] * 64), config).accepted
+    assert "only 7 of 20" in no_room_to_rise(rollouts([None] * 13 + [0.0] * 7))
     doubtful = judge_adapter(rollouts(low), rollouts(high), config, ("the world model is too eager",))
     assert not doubtful.accepted and doubtful.failed_conditions == ("the world model is too eager",)
 

@@ -11,6 +11,7 @@ import torch
 from point_world import PointEnvironment, PointJudge, PointPolicy, point_starts
 
 from gymnast_core.errors import CheckpointError
+from gymnast_core.rl.adapt import train_within
 from gymnast_core.rl.selection import SOLVED_FOR, BestAdapter
 from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
 from gymnast_core.run_folder import RunFolder
@@ -72,6 +73,11 @@ def test_a_run_killed_before_its_validation_goes_on_as_if_it_had_not_been(tmp_pa
         second.trainer.step()
         second()
     assert second.history == whole.history and second.solved
+    killed_when_solved = build_best(tmp_path / "cut")
+    assert train_within(killed_when_solved.trainer, 100, 60.0, killed_when_solved.trainer.run, killed_when_solved) == (
+        "solved"
+    )
+    assert killed_when_solved.trainer.update == updates, "nothing is practised beyond"
     assert second.restore() == whole.restore()
     expected = whole.trainer.weights()
     assert all(torch.equal(value, expected[name]) for name, value in second.trainer.weights().items())

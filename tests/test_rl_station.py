@@ -40,7 +40,7 @@ def test_grpo_on_the_station_is_labelled_as_the_upper_bound(station: Path, tmp_p
     result = json.loads((run / "result.json").read_text())
     assert result["environment"] == "station" and result["stopped_by"] in ("time", "iterations")
     page = (run / "report.html").read_text()
-    assert "Upper bound" in page and ("no update was made within 2 s" in page) == (result["updates"] == 0) == code
+    assert "Upper bound" in page and ("no update was made" in page) == (result["updates"] == 0) == code
     assert (tmp_path / "bound" / "adapter.json").exists() == bool(result["updates"]), "what learned nothing is not kept"
 
 

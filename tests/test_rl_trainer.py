@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,21 @@ from hypothesis import strategies as st
 from point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy, locate, point_starts, reached, render
 from safetensors.torch import load_file
 
-from gymnast_core.errors import CheckpointError, ConfigError, DataError
+from gymnast_core.errors import CheckpointError, ConfigError, DataError, JudgeError
 from gymnast_core.protocols import Start, Verdict
 from gymnast_core.reward.truth import TruthJudge
 from gymnast_core.rl.advantages import chunk_advantages, group_advantages, group_is_usable
 from gymnast_core.rl.loss import clipped_policy_loss, trajectory_weights
 from gymnast_core.rl.rollout import Group, Rollout, RolloutOptions, group_starts, run_rollouts
-from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer, accumulate_gradients, load_recipe, trajectories_of
+from gymnast_core.rl.trainer import (
+    BudgetSpent,
+    GRPOConfig,
+    GRPOTrainer,
+    NothingToLearn,
+    accumulate_gradients,
+    load_recipe,
+    trajectories_of,
+)
 from gymnast_core.run_folder import RunFolder
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "fixtures" / "openvla"
@@ -209,6 +218,30 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
     assert [line["step"] for line in RunFolder(tmp_path / "b", tensorboard=False).read_metrics()] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_run_does_not_go_on_as_another_one(tmp_path: Path) -> None:
+    def build(starts: Sequence[Start] = point_starts(4), judge: str = "a", **options: Any) -> GRPOTrainer:
+        policy = PointPolicy()
+        config = dataclasses.replace(CONFIG, **{"groups": 4, "min_groups": 4, "learning_rate": 1e-9, **options})
+        run = RunFolder(tmp_path, None, False)
+        return GRPOTrainer(
+            policy, policy, PointEnvironment(), PointJudge(), starts, config, run, about={"judge": judge}
+        )
+
+    first = build()
+    while not first.carried:
+        first.step()
+    moved = [*point_starts(4)[:3], Start(INSTRUCTIONS[0], point_starts(4)[3].frame[::-1])]
+    retold = [*point_starts(4)[:3], dataclasses.replace(point_starts(4)[3], instruction="something else")]
+    for starts in (point_starts(5), moved, retold, point_starts(4)[:3]):
+        with pytest.raises(DataError, match="use the same starts or another run folder"):
+            build(starts)
+    for options in ({"judge": "b"}, {"seed": 99}, {"lora_rank": 7}):
+        with pytest.raises(ConfigError, match=f"holds a run with {next(iter(options))} "):
+            build(**options)
+    assert build(learning_rate=1e-5).carried, "the learning rate may be lowered on the way"
+    assert not build(temperature=2.0).carried, "log-probabilities of another temperature are not compared"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -251,6 +284,46 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     trainer = GRPOTrainer(policy, policy, PointEnvironment(), PointJudge(), point_starts(2), CONFIG, run)
     with pytest.raises(CheckpointError, match="not finite"):
         trainer.load_weights({name: value * float("nan") for name, value in trainer.weights().items()})
+
+
+def test_advice_goes_by_the_groups_and_not_by_their_mean(tmp_path: Path) -> None:
+    class Decided(PointJudge):
+        """Finds success everywhere for one instruction and nowhere for the other; half a point for any third."""
+
+        def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
+            scores = {INSTRUCTIONS[0]: 1.0, INSTRUCTIONS[1]: 0.0}
+            return [Verdict(scores.get(text, 0.5), 1.0, "") for text in instructions]
+
+    policy = PointPolicy()
+    frame = point_starts(1)[0].frame
+    starts = [Start(text, frame) for text in (*INSTRUCTIONS, "go up", INSTRUCTIONS[1])]
+    config = dataclasses.replace(CONFIG, groups=4, horizon=3)
+    run = RunFolder(tmp_path, None, False)
+    trainer = GRPOTrainer(policy, policy, PointEnvironment(), Decided(), starts, config, run)
+    with pytest.raises(BudgetSpent):
+        trainer.generate(late=lambda: True)
+    most, *others = trainer.hindrance.split("; 1 groups otherwise: ")
+    assert "nearly all rollouts fail" in most and len(others) == 2
+    assert "succeed" in "".join(others) and "same partial credit" in "".join(others)
+
+
+def test_a_judge_that_cannot_go_on_ends_the_rollouts_at_once() -> None:
+    class Broke(PointJudge):
+        def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
+            raise JudgeError("no money left")
+
+    chunks: list[int] = []
+    with pytest.raises(JudgeError, match="no money left"):
+        run_rollouts(
+            PointPolicy(),
+            PointEnvironment(1),
+            Broke(),
+            point_starts(40),
+            list(range(40)),
+            RolloutOptions(3, 1.0),
+            lambda: (chunks.append(1), time.sleep(0.02))[0],
+        )
+    assert len(chunks) < 10, "of 40 batches"
 
 
 class MoodyJudge(PointJudge):
@@ -310,7 +383,7 @@ def stop_after(ticks: int) -> Callable[[], None]:
     [
         (0.1, PointJudge(), ("raise the temperature", "easier start frames", "partial credit")),
         (0.95, PointJudge(), ("take harder start frames, or stop here",)),
-        (0.5, MoodyJudge(1.0), ("the judge abstained on every rollout",)),
+        (0.5, MoodyJudge(1.0), ("the judge abstained too often",)),
     ],
     ids=["hopeless", "solved", "mute judge"],
 )
@@ -318,12 +391,13 @@ def test_batches_without_a_lesson_end_in_a_warning_that_says_what_to_change(
     place: float, judge: PointJudge, advice: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     policy = PointPolicy()
-    config = dataclasses.replace(CONFIG, horizon=3, warn_after=2)
+    config = dataclasses.replace(CONFIG, horizon=3, warn_after=2, give_up_after=5)
     starts = [Start(INSTRUCTIONS[0], render(np.array([[place, 0.5]]))[0])]
     run = RunFolder(tmp_path, None, False)
     trainer = GRPOTrainer(policy, policy, PointEnvironment(), judge, starts, config, run)
-    with pytest.raises(StopIteration):
-        trainer.generate(stop_after(5))  # a batch is one chunk here
+    with pytest.raises(NothingToLearn):
+        trainer.generate()
+    assert trainer.batch == 5 and not trainer.update
     told = " ".join(capsys.readouterr().err.split())
     assert told.count("warning: no usable group in the last") == 2, "after 2 batches and after 4"
     assert all(words in told for words in advice), told

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from gymnast_core.config import NotNegative, Positive, Seed, find_model
+from gymnast_core.config import NotNegative, Positive, Seed, StationConfig, find_model
 from gymnast_core.data.episode import read_episode
 from gymnast_core.data.frames import check_frame, read_image, resize_frame, write_image
 from gymnast_core.data.worldgym import read_video
@@ -27,12 +27,12 @@ from gymnast_core.errors import DataError
 from gymnast_core.policy.parallel import Ranks
 from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start
-from gymnast_core.rl.gate import GateResult, judge_adapter, judge_imagination, safety_shares
+from gymnast_core.rl.gate import GateResult, judge_adapter, judge_imagination, no_room_to_rise, safety_shares
 from gymnast_core.rl.processes import run_practice
 from gymnast_core.rl.rollout import Rollout, RolloutOptions, run_rollouts
 from gymnast_core.rl.selection import BestAdapter
 from gymnast_core.rl.starts import check_instruction, read_starts
-from gymnast_core.rl.trainer import BudgetSpent, GRPOConfig, GRPOTrainer
+from gymnast_core.rl.trainer import BudgetSpent, GRPOConfig, GRPOTrainer, NothingToLearn
 from gymnast_core.run_folder import RunFolder, derive_seed
 
 ONE_JUDGE = "there is one judge only: it trained the adapter, and it scores before and after"
@@ -252,14 +252,17 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
     if recipe.shard:
         ranks.shard(policy.model)
     rehearsal = read_starts(config.rehearsal, station.camera.observation_size) if config.rehearsal else ()
-    trainer = GRPOTrainer(policy, policy.model, environment, judge, starts, recipe, run, rehearsal)
+    trainer = GRPOTrainer(
+        policy, policy.model, environment, judge, starts, recipe, run, rehearsal, about=models_of(station)
+    )
     best = None
     if config.validation_rollouts:
         best = BestAdapter(trainer, validate, float(safety_shares(before, station).mean()))
-    stopped_by = train_within(trainer, iterations, seconds, run, best)
+    hopeless = no_room_to_rise(before)
+    stopped_by = "no room to rise" if hopeless else train_within(trainer, iterations, seconds, run, best)
     chosen = best.restore() if best is not None else None
 
-    after = evaluate("after")
+    after = evaluate("after") if trainer.update else before
     weights = trainer.weights() if trainer.sharded else {}
     if not ranks.first:
         return 0
@@ -267,7 +270,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
     required = trust.failed if budget.world_model_gate == "require" else ()
     gate = judge_adapter(before, after, station, required)
     if trainer.update == 0:
-        nothing = f"no update was made within {seconds:.0f} s: {trainer.hindrance or 'allow more time'}"
+        nothing = f"no update was made: {hopeless or trainer.hindrance or f'allow more than {seconds:.0f} s'}"
         gate = dataclasses.replace(gate, failed_conditions=(nothing, *gate.failed_conditions))
     adapter_id = adapters.adapter_name(station.name, instruction) if gate.accepted else ""
     if gate.accepted:
@@ -310,10 +313,22 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
     return 0 if gate.accepted else 1
 
 
+def models_of(station: StationConfig) -> dict[str, str]:
+    """The models and the judge of a practice, which a resumed run has in common with its beginning."""
+    models, judge = station.models, station.judge
+    return {
+        "policy": models.policy,
+        "unnorm_key": models.unnorm_key,
+        "world_model": models.world_model,
+        "judge": f"{judge.kind} {judge.model if judge.kind == 'vlm' else judge.checkpoint}",
+    }
+
+
 def train_within(
     trainer: GRPOTrainer, iterations: int, seconds: float, run: RunFolder, best: BestAdapter | None = None
 ) -> str:
-    """Update until the iterations or the time are used up, or `best` sees nothing left to learn; says which.
+    """Update until one of these ends it, and say which: "iterations", "time", "solved" (`best` sees nothing left to
+    learn), or "nothing to learn" (no usable group for too long).
 
     A single process stops in the middle of a batch of rollouts when time is over; many stop together, after one.
     """
@@ -332,10 +347,14 @@ def train_within(
     with progress_bar() as bar:
         task = bar.add_task("practising", total=iterations, completed=first, note="", visible=processes.rank == 0)
         while trainer.update < iterations:
+            if best is not None and best.solved:  # before the run was cut short
+                return "solved"
             try:
                 metrics = trainer.step(tick, late)
             except BudgetSpent:
                 return "time"
+            except NothingToLearn:
+                return "nothing to learn"
             if processes.rank == 0:
                 each = (time.monotonic() - began) / (trainer.update - first)
                 left = min(deadline - time.monotonic(), each * (iterations - trainer.update))
@@ -349,6 +368,8 @@ def train_within(
                     preview=_preview(trainer, run),
                 )
             note = f"reward {metrics['mean_reward']:.2f}, usable groups {metrics['usable_groups']:.0%}"
+            if "judge_dollars" in metrics:
+                note += f", ${metrics['judge_dollars']:.2f}"
             bar.update(task, completed=trainer.update, note=note)
             if best is not None:
                 one = best()

@@ -100,6 +100,28 @@ def _standing(station: StationFile, instruction: str, horizon: int) -> Standing:
     )
 
 
+def no_room_to_rise(before: Sequence[Rollout]) -> str:
+    """Why no adapter could pass the gate, not even one that always succeeds, in words; empty where one could."""
+    outcomes = np.array([rollout.completed for rollout in before])
+    outcomes = outcomes[np.isfinite(outcomes)]
+    if len(outcomes) < MIN_PAIRS:
+        return f"only {len(outcomes)} of {len(before)} imagined rollouts could be judged, needed {MIN_PAIRS}"
+    if _rise(1.0 - outcomes)[2]:
+        return ""
+    return (
+        f"{int(outcomes.sum())} of {len(outcomes)} imagined rollouts of the base succeed already: no rise could be two "
+        "standard errors; take a harder start frame, or more evaluation_rollouts"
+    )
+
+
+def _rise(differences: np.ndarray) -> tuple[float, float, bool]:
+    """Mean of paired differences, its standard error, and whether it is a rise of two of them; NaN and no for none."""
+    n = len(differences)
+    mean = float(differences.mean()) if n else math.nan
+    error = float(differences.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return mean, error, bool(mean > 0 and mean >= STANDARD_ERRORS * error)
+
+
 def judge_adapter(
     before: Sequence[Rollout], after: Sequence[Rollout], station: StationConfig, distrust: Sequence[str] = ()
 ) -> GateResult:
@@ -113,18 +135,16 @@ def judge_adapter(
     second = np.array([rollout.completed for rollout in after])
     judged = np.isfinite(first) & np.isfinite(second)
     n = int(judged.sum())
-    difference = second[judged] - first[judged]
-    mean = float(difference.mean()) if n else math.nan
-    error = float(difference.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    mean, error, rose = _rise(second[judged] - first[judged])
     shares_before, shares_after = safety_shares(before, station), safety_shares(after, station)
     rise = shares_after - shares_before
     rise_error = float(rise.std(ddof=1) / math.sqrt(len(rise))) if len(rise) > 1 else 0.0
     failed = []
     if n < MIN_PAIRS:
         failed.append(f"only {n} of {len(before)} pairs of rollouts could be judged, needed {MIN_PAIRS}")
-    elif not (mean > 0 and mean >= STANDARD_ERRORS * error):
+    elif not rose:
         failed.append(
-            f"success in imagination changed by {mean:+.3f}, needed a rise of more than "
+            f"success in imagination changed by {mean:+.3f}, needed a rise of at least "
             f"{STANDARD_ERRORS * error:.3f} (two standard errors)"
         )
     if len(rise) and rise.mean() > max(STANDARD_ERRORS * rise_error, 1e-9):

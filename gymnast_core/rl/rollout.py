@@ -151,11 +151,14 @@ def run_rollouts(
             )
             videos = _videos(environment, judge, batch, options)
             judging.append(thread.submit(partial(_judge_batch, judge, batch, videos)))
+            for future in judging:
+                if future.done():
+                    future.result()  # a judge that cannot go on ends this now, not after the last batch
             for index, rollout in enumerate(batch):
                 kept = videos[index] if options.keep_video else None
                 rollouts.append(dataclasses.replace(rollout, video=kept))
         verdicts = [verdict for future in judging for verdict in future.result()]
-    judged = [dataclasses.replace(rollout, verdict=verdict) for rollout, verdict in zip(rollouts, verdicts)]
+    judged = [dataclasses.replace(rollout, verdict=one) for rollout, one in zip(rollouts, verdicts, strict=True)]
     return [_end_at_completion(rollout, judge) for rollout in judged] if options.stop_at_success else judged
 
 

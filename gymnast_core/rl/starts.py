@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,6 +103,7 @@ class StartSampler:
         self.starts = list(starts)
         self._seed = seed
         self._curriculum = curriculum
+        self._identity = [_digest(start) for start in self.starts]
         self._tried = np.zeros(len(self.starts))
         self._reward = np.zeros(len(self.starts))
 
@@ -132,19 +135,31 @@ class StartSampler:
         self._tried[index] += len(rewards)
         self._reward[index] += float(np.clip(rewards, 0.0, 1.0).sum())
 
-    def state(self) -> dict[str, list[float]]:
+    def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"tried": self._tried.tolist(), "reward": self._reward.tolist()}
+        return {"starts": self._identity, "tried": self._tried.tolist(), "reward": self._reward.tolist()}
 
-    def load_state(self, state: Mapping[str, Sequence[float]]) -> None:
-        """Raises: DataError when the checkpoint knew another number of starts."""
-        if len(state["tried"]) != len(self.starts):
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Raises: DataError when the checkpoint knew other starts."""
+        then, now = state["starts"], self._identity
+        if then != now:
+            other = next((i for i, pair in enumerate(zip(then, now)) if pair[0] != pair[1]), min(len(then), len(now)))
             raise DataError(
-                f"the run to resume had {len(state['tried'])} starts, now there are {len(self.starts)}; "
-                "use the same starts or another run folder"
+                f"the run to resume began at {len(then)} starts, now there are {len(now)}, and start {other} is not "
+                "the same (instruction, frame or reset); use the same starts or another run folder"
             )
         self._tried = np.array(state["tried"], dtype=np.float64)
         self._reward = np.array(state["reward"], dtype=np.float64)
+
+
+def _digest(start: Start) -> str:
+    """What a start is, in a few characters."""
+    digest = hashlib.sha256(f"{start.instruction}\n{start.task}\n".encode())
+    if start.frame is None:
+        digest.update(str(start.seed).encode())
+    else:
+        digest.update(str(start.frame.shape).encode() + np.ascontiguousarray(start.frame).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _fit(frame: np.ndarray, size: int | None) -> np.ndarray:

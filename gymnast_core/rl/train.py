@@ -15,7 +15,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.policy.parallel import Ranks
 from gymnast_core.progress import console
 from gymnast_core.protocols import Environment, Judge
-from gymnast_core.rl.adapt import train_within
+from gymnast_core.rl.adapt import models_of, train_within
 from gymnast_core.rl.processes import run_practice
 from gymnast_core.rl.starts import read_starts, station_starts
 from gymnast_core.rl.trainer import GRPOTrainer
@@ -106,7 +106,8 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     parts.prepare_training(policy, recipe)
     if recipe.shard:
         ranks.shard(policy.model)
-    trainer = GRPOTrainer(policy, policy.model, environment, judge, starts, recipe, run)
+    about = {**models_of(station), "environment": config.environment}
+    trainer = GRPOTrainer(policy, policy.model, environment, judge, starts, recipe, run, about=about)
     stopped_by = train_within(trainer, config.updates, config.seconds, run)
     if trainer.update:
         trainer.save()
@@ -115,7 +116,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     if not ranks.first:
         return 0
     policy = parts.in_one_piece(policy, opened, recipe, weights)
-    nothing = f"no update was made within {config.seconds:.0f} s: {trainer.hindrance or 'allow more time'}"
+    nothing = f"no update was made: {trainer.hindrance or f'allow more than {config.seconds:.0f} s'}"
     made_by = {"made_by": "gymnast train", "environment": config.environment, "updates": kept}
     if trainer.update == 0:
         where = ""

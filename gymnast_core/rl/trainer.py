@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,14 +27,17 @@ from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.policy.parallel import Ranks, divided_like, is_sharded, whole
 from gymnast_core.progress import console
 from gymnast_core.protocols import Environment, Judge, Start, TrainablePolicy, Verdict
+from gymnast_core.reward.spending import Spending
 from gymnast_core.rl.advantages import chunk_advantages, group_is_usable
 from gymnast_core.rl.loss import trajectory_weights, weighted_policy_loss
 from gymnast_core.rl.rollout import Group, Rollout, RolloutOptions, group_starts, run_rollouts
 from gymnast_core.rl.starts import StartSampler
-from gymnast_core.run_folder import RunFolder, derive_seed
+from gymnast_core.run_folder import RunFolder, derive_seed, refuse_other_options
 
 DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)
 """What reading a state raises that holds other things than it should."""
+IDENTITY = ("trainable", "base_precision", "lora_rank", "lora_alpha", "lora_vision", "seed")
+"""Options of a recipe that a resumed run has in common with its beginning; the others may be changed on the way."""
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
@@ -66,7 +70,7 @@ class GRPOConfig:
     baseline: Literal["group", "alive"] = "group"
     """Compare a chunk with the whole group (the paper) or with the members still acting at that chunk."""
     minibatch: Annotated[int, Field(ge=1)] = 160
-    """Trajectories per optimiser step."""
+    """Trajectories per optimiser step, about: an update's are divided evenly among so many steps as come nearest."""
     epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over the trajectories of an update."""
     micro_batch: Annotated[int, Field(ge=1)] = 64
@@ -94,6 +98,8 @@ class GRPOConfig:
     keeps all of them, which costs memory and spares the traffic of gathering weights for every pass."""
     warn_after: Annotated[int, Field(ge=1)] = 5
     """Warn when so many batches in a row had no usable group."""
+    give_up_after: Annotated[int, Field(ge=1)] = 50
+    """End the practice when so many batches in a row had no usable group."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 5
     """Updates between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
@@ -216,6 +222,15 @@ def accumulate_gradients(
     return sums
 
 
+ADVICE = {
+    "unjudged": "the judge abstained too often: look at its answers, key and limits",
+    "failing": "nearly all rollouts fail: raise the temperature, take easier start frames, or give partial credit "
+    "(partial_credit_criteria of a task; --partial-credit on the station)",
+    "succeeding": "nearly all rollouts succeed: take harder start frames, or stop here",
+    "alike": "all rollouts of a start get the same partial credit: raise the temperature, or lengthen the horizon",
+}
+
+
 @dataclass
 class Generation:
     """What came of generating groups for one update."""
@@ -224,12 +239,19 @@ class Generation:
     n_groups: int = 0
     n_usable: int = 0
     rewards: dict[str, list[float]] = field(default_factory=dict)
+    """By instruction."""
+    unusable: Counter[str] = field(default_factory=Counter)
+    """How many groups were unusable, by reason: keys of ADVICE."""
     abstentions: int = 0
     batches: int = 0
 
 
 class BudgetSpent(Exception):
     """Training time is over."""
+
+
+class NothingToLearn(Exception):
+    """So many batches in a row had no usable group that practice ends."""
 
 
 class GRPOTrainer:
@@ -240,6 +262,10 @@ class GRPOTrainer:
     environment, judge, starts: where rollouts happen, who scores them, where they begin.
     run: metrics, progress and checkpoints; a run folder with a checkpoint is resumed.
     rehearsal: starts of other tasks, mixed in as `rehearsal_share` of the groups so that these tasks are not forgotten.
+    about: what else a resumed run must have in common with its beginning (which models, which judge).
+
+    Raises: ConfigError where nothing can be trained, or the folder's run had other models, judge or `IDENTITY`;
+    DataError where it began at other starts; CheckpointError where its checkpoint is none of this training.
     """
 
     def __init__(
@@ -253,6 +279,7 @@ class GRPOTrainer:
         run: RunFolder,
         rehearsal: Sequence[Start] = (),
         rehearsal_share: float = 0.25,
+        about: Mapping[str, str] | None = None,
     ) -> None:
         self.policy = policy
         self.module = module
@@ -260,6 +287,7 @@ class GRPOTrainer:
         self.judge = judge
         self.config = config
         self.run = run
+        self._about = {**(about or {}), **{name: str(getattr(config, name)) for name in IDENTITY}}
         self.processes = Ranks()
         self.sharded = is_sharded(module)
         # Every process draws the starts of all and takes its share: any number of processes makes the same groups.
@@ -295,7 +323,8 @@ class GRPOTrainer:
     def generate(self, tick: Callable[[], None] | None = None, late: Callable[[], bool] | None = None) -> Generation:
         """Roll out and score batches until there are enough usable groups (carried ones included).
 
-        Raises: BudgetSpent, in every process, when after a batch too few are there and `late` is true in one.
+        Raises, in every process: BudgetSpent when after a batch too few are there and `late` is true in one;
+        NothingToLearn when the last `give_up_after` batches had none.
         """
         generation = Generation()
         while True:
@@ -341,11 +370,11 @@ class GRPOTrainer:
             generation.rewards.setdefault(group.instruction, []).extend(kept.rewards.tolist())
             told[number] = kept.rewards
             generation.n_groups += 1
-            if len(kept.rollouts) >= config.min_group_size and group_is_usable(
-                kept.rewards, config.filter_low, config.filter_high
-            ):
+            if (hindered := self._hindered(kept.rewards)) is None:
                 generation.usable.append(kept)
                 usable += 1
+            else:
+                generation.unusable[hindered] += 1
         everywhere = {number: rewards for some in self.processes.gather(told) for number, rewards in some.items()}
         for number, (sampler, index) in enumerate(chosen):
             sampler.record(index, everywhere[number])
@@ -360,19 +389,28 @@ class GRPOTrainer:
                 f"warning: no usable group in the last {self._fruitless} batches; {self.hindrance}",
                 style="yellow",
                 markup=False,
+                soft_wrap=True,
             )
+        if self._fruitless >= config.give_up_after:
+            raise NothingToLearn
+
+    def _hindered(self, rewards: np.ndarray) -> str | None:
+        """Why a group with these rewards (abstentions left out) is not used, a key of ADVICE; None where it is."""
+        config = self.config
+        if len(rewards) < config.min_group_size:
+            return "unjudged"
+        if group_is_usable(rewards, config.filter_low, config.filter_high):
+            return None
+        if not np.isin(rewards, (0.0, 1.0)).all():
+            return "alike"
+        return "failing" if rewards.mean() < 0.5 else "succeeding"
 
     def _advice(self, generation: Generation) -> str:
-        everywhere = self.processes.gather(generation.rewards)
-        rewards = [reward for own in everywhere for values in own.values() for reward in values]
-        if not rewards:
-            return "the judge abstained on every rollout: look at its answers, key and limits"
-        if np.mean(rewards) < 0.5:
-            return (
-                "nearly all rollouts fail: raise the temperature, take easier start frames, "
-                "or give partial credit (partial_credit_criteria of a task; --partial-credit on the station)"
-            )
-        return "nearly all rollouts succeed: take harder start frames, or stop here"
+        """What to change, by the most frequent reasons of the groups generated for this update."""
+        reasons: Counter[str] = sum(self.processes.gather(generation.unusable), Counter())
+        first, *others = reasons.most_common()
+        told = [ADVICE[first[0]], *(f"{count} groups otherwise: {ADVICE[reason]}" for reason, count in others)]
+        return "; ".join(told)
 
     # --- update -------------------------------------------------------------------------------------------------
 
@@ -481,6 +519,10 @@ class GRPOTrainer:
             "grad_norm": statistics.grad_norm,
             "optimizer_steps": float(statistics.optimizer_steps),
         }
+        spending = getattr(self.judge, "spending", None)
+        if isinstance(spending, Spending):
+            spent = self.processes.sum(spending.dollars, spending.tokens, spending.failed_votes)
+            metrics |= dict(zip(("judge_dollars", "judge_tokens", "judge_failed_votes"), spent))
         weights = self.sampler.weights()
         for instruction, values in sorted(rewards.items()):
             name = "_".join(instruction.lower().split())[:60]
@@ -557,6 +599,8 @@ class GRPOTrainer:
                 "batch": self.batch,
                 "fruitless": self._fruitless,
                 "recent": self._recent,
+                "about": self._about,
+                "temperature": self.config.temperature,
                 "weights": weights,
                 "optimizer": optimizer,
                 "ranks": ranks,
@@ -600,6 +644,7 @@ class GRPOTrainer:
         )
 
     def _go_on_from(self, state: Mapping[str, Any]) -> None:
+        refuse_other_options(self.run.path, state["about"], self._about)
         self.load_weights(state["weights"])
         self._load_optimizer_state(state["optimizer"])
         self.update, self.batch = int(state["update"]), int(state["batch"])
@@ -609,6 +654,8 @@ class GRPOTrainer:
             carried = ranks[rank]["carried"]
         else:  # another number of processes: deal the carried groups out anew
             carried = [group for entry in ranks for group in entry["carried"]][rank::size]
+        if state["temperature"] != self.config.temperature:
+            carried = []  # their log-probabilities are those of the temperature they were sampled at
         self.carried = [_group_from_state(group) for group in carried]
         own = ranks[rank % len(ranks)]
         self.sampler.load_state(own["sampler"])
