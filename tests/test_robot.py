@@ -282,6 +282,23 @@ def test_joint_speed_is_limited_and_an_unreachable_target_is_refused() -> None:
     assert not command.accepted and command.events == (safety.UNREACHABLE,)
 
 
+def test_narrower_joint_limits_of_the_driver_are_kept() -> None:
+    lower, upper = JOINT_LOWER - 1.0, JOINT_UPPER + 1.0  # wider ones change nothing
+    lower[0], upper[0] = -0.2, 0.2  # a waist with a wall beside it
+    controller = BridgeController(ArmConfig(), SafetyConfig(), (lower, upper))
+    joints = controller.start_joints()
+    controller.reset_target(joints)
+    for _ in range(6):
+        command = controller.step(np.array([0, 0.03, 0, 0, 0, 0, 1.0]), joints)
+        joints = command.joint_target
+        assert abs(joints[0]) <= 0.2 and (joints >= JOINT_LOWER).all() and (joints <= JOINT_UPPER).all()
+    assert not command.accepted and command.events == (safety.UNREACHABLE,)
+    with pytest.raises(StationError, match="out of reach"):
+        controller.reset_path(joints, np.array([0.0, 0.2, 0.0]), 0.04)
+    with pytest.raises(ConfigError, match="waist"):
+        BridgeController(ArmConfig(), SafetyConfig(), (upper, lower))
+
+
 def test_reset_lifts_first_and_ends_at_the_start_pose() -> None:
     controller, _ = _controller()
     sleep = np.array([0, -1.80, 1.55, 0, 0.8, 0])

@@ -7,6 +7,7 @@ does not add up. The target is kept near the measured arm, so it does not wind u
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,9 @@ from gymnast_core.errors import ConfigError, StationError
 from gymnast_core.robot.bridge import DOWN_ROTATION, bridge_pose_from_matrix, compose, delta_between
 from gymnast_core.robot.kinematics import (
     JOINT_LOWER,
+    JOINT_NAMES,
     JOINT_UPPER,
+    IKResult,
     forward_kinematics,
     pose_matrix,
     quaternion_from_rotation,
@@ -61,8 +64,15 @@ class JointCommand:
 class BridgeController:
     """Holds the target of one arm. Not thread safe; no clock of its own."""
 
-    def __init__(self, arm: ArmConfig | StationConfig, safety: SafetyConfig | None = None) -> None:
+    def __init__(
+        self,
+        arm: ArmConfig | StationConfig,
+        safety: SafetyConfig | None = None,
+        joint_limits: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
         """`arm` and `safety`, or a whole station.
+
+        joint_limits: lowest and highest radians of the six joints, where they are narrower than the WidowX 250s's.
 
         Raises: ConfigError when the start pose is outside the workspace box or out of reach.
         """
@@ -71,6 +81,13 @@ class BridgeController:
             arm = arm.arm
         self.arm = arm
         self.envelope = SafetyEnvelope(safety or SafetyConfig(), arm.control_hz)
+        self._lower, self._upper = JOINT_LOWER, JOINT_UPPER
+        if joint_limits is not None:
+            self._lower = np.maximum(JOINT_LOWER, joint_limits[0])
+            self._upper = np.minimum(JOINT_UPPER, joint_limits[1])
+            for name, lower, upper in zip(JOINT_NAMES, self._lower, self._upper):
+                if not lower < upper:
+                    raise ConfigError(f"joint limits of {name}: {lower:.4f} is not below {upper:.4f} rad")
         low, high = self.envelope.workspace_min, self.envelope.workspace_max
         if not (low < high).all():
             raise ConfigError(f"safety.workspace_min {low.tolist()} is not below workspace_max {high.tolist()}")
@@ -131,7 +148,7 @@ class BridgeController:
         target = compose(before, clipped[:6], measured, self.arm.rotation)
         target[:3, 3], limited = self.envelope.bound_position(target[:3, 3], before[:3, 3], measured)
         events += limited
-        solution = solve_ik(target, self._joint_target)
+        solution = self._solve(target, self._joint_target)
         if not solution.converged:
             return self._refuse([*events, UNREACHABLE])
         joints, cut = self.envelope.limit_joint_step(self._joint_target, solution.joints)
@@ -163,7 +180,7 @@ class BridgeController:
         turned[0] = math.atan2(point[1], point[0])
         turned[5] = turned[0]
         for start in ([] if seed is None else [np.asarray(seed, dtype=np.float64)]) + [DOWN_SEED, turned]:
-            solution = solve_ik(target, start, max_iterations=100)
+            solution = self._solve(target, start, max_iterations=100)
             if solution.converged:
                 return solution.joints
         raise StationError(f"position {point.tolist()} is out of reach with the gripper pointing down")
@@ -190,7 +207,7 @@ class BridgeController:
         if pose[2, 3] < height - 0.01:
             lifted = pose.copy()
             lifted[2, 3] = height
-            up = solve_ik(lifted, joints, max_iterations=100)
+            up = self._solve(lifted, joints, max_iterations=100)
             # Where straight up is out of reach (folded arm), or takes another posture, go directly.
             if up.converged and float(np.max(np.abs(up.joints - joints))) < 1.5:
                 share = (height - pose[2, 3]) / (height - pose[2, 3] + np.linalg.norm(pose[:2, 3]) + 0.1)
@@ -198,6 +215,9 @@ class BridgeController:
                 joints, seconds = up.joints, seconds * (1 - max(0.3, float(share)))
         legs.append(self._leg(joints, goal, seconds, period_s))
         return np.concatenate(legs)
+
+    def _solve(self, target: np.ndarray, seed: np.ndarray, max_iterations: int = 40) -> IKResult:
+        return solve_ik(target, seed, self._lower, self._upper, max_iterations=max_iterations)
 
     def _leg(self, start: np.ndarray, end: np.ndarray, seconds: float, period_s: float) -> np.ndarray:
         speed = RESET_SPEED * self.envelope.config.max_joint_speed

@@ -116,7 +116,7 @@ class ArmNode(ManagedNode):
         self._driver.wait()
         self._info = self._driver.check_arm()
         self._driver.apply_profile()
-        self._controller = BridgeController(self.station)
+        self._controller = BridgeController(self.station, joint_limits=(self._info.lower, self._info.upper))
         self._gripper = GripperDrive(self._info.finger_closed, self._info.finger_open)
         if self._mode != ArmState.MODE_STOPPED:
             self._set_mode(ArmState.MODE_UNCONFIGURED, "not active")

@@ -17,8 +17,10 @@ import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from gymnast_msgs.srv import CaptureFrame
+from rclpy.node import Node
 from sensor_msgs.msg import Image
 
+from gymnast_core.config import CameraConfig
 from gymnast_core.data.frames import write_image
 from gymnast_core.errors import DataError, GymnastError, StationError
 from gymnast_nodes.common import (
@@ -59,14 +61,14 @@ class CameraNode(ManagedNode):
         self._problem = ""
         self._waiting: list[Any] = []
         self._subscription: Any = None
-        self._device: _Device | None = None
+        self._device: Device | None = None
         self._diagnostics = Diagnostics(self, self._camera.topic)
         self._diagnostics.add("camera", self._report)
         self.create_service(CaptureFrame, "camera/capture_frame", self._on_capture)
 
     def configure(self) -> None:
         if self._camera.source == "device":
-            self._device = _Device(self)
+            self._device = Device(self, self._camera)
 
     def activate(self) -> None:
         """Raises: StationError when no frame comes, or frames of another size or encoding."""
@@ -189,12 +191,12 @@ def _absolute(text: str) -> Path:
         raise DataError(f"{text}: {error}") from error
 
 
-class _Device:
+class Device:
     """A video device read in a thread of its own; every frame is published on the camera's topic."""
 
-    def __init__(self, node: CameraNode) -> None:
+    def __init__(self, node: Node, camera: CameraConfig) -> None:
         self._node = node
-        self._camera = node.station.camera
+        self._camera = camera
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         if not os.path.exists(self._camera.device):
@@ -203,27 +205,34 @@ class _Device:
 
     def start(self) -> None:
         """Raises: StationError when the device cannot be opened."""
-        capture = cv2.VideoCapture(self._camera.device, cv2.CAP_V4L2)
+        capture = self._open()
         if not capture.isOpened():
             raise StationError(
                 f"camera: cannot open {self._camera.device}; is it another program's, or are you missing from the "
                 "group 'video'?"
             )
+        self._ending.clear()
+        self._thread = threading.Thread(target=self._read, args=(capture,), name="video device", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(self._camera.device, cv2.CAP_V4L2)
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, self._camera.width)
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._camera.height)
         capture.set(cv2.CAP_PROP_FPS, self._camera.rate_hz)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        self._ending.clear()
-        self._thread = threading.Thread(target=self._read, args=(capture,), name="video device", daemon=True)
-        self._thread.start()
+        return capture
 
     def _read(self, capture: cv2.VideoCapture) -> None:
         while not self._ending.is_set():
             ok, frame = capture.read()
             stamp = self._node.get_clock().now().to_msg()
             if not ok:
-                self._node.get_logger().error(f"{self._camera.device} gives no frames", throttle_duration_sec=5.0)
+                message = f"{self._camera.device} gives no frames; opening it again"
+                self._node.get_logger().error(message, throttle_duration_sec=5.0)
+                capture.release()
                 self._ending.wait(0.5)
+                capture = self._open()
                 continue
             self._publisher.publish(frame_to_image(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), stamp, "camera"))
         capture.release()
