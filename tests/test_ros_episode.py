@@ -160,6 +160,16 @@ def test_bad_goals_end_in_one_line_and_move_nothing(running: Running) -> None:
         assert len(running.raw.heard["/arm/action"]) == before
 
 
+def test_a_practice_of_no_possible_length_is_refused_before_anything_moves(running: Running) -> None:
+    states = running.raw.heard["/arm/state"]
+    first = len(states)
+    for seconds in (-1.0, float("nan"), float("inf")):
+        task = running.station.practise("open the drawer", "open_drawer", reset=True, seconds=seconds)
+        result = task.result(20.0)
+        assert task.status == "aborted" and "seconds: found" in result.message
+    assert ArmState.MODE_MOVING not in {message.mode for _, message in states[first:]}
+
+
 def test_cancel_ends_within_a_second_with_the_arm_held(running: Running) -> None:
     task = begin(running)
     began = time.monotonic()

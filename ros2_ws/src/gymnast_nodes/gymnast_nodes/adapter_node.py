@@ -32,7 +32,7 @@ from gymnast_core.errors import ConfigError, DataError, StationError
 from gymnast_core.policy.prompt import normalise_instruction
 from gymnast_core.rl.adapt import AdaptConfig
 from gymnast_core.run_folder import read_json_lines
-from gymnast_nodes.common import Diagnostics, ManagedNode, image_to_frame, run_node
+from gymnast_nodes.common import Diagnostics, ManagedNode, check_seconds, image_to_frame, run_node
 from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service
 
 POLL_S = 0.1
@@ -85,8 +85,7 @@ class AdapterNode(ManagedNode):
         request = goal.request
         instruction = request.instruction.strip()
         normalise_instruction(instruction)
-        if not (math.isfinite(request.seconds) and request.seconds >= 0):
-            raise DataError(f"seconds: found {request.seconds}, needed 0 (as configured) or more")
+        check_seconds("seconds", request.seconds)
         name = re.sub(r"[^a-z0-9]+", "_", instruction.lower()).strip("_")[:40]
         run = self._root / f"{datetime.now():%Y%m%d_%H%M%S_%f}_{name}"
         try:

@@ -363,7 +363,7 @@ class ArmNode(ManagedNode):
             raise StationError("no fresh joint states; check the driver first")
         self._driver.torque_on()
         self._faults.clear()
-        self._lost_touch = False
+        self._lost_touch, self._checking = False, None
         self._last_action_at = -math.inf
         self._set_mode(ArmState.MODE_READY, "")
         self._resend_gripper()

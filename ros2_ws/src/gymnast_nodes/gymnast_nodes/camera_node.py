@@ -31,6 +31,7 @@ from gymnast_nodes.common import (
     ManagedNode,
     RateMeter,
     ServiceCaller,
+    check_seconds,
     frame_problem,
     frame_to_image,
     image_to_frame,
@@ -121,9 +122,8 @@ class CameraNode(ManagedNode):
     ) -> CaptureFrame.Response:
         """camera/capture_frame: the next frame that arrives, so that what it shows is not older than the question."""
         try:
-            if not 0.0 <= request.max_age <= MAX_AGE_S:
-                raise DataError(f"max_age: found {request.max_age:g}, allowed are 0 (as configured) to {MAX_AGE_S:g} s")
-            image = await self._fresh_frame(request.max_age or self._camera.max_age_s)
+            max_age = check_seconds("max_age", request.max_age, MAX_AGE_S) or self._camera.max_age_s
+            image = await self._fresh_frame(max_age)
             frame = image_to_frame(image, self._camera.topic)
             if request.path:
                 path = _absolute(request.path)

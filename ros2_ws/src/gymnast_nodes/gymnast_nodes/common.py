@@ -154,6 +154,14 @@ def now_seconds(node: Node) -> float:
     return node.get_clock().now().nanoseconds * 1e-9
 
 
+def check_seconds(name: str, value: float, most: float = math.inf) -> float:
+    """A request's duration, where 0 means as configured. Raises: DataError outside 0 to `most`, or not finite."""
+    if not (math.isfinite(value) and 0.0 <= value <= most):
+        limit = f"0 (as configured) to {most:g} s" if math.isfinite(most) else "0 (as configured) or more seconds"
+        raise DataError(f"{name}: found {value:g}, allowed are {limit}")
+    return value
+
+
 def image_to_frame(message: Image, name: str = "image") -> np.ndarray:
     """A sensor_msgs/Image (rgb8 or bgr8) as uint8 RGB (H, W, 3); rows may be padded.
 

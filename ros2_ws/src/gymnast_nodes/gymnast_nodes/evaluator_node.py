@@ -35,7 +35,7 @@ from gymnast_core.errors import DataError, StationError
 from gymnast_core.policy.prompt import normalise_instruction
 from gymnast_core.reporting.statistics import success_rate
 from gymnast_core.station.scene import load_scene
-from gymnast_nodes.common import Diagnostics, ManagedNode, parameter, run_node
+from gymnast_nodes.common import Diagnostics, ManagedNode, check_seconds, parameter, run_node
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service, run_goal
 
@@ -224,6 +224,7 @@ class EvaluatorNode(ManagedNode):
         request = goal.request
         instruction = request.instruction.strip()
         normalise_instruction(instruction)
+        check_seconds("seconds", request.seconds)  # before anything moves
         task = self.station.task(request.task) if request.task else None
         run = self._new_folder("practise", request.task or "free")
         result = Practise.Result(run_folder=str(run), outcome=Episode.OUTCOME_UNJUDGED)

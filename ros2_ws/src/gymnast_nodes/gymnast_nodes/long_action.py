@@ -93,7 +93,7 @@ class Worker:
         finally:
             future.cancel()
 
-    def end(self, timeout_s: float = 2.0) -> None:
+    def end(self, timeout_s: float = 1.0) -> None:
         """Let it finish what it is at, but no longer than this: what hangs must not keep the process from ending."""
         self._queue.put(None)
         self._thread.join(timeout_s)
