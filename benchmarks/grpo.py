@@ -5,21 +5,22 @@ model (608 million) with Stable Diffusion 3's autoencoder (needs the package dif
 rollouts of 40 steps. It is the real trainer on the real classes; only rewards are made up: every group is usable.
 
     python -m benchmarks.grpo                                    one step as in the paper
-    python -m benchmarks.grpo --side-by-side 32 --memory-cap 80  as on a card of 80 GB
-    python -m benchmarks.grpo --side-by-side 8 --micro-batch 1 --recompute --memory-cap 24 --groups 2
+    python -m benchmarks.grpo --side-by-side 32 --memory-cap 80 --executor --groups 4 --horizon 10 --no-warm-up
+                                                                 what a card of 80 GB holds
+    python -m benchmarks.grpo --side-by-side 8 --micro-batch 1 --recompute --memory-cap 24 --groups 1 --no-warm-up
     python -m benchmarks.grpo --base-precision nf4 --recompute   a frozen base in 4 bits (needs bitsandbytes)
-    python -m benchmarks.grpo --executor --memory-cap 80         with the executor's own copy of the policy beside it
     python -m benchmarks.grpo --mini                             the shipped mini models, on any CPU
 
-Prints Markdown with hardware, versions, sizes and date. The judge works in a thread beside the rollouts: its seconds
-are its own and come on top only where the rollouts wait for it.
+A short step warms up; then a step with as many groups as are rolled out side by side is told, and the whole one, unless
+`--seconds` are too few for it. Prints Markdown with hardware, versions, sizes and date, and writes it to `--out FOLDER`
+as it goes. The judge works in a thread beside the rollouts: its seconds are its own and come on top only where the
+rollouts wait for it.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
+import dataclasses
 import resource
 import tempfile
 import time
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.measure import Budget, Report, clock, hardware
 from benchmarks.policy import random_full_size
 from benchmarks.world_model import stable_diffusion_autoencoder
 from gymnast_core.config import find_model
@@ -41,12 +43,14 @@ from gymnast_core.rl.four_bit import FourBitLinear, quantise_base
 from gymnast_core.rl.parts import prepare_training
 from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
 from gymnast_core.run_folder import RunFolder
+from gymnast_core.world_model.autoencoder import SmallAutoencoder, SmallAutoencoderConfig
 from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig, load_world_model
 from gymnast_core.world_model.environment import WorldModelEnvironment
 from gymnast_core.world_model.model import WorldModel, WorldModelConfig
 
 INSTRUCTIONS = ("open the drawer", "close the drawer")
 GIB = 2**30
+BESIDE = "judge (beside the rollouts)"
 
 
 class Clock:
@@ -80,9 +84,7 @@ class Clock:
         setattr(owner, name, timed)
 
     def _now(self) -> float:
-        if self.on_gpu:
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        return clock("cuda" if self.on_gpu else "cpu")
 
 
 class EvenJudge(ClassifierJudge):
@@ -105,8 +107,9 @@ def world_model(options: argparse.Namespace, device: str) -> LoadedWorldModel:
     model = model.to(device, torch.bfloat16).eval().requires_grad_(False)
     settings = argparse.Namespace(bf16=True, autoencoder=options.autoencoder, device=device)
     autoencoder = stable_diffusion_autoencoder(settings, 256)
-    if autoencoder is None:
-        raise SystemExit("the full size needs the package diffusers (pip install diffusers)")
+    if autoencoder is None:  # latents of the same shape, frames of half the size: all but the decoding is measured
+        small = SmallAutoencoder(SmallAutoencoderConfig(image_size=128, latent_channels=16))
+        autoencoder = small.to(device).eval().requires_grad_(False)
     return LoadedWorldModel(model, autoencoder, sampling)
 
 
@@ -124,11 +127,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--denoising-steps", type=int, default=10)
     parser.add_argument("--solver", choices=("ddim", "dpm++"), default="ddim")
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--compile", action="store_true", help="torch.compile the world model")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="torch.compile the world model; default: on a GPU"
+    )
     parser.add_argument("--autoencoder", default="", help="Stable Diffusion 3's, a diffusers folder; empty: random")
     parser.add_argument("--executor", action="store_true", help="keep a second copy of the policy, as beside a robot")
     parser.add_argument("--memory-cap", type=float, default=0.0, help="GB of GPU memory this process may use; 0: all")
-    parser.add_argument("--steps", type=int, default=2, help="steps; the last one is told")
+    parser.add_argument("--warm-up", action=argparse.BooleanOptionalAction, default=True, help="a short step first")
+    parser.add_argument("--seconds", type=float, default=0.0, help="leave the whole step out if that would be exceeded")
+    parser.add_argument("--out", default="", help="folder for the tables, written as they are made")
+    parser.add_argument("--name", default="grpo", help="of the files there")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
@@ -138,9 +146,23 @@ def main() -> int:
     on_gpu = options.device.startswith("cuda")
     if not options.mini and not on_gpu:
         raise SystemExit("the full size needs a GPU; --mini runs anywhere")
+    if options.trainable == "full" and options.base_precision not in ("auto", "float32"):
+        raise SystemExit("all weights are trained in float32; --base-precision is for adapters")
+    if options.compile is None:
+        options.compile = on_gpu
     if options.memory_cap and on_gpu:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, options.memory_cap * 1e9 / total))
+    report = Report(options.name, options.out)
+    with report.attempt("practice"), tempfile.TemporaryDirectory() as folder:
+        measure(options, on_gpu, report, Budget(options.seconds), RunFolder(Path(folder), None, tensorboard=False))
+    if on_gpu and report.failures:
+        report.say(f"by then {memory(on_gpu)}")
+    return report.exit_code()
+
+
+def measure(options: argparse.Namespace, on_gpu: bool, report: Report, budget: Budget, run: RunFolder) -> None:
+    """Build everything, warm up, and tell the steps."""
 
     def policy(precision: str) -> OpenVLAPolicy:
         dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -164,82 +186,99 @@ def main() -> int:
         base_precision=options.base_precision,
         checkpoint_every=10**9,
     )
-    if options.trainable == "full" and options.base_precision not in ("auto", "float32"):
-        raise SystemExit("all weights are trained in float32; --base-precision is for adapters")
     trained = policy("float32" if options.trainable == "full" else options.base_precision)
     executor = policy("auto") if options.executor else None
     prepare_training(trained, config)
     environment = WorldModelEnvironment(world_model(options, options.device), max_rollouts=options.side_by_side)
-    classes = ClassifierConfig(INSTRUCTIONS, 64 if options.mini else 224)
+    classes = ClassifierConfig(INSTRUCTIONS, 64 if options.mini else 224, stride=3)
     judge = EvenJudge(classes, FrameClassifier(classes), options.device)
     side = environment.image_size
     frames = np.random.default_rng(0).integers(0, 256, (options.groups, side, side, 3), dtype=np.uint8)
     starts = [Start(INSTRUCTIONS[i % 2], frame, seed=i) for i, frame in enumerate(frames)]
+    describe(options, report, trained, environment, executor is not None)
 
-    clock = Clock(on_gpu)
-    clock.wrap(trained, "sample", "policy")
+    parts = Clock(on_gpu)
+    parts.wrap(trained, "sample", "policy")
     for name in ("reset", "step", "video"):
-        clock.wrap(environment, name, "world model")
-    clock.wrap(environment.loaded.autoencoder, "decode", "decode")
-    clock.wrap(judge, "judge", "judge (beside the rollouts)", nested=False)
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder(Path(folder), None, tensorboard=False)
-        trainer = GRPOTrainer(trained, trained.model, environment, judge, starts, config, run)
-        clock.wrap(trainer, "update_policy", "update")
-        for _ in range(options.steps):
-            clock.seconds.clear()
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats()
-            began = time.perf_counter()
-            trainer.step()
-            total = time.perf_counter() - began
-    report(options, on_gpu, clock, total, trained, environment, executor is not None)
-    return 0
+        parts.wrap(environment, name, "world model")
+    parts.wrap(environment.loaded.autoencoder, "decode", "decode")
+    parts.wrap(judge, "judge", BESIDE, nested=False)
+    trainer = GRPOTrainer(trained, trained.model, environment, judge, starts, config, run)
+    parts.wrap(trainer, "update_policy", "update")
+
+    def step(groups: int, horizon: int) -> float:
+        trainer.config = dataclasses.replace(config, groups=groups, min_groups=groups, horizon=horizon)
+        parts.seconds.clear()
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        began = time.perf_counter()
+        trainer.step()
+        return time.perf_counter() - began
+
+    few = min(options.groups, max(1, options.side_by_side // options.group_size))
+    if options.warm_up:
+        spent = step(few, min(options.horizon, 2 * trained.chunk_length))
+        report.say(f"warm-up: {spent:.1f} s, {memory(on_gpu)}\n")
+    if few < options.groups:
+        total = step(few, options.horizon)
+        tell(report, on_gpu, parts, total, f"{few} groups")
+        needs = total * options.groups / few
+        if budget.left() < 1.2 * needs:
+            report.say(f"\n{options.groups} groups: left out; {options.groups / few:g} times that, about {needs:.0f} s")
+            return
+        report.say()
+    tell(report, on_gpu, parts, step(options.groups, options.horizon), f"{options.groups} groups")
 
 
-def report(
+def memory(on_gpu: bool) -> str:
+    """Peak memory since the last reset."""
+    if on_gpu:
+        used, reserved = torch.cuda.max_memory_allocated() / GIB, torch.cuda.max_memory_reserved() / GIB
+        return f"peak memory: {used:.1f} GiB in use, {reserved:.1f} GiB reserved"
+    return f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+
+
+def describe(
     options: argparse.Namespace,
-    on_gpu: bool,
-    clock: Clock,
-    total: float,
+    report: Report,
     policy: OpenVLAPolicy,
     environment: WorldModelEnvironment,
     executor: bool,
 ) -> None:
-    """The table."""
-    hardware = torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or platform.machine()} CPU"
+    """What is measured, on what."""
     trained = sum(p.numel() for p in policy.parameters())
     weights = sum(p.numel() for p in policy.model.parameters()) + sum(
         m.in_features * m.out_features for m in policy.model.modules() if isinstance(m, FourBitLinear)
     )
     imagined = sum(p.numel() for p in environment.loaded.model.parameters())
-    precision = "nf4" if options.base_precision == "nf4" else str(policy.dtype)
+    decoder = environment.loaded.autoencoder
+    precision = "nf4" if options.base_precision == "nf4" else str(policy.dtype).removeprefix("torch.")
     cap = f", memory cap {options.memory_cap:g} GB" if options.memory_cap else ""
-    print(f"{datetime.date.today()}, {hardware}, torch {torch.__version__}, base {precision}{cap}")
-    print(
+    report.say(f"{hardware(options.device)}, base {precision}{cap}")
+    report.say(
         f"policy {weights / 1e6:.1f} M ({trained / 1e6:.2f} M trained: {options.trainable}), world model "
-        f"{imagined / 1e6:.1f} M, {'with' if executor else 'without'} an executor's policy beside it"
+        f"{imagined / 1e6:.1f} M, {'with' if executor else 'without'} an executor's policy beside it; frames of "
+        f"{decoder.image_size} pixels by {type(decoder).__name__}"
     )
-    print(
+    report.say(
         f"{options.groups} groups x {options.group_size} rollouts x {options.horizon} steps, {options.side_by_side} "
-        f"side by side; {options.solver} {options.denoising_steps}, guidance {options.guidance:g}; micro-batch "
-        f"{options.micro_batch}{', activations recomputed' if options.recompute else ''}\n"
+        f"side by side; {options.solver} {options.denoising_steps}, guidance {options.guidance:g}, "
+        f"{'compiled' if options.compile else 'not compiled'}; micro-batch {options.micro_batch}"
+        f"{', activations recomputed' if options.recompute else ''}\n"
     )
-    print("| part | seconds | share |")
-    print("|---|---|---|")
-    parts = ("policy", "world model", "decode", "update")
-    rest = total - sum(clock.seconds[part] for part in parts)
-    for part in parts:
-        print(f"| {part} | {clock.seconds[part]:.2f} | {clock.seconds[part] / total:.0%} |")
-    print(f"| rest (waiting for the judge, bookkeeping) | {rest:.2f} | {rest / total:.0%} |")
-    print(f"| **step** | **{total:.2f}** | |")
-    beside = "judge (beside the rollouts)"
-    print(f"| {beside} | {clock.seconds[beside]:.2f} | |")
-    if on_gpu:
-        print(f"\npeak memory: {torch.cuda.max_memory_allocated() / GIB:.1f} GiB in use, ", end="")
-        print(f"{torch.cuda.max_memory_reserved() / GIB:.1f} GiB reserved")
-    else:
-        print(f"\npeak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+
+
+def tell(report: Report, on_gpu: bool, parts: Clock, total: float, what: str) -> None:
+    """The table of one step."""
+    report.table(f"part ({what})", "seconds", "share")
+    names = ("policy", "world model", "decode", "update")
+    rest = total - sum(parts.seconds[part] for part in names)
+    for part in names:
+        report.row(part, f"{parts.seconds[part]:.2f}", f"{parts.seconds[part] / total:.0%}")
+    report.row("rest (waiting for the judge, bookkeeping)", f"{rest:.2f}", f"{rest / total:.0%}")
+    report.row("**step**", f"**{total:.2f}**", "")
+    report.row(BESIDE, f"{parts.seconds[BESIDE]:.2f}", "")
+    report.say(f"\n{memory(on_gpu)}")
 
 
 if __name__ == "__main__":

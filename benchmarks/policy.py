@@ -1,15 +1,14 @@
-"""Speed of the policy: `python benchmarks/policy.py` on a machine with a GPU of 20 GB or more.
+"""Speed of the policy: `python -m benchmarks.policy` on a machine with a GPU of 20 GB or more.
 
 Without `--checkpoint` the full-size network (OpenVLA-OFT, 7.5 billion parameters) is made with random weights. Prints
 Markdown tables with what they were measured on: the network alone (chunks a second at several batch sizes, share of the
 machine's measured matmul peak, memory), whole calls from camera frames (image processing, network, sampling), and the
-first chunk after loading. `python benchmarks/policy.py --checkpoint mini/policy` tries the same on any CPU.
+first chunk after loading. `python -m benchmarks.policy --checkpoint mini/policy` tries the same on any CPU. `--seconds
+N` leaves out what would take longer, `--out FOLDER` gets the tables while they are made.
 """
 
 from __future__ import annotations
 
-import datetime
-import platform
 import resource
 import statistics
 import time
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 import tyro
 
+from benchmarks.measure import Budget, Report, clock, fits, hardware, matmul_peak, repeated
 from gymnast_core.config import find_model
 from gymnast_core.policy.checkpoint import Checkpoint, build_meta, read_checkpoint
 from gymnast_core.policy.config import read_policy_config
@@ -52,6 +52,10 @@ class BenchmarkConfig:
     """float32 or bfloat16; auto: bfloat16 on a GPU."""
     threads: int = 0
     """CPU threads; 0: torch's default."""
+    seconds: float = 0.0
+    """Leave out what would take longer than this; 0: take as long as it takes."""
+    out: str = ""
+    """Folder for the tables, written as they are made."""
 
 
 def random_full_size(device: str, dtype: torch.dtype) -> Checkpoint:
@@ -99,28 +103,6 @@ def forward_flops(model: OpenVLA, prompt_length: int) -> float:
     return total + 2 * language.width * config.n_bins * config.n_action_tokens
 
 
-def timed(work: Callable[[], object], repeats: int, device: str) -> list[float]:
-    """Seconds of each repeat, after two that are not counted."""
-
-    def once() -> float:
-        began = time.perf_counter()
-        work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        return time.perf_counter() - began
-
-    once(), once()
-    return [once() for _ in range(repeats)]
-
-
-def matmul_peak(device: str, dtype: torch.dtype) -> float:
-    """Measured operations a second of a large matrix product."""
-    side = 8192 if device.startswith("cuda") else 1024
-    a = torch.randn(side, side, device=device, dtype=dtype)
-    seconds = statistics.median(timed(lambda: a @ a, 10, device))
-    return 2 * side**3 / seconds
-
-
 def frames(count: int) -> np.ndarray:
     """Camera frames that all differ, (count, H, W, 3) uint8."""
     return np.random.default_rng(0).integers(0, 256, (count, FRAME_SIDE, FRAME_SIDE, 3), dtype=np.uint8)
@@ -138,34 +120,59 @@ def memory(device: str) -> str:
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f}"
 
 
-def network_table(policy: OpenVLAPolicy, options: BenchmarkConfig, device: str, peak: float) -> None:
+def network_table(
+    policy: OpenVLAPolicy, options: BenchmarkConfig, device: str, peak: float, report: Report, budget: Budget
+) -> None:
     """The network alone."""
-    print("| batch, rows that differ | chunks/s | median ms | slowest ms | share of matmul peak | peak memory GiB |")
-    print("|---|---|---|---|---|---|")
+    report.table(
+        "batch, rows that differ",
+        "chunks/s",
+        "median ms",
+        "slowest ms",
+        "share of matmul peak",
+        "peak memory GiB",
+    )
+    longest = 0.0
     for batch in options.batches:
-        pixels, prompts = prepared(policy, batch)
-        flops = forward_flops(policy.model, int(prompts.lengths.max()))
-        if device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats()
-        seconds = timed(partial(policy.model.action_logits, pixels, prompts), options.repeats, device)
-        middle = statistics.median(seconds)
-        print(
-            f"| {batch} | {batch / middle:.1f} | {middle * 1e3:.1f} | {max(seconds) * 1e3:.1f} | "
-            f"{batch * flops / middle / peak:.0%} | {memory(device)} |"
-        )
+        if not fits(report, budget, f"batch {batch}", 4 * longest):
+            continue
+        began = time.monotonic()
+        with report.attempt(f"batch {batch}"):
+            pixels, prompts = prepared(policy, batch)
+            flops = forward_flops(policy.model, int(prompts.lengths.max()))
+            if device.startswith("cuda"):
+                torch.cuda.reset_peak_memory_stats()
+            seconds = repeated(partial(policy.model.action_logits, pixels, prompts), options.repeats, device)
+            middle = statistics.median(seconds)
+            report.row(
+                batch,
+                f"{batch / middle:.1f}",
+                f"{middle * 1e3:.1f}",
+                f"{max(seconds) * 1e3:.1f}",
+                f"{batch * flops / middle / peak:.0%}",
+                memory(device),
+            )
+        longest = max(longest, time.monotonic() - began)
 
 
-def call_table(policy: OpenVLAPolicy, options: BenchmarkConfig, device: str) -> float:
+def call_table(policy: OpenVLAPolicy, options: BenchmarkConfig, device: str, report: Report, budget: Budget) -> float:
     """Whole calls from camera frames; returns the actions a second of a single stream."""
-    print("| call | rows | chunks/s | actions/s | median ms | slowest ms |")
-    print("|---|---|---|---|---|---|")
+    report.table("call", "rows", "chunks/s", "actions/s", "median ms", "slowest ms")
+    longest = 0.0
 
     def line(name: str, rows: int, work: Callable[[], object]) -> float:
-        seconds = timed(work, options.repeats, device)
-        middle = statistics.median(seconds)
-        rate = rows * policy.chunk_length / middle
-        slowest = max(seconds) * 1e3
-        print(f"| {name} | {rows} | {rows / middle:.1f} | {rate:.1f} | {middle * 1e3:.1f} | {slowest:.1f} |")
+        nonlocal longest
+        rate = 0.0
+        if not fits(report, budget, name, 4 * longest):
+            return rate
+        began = time.monotonic()
+        with report.attempt(name):
+            seconds = repeated(work, options.repeats, device)
+            middle = statistics.median(seconds)
+            rate = rows * policy.chunk_length / middle
+            slowest = max(seconds) * 1e3
+            report.row(name, rows, f"{rows / middle:.1f}", f"{rate:.1f}", f"{middle * 1e3:.1f}", f"{slowest:.1f}")
+        longest = max(longest, time.monotonic() - began)
         return rate
 
     one = frames(1)
@@ -177,8 +184,8 @@ def call_table(policy: OpenVLAPolicy, options: BenchmarkConfig, device: str) -> 
     return single
 
 
-def main(options: BenchmarkConfig) -> None:
-    """Measure and print."""
+def main(options: BenchmarkConfig) -> int:
+    """Measure and print; 1 when nothing could be measured."""
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -187,33 +194,42 @@ def main(options: BenchmarkConfig) -> None:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if options.threads:
         torch.set_num_threads(options.threads)
-    began = time.perf_counter()
+    report, budget = Report("policy", options.out), Budget(options.seconds)
+    with report.attempt("policy"):
+        measure(options, device, dtype, report, budget)
+    return report.exit_code()
+
+
+def measure(options: BenchmarkConfig, device: str, dtype: torch.dtype, report: Report, budget: Budget) -> None:
+    """Both tables, and the first chunk after loading."""
+    began = clock(device)
     if options.checkpoint:
         checkpoint = read_checkpoint(find_model(options.checkpoint), device, dtype)
     else:
         checkpoint = random_full_size(device, dtype)
     policy = OpenVLAPolicy(checkpoint, next(iter(checkpoint.norm_stats), None))
-    loaded = time.perf_counter() - began
-    began = time.perf_counter()
+    loaded = clock(device) - began
+    began = clock(device)
     policy.act(frames(1), [INSTRUCTION])
-    first = time.perf_counter() - began
+    first = clock(device) - began
     n_parameters = sum(p.numel() for p in policy.model.parameters())
-    hardware = torch.cuda.get_device_name(device) if on_gpu else f"{platform.processor() or platform.machine()} CPU"
-    threads = "" if on_gpu else f", {torch.get_num_threads()} threads"
     what = checkpoint.folder if options.checkpoint else "full size, random weights"
-    print(f"Policy ({what}): {n_parameters / 1e6:,.1f} million parameters, {name}, chunks of {policy.chunk_length}")
-    print(f"{hardware}{threads}; torch {torch.__version__}; {datetime.date.today()}; {options.repeats} repeats")
+    kind = str(dtype).removeprefix("torch.")
+    report.say(
+        f"Policy ({what}): {n_parameters / 1e6:,.1f} million parameters, {kind}, chunks of {policy.chunk_length}"
+    )
+    report.say(f"{hardware(device)}; {options.repeats} repeats")
     with torch.inference_mode():
         peak = matmul_peak(device, dtype)
-        print(f"Measured matmul peak: {peak / 1e12:.2f} TFLOP/s\n")
-        network_table(policy, options, device, peak)
-        print()
-        single = call_table(policy, options, device)
-    print(f"\nMade or loaded in {loaded:.1f} s; first chunk after that {first * 1e3:.0f} ms.")
+        report.say(f"Measured matmul peak: {peak / 1e12:.2f} TFLOP/s\n")
+        network_table(policy, options, device, peak, report, budget)
+        report.say()
+        single = call_table(policy, options, device, report, budget)
+    report.say(f"\nMade or loaded in {loaded:.1f} s; first chunk after that {first * 1e3:.0f} ms.")
     goal = "" if options.checkpoint else f"; the goal at full size is {GOAL:.0f}"
-    print(f"Single stream: {single:.0f} actions/s{goal}.")
-    print("A group's first call is one forward, sampled once a row: logits do not depend on sampled tokens.")
+    report.say(f"Single stream: {single:.0f} actions/s{goal}.")
+    report.say("A group's first call is one forward, sampled once a row: logits do not depend on sampled tokens.")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(BenchmarkConfig))
+    raise SystemExit(main(tyro.cli(BenchmarkConfig)))

@@ -9,27 +9,28 @@
 The rows of a table share one process and the same layers, so their ratios mean something on a busy machine; on a CPU,
 processor seconds are counted, not the clock. Prints hardware, versions, sizes, date and a Markdown table.
 
-`--table full` measures batches 1, 8 and 32, guidance 1 and 3, DDIM 10 and DPM-Solver++ 5 steps, without decoding and
+`--table full` measures batches 32, 1 and 8, guidance 1 and 3, DDIM 10 and DPM-Solver++ 5 steps, without decoding and
 with every frame or every fifth decoded by Stable Diffusion 3's autoencoder (its real size with random weights, unless
-`--autoencoder FOLDER` names it), and which share of the measured matrix-product peak that is. About ten minutes;
-`--batches 1` or `--no-guidance` make it shorter. On a CPU it runs at a toy size, to show that it works.
+`--autoencoder FOLDER` names it), and which share of the measured matrix-product peak that is; then attention along time
+computed in two ways, and the kernels that take most of a frame. `--seconds N` leaves out what would take longer, `--out
+FOLDER` gets the tables while they are made. On a CPU it runs at a toy size, to show that it works.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measure import Budget, Report, clock, fits, hardware, matmul_peak, repeated
 from gymnast_core.reporting.media import write_picture
 from gymnast_core.world_model.autoencoder import Autoencoder, StableDiffusion3Autoencoder
 from gymnast_core.world_model.checkpoint import LoadedWorldModel, load_world_model
@@ -38,15 +39,18 @@ from gymnast_core.world_model.diffusion import SOLVERS, Schedule, Solver, Solver
 from gymnast_core.world_model.evaluate import evaluate_episodes
 from gymnast_core.world_model.imagine import Imagination
 from gymnast_core.world_model.metrics import psnr
-from gymnast_core.world_model.model import WorldModel, WorldModelConfig, parameter_count
+from gymnast_core.world_model.model import (
+    WorldModel,
+    WorldModelConfig,
+    attend,
+    attend_reading_once,
+    parameter_count,
+)
 from gymnast_core.world_model.sampler import CACHE_MODES, CacheMode, LatentRollout
 
 
 def seconds(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
+    return clock(device) if device.type == "cuda" else time.process_time()
 
 
 class FullWindow:
@@ -91,16 +95,11 @@ def build(config: WorldModelConfig, options: argparse.Namespace) -> WorldModel:
 
 def describe(options: argparse.Namespace) -> str:
     """The first line of every table."""
-    hardware = torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.processor() or "CPU"
     unit = "wall" if options.device.startswith("cuda") else "processor"
-    kind = "bf16" if options.bf16 else "float32"
-    return (
-        f"{datetime.date.today()}, {hardware} {platform.machine()}, torch {torch.__version__}, {kind}, "
-        f"{torch.get_num_threads()} threads, {unit} seconds"
-    )
+    return f"{hardware(options.device)}, {'bf16' if options.bf16 else 'float32'}, {unit} seconds"
 
 
-def cache_table(options: argparse.Namespace) -> None:
+def cache_table(options: argparse.Namespace, report: Report) -> None:
     config = WorldModelConfig(
         in_channels=options.channels,
         patch_size=options.patch,
@@ -109,26 +108,36 @@ def cache_table(options: argparse.Namespace) -> None:
         num_heads=options.heads,
         max_frames=options.window,
     )
-    model = build(config, options)
-    print(describe(options))
+    model, budget = build(config, options), Budget(options.seconds)
+    report.say(describe(options))
     latents = f"{options.latent}x{options.latent}x{config.in_channels}"
-    print(f"{parameter_count(model) / 1e6:.2f} M parameters, latents {latents}")
-    print(f"window {options.window}, {options.steps} steps, guidance {options.guidance}, batch {options.batch}\n")
-    print("| mode | frame-forwards a frame | seconds a frame and batch | frames/s | times no cache |")
-    print("|---|---|---|---|---|")
-    base = 0.0
+    report.say(f"{parameter_count(model) / 1e6:.2f} M parameters, latents {latents}")
+    report.say(f"window {options.window}, {options.steps} steps, guidance {options.guidance}, batch {options.batch}\n")
+    report.table("mode", "frame-forwards a frame", "seconds a frame and batch", "frames/s", "times no cache")
+    base, longest = 0.0, 0.0
     schedule = Schedule(device=options.device)
     for mode in CACHE_MODES:
-        play = LatentRollout(
-            model, schedule, sampling_steps=options.steps, guidance=options.guidance, mode=mode, compile=options.compile
-        )
-        forwards, spent = FullWindow(play, options.batch, options.latent).measure(options.frames)
-        base = base or spent
-        rate = options.batch / spent
-        print(f"| {mode} | {forwards:.0f} | {spent:.3f} | {rate:.1f} | {base / spent:.1f} |", flush=True)
+        if not fits(report, budget, mode, longest):
+            continue
+        began = time.monotonic()
+        with report.attempt(mode):
+            play = LatentRollout(
+                model,
+                schedule,
+                sampling_steps=options.steps,
+                guidance=options.guidance,
+                mode=mode,
+                compile=options.compile,
+                backend=options.backend,
+            )
+            forwards, spent = FullWindow(play, options.batch, options.latent).measure(options.frames)
+            base = base or spent
+            rate = options.batch / spent
+            report.row(mode, f"{forwards:.0f}", f"{spent:.3f}", f"{rate:.1f}", f"{base / spent:.1f}")
+        longest = max(longest, time.monotonic() - began)
 
 
-def decoding_table(options: argparse.Namespace) -> None:
+def decoding_table(options: argparse.Namespace, report: Report) -> None:
     """One group of rollouts as the trainer plays it: chunks of 5 actions, a judge with a stride of 3."""
     device = torch.device(options.device)
     loaded: LoadedWorldModel = load_world_model(options.model, options.device)
@@ -143,10 +152,9 @@ def decoding_table(options: argparse.Namespace) -> None:
         ("policy's alone", policy),
         ("none", set()),
     )
-    print(describe(options))
-    print(f"{options.model}, batch {options.batch}, {horizon} frames, {loaded.sampling}\n")
-    print("| decoded | frames | seconds | of which decoding | frames/s | times every frame decoded |")
-    print("|---|---|---|---|---|---|")
+    report.say(describe(options))
+    report.say(f"{options.model}, batch {options.batch}, {horizon} frames, {loaded.sampling}\n")
+    report.table("decoded", "frames", "seconds", "of which decoding", "frames/s", "times every frame decoded")
     play = Imagination(loaded)
     base = 0.0
     for name, wanted in rows:
@@ -170,28 +178,24 @@ def decoding_table(options: argparse.Namespace) -> None:
                 best, decoding = total, spent
         base = base or best
         rate = options.batch * horizon / best
-        print(
-            f"| {name} | {len(wanted)} | {best:.2f} | {decoding / best:.0%} | {rate:.0f} | {base / best:.2f} |",
-            flush=True,
-        )
+        report.row(name, len(wanted), f"{best:.2f}", f"{decoding / best:.0%}", f"{rate:.0f}", f"{base / best:.2f}")
 
 
 def held_out(options: argparse.Namespace) -> list[EpisodeFile]:
     return [file for folder in options.data.split(",") for file in find_all(folder)][: options.episodes]
 
 
-def table_head(frames: Sequence[int], first: str) -> None:
-    print("| " + " | ".join([first, *(f"frame {k}" for k in frames)]) + " |")
-    print("|---" * (len(frames) + 1) + "|")
+def table_head(report: Report, frames: Sequence[int], first: str) -> None:
+    report.table(first, *(f"frame {k}" for k in frames))
 
 
-def solver_table(options: argparse.Namespace) -> None:
+def solver_table(options: argparse.Namespace, report: Report) -> None:
     """PSNR in dB and SSIM of held-out episodes; the network's cost grows with steps + 1 (streaming)."""
     loaded, files = load_world_model(options.model, options.device), held_out(options)
     frames = (1, 5, 10, 20, 30)
-    print(describe(options))
-    print(f"{options.model}, {len(files)} episodes of {options.data}, {loaded.sampling.mode}; dB (SSIM)\n")
-    table_head(frames, "solver and steps")
+    report.say(describe(options))
+    report.say(f"{options.model}, {len(files)} episodes of {options.data}, {loaded.sampling.mode}; dB (SSIM)\n")
+    table_head(report, frames, "solver and steps")
     chosen: list[tuple[SolverKind, int]] = [("ddim", 1), ("ddim", 2)]
     chosen += [(kind, steps) for steps in (3, 5, 10) for kind in SOLVERS]
     for kind, steps in chosen:
@@ -199,18 +203,18 @@ def solver_table(options: argparse.Namespace) -> None:
         error = evaluate_episodes(loaded, files, max(frames), 0, sampling, strips=0, samples=0).metrics
         cells = [f"{error[f'psnr_{k}']:.2f} ({error[f'ssim_{k}']:.3f})" for k in frames]
         name = f"either, {steps}" if steps < 3 else f"{kind}, {steps}"
-        print("| " + " | ".join([name, *cells]) + " |", flush=True)
+        report.row(name, *cells)
     cells = [f"{error[f'copy_{k}']:.2f} ({error[f'copy_ssim_{k}']:.3f})" for k in frames]
-    print("| " + " | ".join(["first frame copied", *cells]) + " |", flush=True)
+    report.row("first frame copied", *cells)
 
 
-def sliding_table(options: argparse.Namespace) -> None:
+def sliding_table(options: argparse.Namespace, report: Report) -> None:
     """PSNR and SSIM of exact and streaming on episodes longer than the window, and how far they are apart."""
     loaded, files = load_world_model(options.model, options.device), held_out(options)
     frames, window = (10, 20, 30, 45, 60), loaded.model.config.max_frames
-    print(describe(options))
-    print(f"{options.model}, {len(files)} episodes of {options.data}, window {window}; dB (SSIM)\n")
-    table_head(frames, "mode")
+    report.say(describe(options))
+    report.say(f"{options.model}, {len(files)} episodes of {options.data}, window {window}; dB (SSIM)\n")
+    table_head(report, frames, "mode")
     videos: dict[str, list[np.ndarray]] = {}
     modes: tuple[CacheMode, ...] = ("exact", "streaming")
     for mode in modes:
@@ -220,13 +224,13 @@ def sliding_table(options: argparse.Namespace) -> None:
         videos[mode] = list(result.samples)
         error = result.metrics
         cells = [f"{error[f'psnr_{k}']:.2f} ({error[f'ssim_{k}']:.3f})" for k in frames]
-        print("| " + " | ".join([mode, *cells]) + " |", flush=True)
+        report.row(mode, *cells)
     size = loaded.autoencoder.image_size
     pairs = list(zip(videos["exact"], videos["streaming"], strict=True))
     cells = [f"{np.mean([psnr(a[k, :, size:], b[k, :, size:]) for a, b in pairs]):.2f}" for k in frames]
-    print("| " + " | ".join(["one against the other", *cells]) + " |")
+    report.row("one against the other", *cells)
     cells = [f"{error[f'copy_{k}']:.2f} ({error[f'copy_ssim_{k}']:.3f})" for k in frames]
-    print("| " + " | ".join(["first frame copied", *cells]) + " |")
+    report.row("first frame copied", *cells)
     if options.picture:
         picked = [0, 5, *frames]
         rows = []
@@ -237,24 +241,12 @@ def sliding_table(options: argparse.Namespace) -> None:
         write_picture(options.picture, np.concatenate(rows[:-1]))
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product."""
-    side, repeats = (8192, 20) if device.type == "cuda" else (1024, 3)
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    for _ in range(2):
-        a @ b
-    began = seconds(device)
-    for _ in range(repeats):
-        a @ b
-    return 2 * side**3 * repeats / (seconds(device) - began)
-
-
 def stable_diffusion_autoencoder(options: argparse.Namespace, image_size: int) -> Autoencoder | None:
     """The named one, or its architecture with random weights; None without `diffusers`."""
     dtype = torch.bfloat16 if options.bf16 else torch.float32
     if options.autoencoder:
         return StableDiffusion3Autoencoder(
-            options.autoencoder, image_size=image_size, device=options.device, dtype=dtype, batch=32
+            options.autoencoder, image_size=image_size, device=options.device, dtype=dtype
         )
     try:
         from diffusers import AutoencoderKL
@@ -275,59 +267,135 @@ def stable_diffusion_autoencoder(options: argparse.Namespace, image_size: int) -
     )
     with tempfile.TemporaryDirectory() as folder:
         vae.save_pretrained(Path(folder) / "vae")
-        return StableDiffusion3Autoencoder(folder, image_size=image_size, device=options.device, dtype=dtype, batch=32)
+        return StableDiffusion3Autoencoder(folder, image_size=image_size, device=options.device, dtype=dtype)
 
 
-def full_table(options: argparse.Namespace) -> None:
+def full_table(options: argparse.Namespace, report: Report) -> None:
     device = torch.device(options.device)
     on_gpu = device.type == "cuda"
     options.bf16 = on_gpu
+    budget = Budget(options.seconds)
     toy = WorldModelConfig(dim=32, num_layers=2, num_heads=2, max_frames=6)
     config, latent = (WorldModelConfig(), 32) if on_gpu else (toy, 8)
     model = build(config, options)
-    autoencoder = stable_diffusion_autoencoder(options, latent * 8)
+    autoencoder = None
+    with report.attempt("autoencoder"):
+        autoencoder = stable_diffusion_autoencoder(options, latent * 8)
     peak = matmul_peak(device, model.x_proj.weight.dtype)
-    schedule = Schedule(device=device)
-    frames = options.frames if options.frames > 2 or not on_gpu else 10
+    report.say(describe(options))
+    report.say(f"{parameter_count(model) / 1e6:.0f} M parameters, latents {latent}x{latent}x16, {options.mode}")
+    passes = f"compiled ({options.backend})" if options.compile else "not compiled"
+    report.say(f"matrix product: {peak / 1e12:.3g} TFLOP/s; passes {passes}")
+    decoder = "none (needs the package diffusers)" if autoencoder is None else options.autoencoder or "random weights"
+    report.say(f"autoencoder: {decoder}\n")
+    report.table("batch", "guidance", "solver", "decoded", "frames/s", "ms a frame and batch", "share of the peak")
     batches = [int(batch) for batch in options.batches.split(",")]
-    print(describe(options))
-    print(f"{parameter_count(model) / 1e6:.0f} M parameters, latents {latent}x{latent}x16, {options.mode}")
-    print(f"matrix product: {peak / 1e12:.3g} TFLOP/s; compiled: {options.compile}")
-    print(f"autoencoder: {'needs the package diffusers' if autoencoder is None else options.autoencoder or 'random'}\n")
-    print("| batch | guidance | solver | decoded | frames/s | ms a frame and batch | share of the peak |")
-    print("|---|---|---|---|---|---|---|")
     rates: dict[int, float] = {}
-    for batch in batches:
-        for guidance in (1.0,) if options.no_guidance else (1.0, 3.0):
-            play = LatentRollout(
-                model, schedule, guidance=guidance, mode=options.mode, compile=options.compile, backend=options.backend
-            )
-            window = FullWindow(play, batch, latent)
-            solvers: tuple[tuple[SolverKind, int], ...] = (("ddim", 10), ("dpm++", 5))
-            for kind, steps in solvers:
-                play.solver = Solver(schedule, schedule.sampling_levels(steps), kind)
-                compiled, play._compiled = play._compiled, None  # operations are counted on plain layers
-                with FlopCounterMode(display=False) as counter:
-                    window.extend()
-                play._compiled = compiled
-                window.extend()
-                decodings: list[tuple[str, Autoencoder | None, int]] = [("none", None, 1)]
-                if autoencoder is not None and guidance == 1:
-                    decodings += [("every frame", autoencoder, 1), ("every 5th", autoencoder, 5)]
-                for name, decoder, every in decodings:
-                    _, spent = window.measure(-(-frames // every) * every, decoder, every)
-                    share = "" if decoder else f"{counter.get_total_flops() / spent / peak:.0%}"
-                    if decoder is None and guidance == 1 and kind == "ddim":
-                        rates[batch] = batch / spent
-                    print(
-                        f"| {batch} | {guidance:.0f} | {kind} {steps} | {name} | {batch / spent:.1f} | "
-                        f"{1000 * spent:.1f} | {share} |",
-                        flush=True,
-                    )
-            del window, play
+    longest = 0.0
+    for guidance in (1.0,) if options.no_guidance else (1.0, 3.0):
+        for batch in batches:
+            what = f"batch {batch}, guidance {guidance:.0f}"
+            if not fits(report, budget, what, longest):
+                continue
+            began = time.monotonic()
+            with report.attempt(what):
+                decode = autoencoder if guidance == 1 else None
+                rates |= full_rows(model, options, report, batch, latent, guidance, decode, peak)
+            longest = max(longest, time.monotonic() - began)
     if 1 in rates and 8 in rates:
         ratio = rates[8] / rates[1]
-        print(f"\nbatch 8 against batch 1: {ratio:.1f} times the frames/s (guidance 1, DDIM 10, not decoded)")
+        report.say(f"\nbatch 8 against batch 1: {ratio:.1f} times the frames/s (guidance 1, DDIM 10, not decoded)")
+    if fits(report, budget, "attention along time", 30 if on_gpu else 0):
+        with report.attempt("attention along time"):
+            attention_table(options, report, config, (latent // 2) ** 2, batches)
+    if on_gpu and fits(report, budget, "kernels of a frame", 40):
+        with report.attempt("kernels of a frame"):
+            kernel_table(model, options, report, max(batches), latent)
+
+
+def full_rows(
+    model: WorldModel,
+    options: argparse.Namespace,
+    report: Report,
+    batch: int,
+    latent: int,
+    guidance: float,
+    autoencoder: Autoencoder | None,
+    peak: float,
+) -> dict[int, float]:
+    """The rows of one batch size and guidance; frames/s by batch, of guidance 1, DDIM 10, no decoding alone."""
+    schedule = Schedule(device=options.device)
+    frames = options.frames if options.frames > 2 or options.device == "cpu" else 10
+    play = LatentRollout(
+        model, schedule, guidance=guidance, mode=options.mode, compile=options.compile, backend=options.backend
+    )
+    window = FullWindow(play, batch, latent)
+    rates: dict[int, float] = {}
+    solvers: tuple[tuple[SolverKind, int], ...] = (("ddim", 10), ("dpm++", 5))
+    for kind, steps in solvers:
+        play.solver = Solver(schedule, schedule.sampling_levels(steps), kind)
+        compiled, play._compiled = play._compiled, None  # operations are counted on plain layers
+        with FlopCounterMode(display=False) as counter:
+            window.extend()
+        play._compiled = compiled
+        window.extend()
+        decodings: list[tuple[str, Autoencoder | None, int]] = [("none", None, 1)]
+        if autoencoder is not None:
+            decodings += [("every frame", autoencoder, 1), ("every 5th", autoencoder, 5)]
+        for name, decoder, every in decodings:
+            if decoder is not None:
+                window.measure(1, decoder)  # warms up
+            _, spent = window.measure(-(-frames // every) * every, decoder, every)
+            share = "" if decoder else f"{counter.get_total_flops() / spent / peak:.0%}"
+            if decoder is None and guidance == 1 and kind == "ddim":
+                rates[batch] = batch / spent
+            report.row(
+                batch, f"{guidance:.0f}", f"{kind} {steps}", name, f"{batch / spent:.1f}", f"{1000 * spent:.1f}", share
+            )
+    return rates
+
+
+def attention_table(
+    options: argparse.Namespace, report: Report, config: WorldModelConfig, tokens: int, batches: Sequence[int]
+) -> None:
+    """One frame looking at a full window, in one layer, on its own: the fused kernel and what compiled passes do."""
+    dtype = torch.bfloat16 if options.bf16 else torch.float32
+    report.say("\nAttention of one frame along time, one layer, with the share of memory it would be alone\n")
+    report.table("batch", "fused kernel, ms", "keys and values read once, ms", "GB/s of these")
+    for batch in batches:
+        shape = (batch, tokens, config.num_heads, config.max_frames, config.head_dim)
+        q = torch.randn(*shape[:3], 1, shape[-1], device=options.device, dtype=dtype)
+        k, v = (torch.randn(shape, device=options.device, dtype=dtype) for _ in range(2))
+        mask = torch.ones(1, config.max_frames, dtype=torch.bool, device=options.device)
+        once = torch.compile(attend_reading_once, backend=options.backend, dynamic=False)
+        with torch.no_grad():
+            fused = min(repeated(partial(attend, q, k, v, mask, temporal=True), 20, options.device))
+            read = min(repeated(partial(once, q, k, v, mask), 20, options.device))
+        moved = 2 * k.numel() * k.element_size() / read / 1e9
+        report.row(batch, f"{1000 * fused:.3f}", f"{1000 * read:.3f}", f"{moved:.0f}")
+
+
+def kernel_table(
+    model: WorldModel, options: argparse.Namespace, report: Report, batch: int, latent: int, count: int = 15
+) -> None:
+    """Where a frame's time goes on the GPU."""
+    play = LatentRollout(
+        model, Schedule(device=options.device), mode=options.mode, compile=options.compile, backend=options.backend
+    )
+    window = FullWindow(play, batch, latent)
+    window.extend()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        window.extend()
+        torch.cuda.synchronize()
+    kernels = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)
+    total = sum(event.self_device_time_total for event in kernels) or 1.0
+    report.say(f"\nKernels of one frame, batch {batch}, guidance 1, DDIM 10: {total / 1000:.1f} ms\n")
+    report.table("kernel", "calls", "ms", "share")
+    for event in kernels[:count]:
+        spent = event.self_device_time_total
+        name = event.key.replace("|", "/")[:90]
+        report.row(f"`{name}`", event.count, f"{spent / 1000:.2f}", f"{spent / total:.0%}")
 
 
 def main() -> int:
@@ -338,6 +406,10 @@ def main() -> int:
     parser.add_argument("--backend", default="inductor", help="of torch.compile")
     parser.add_argument("--frames", type=int, default=2, help="frames measured in each row")
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument(
+        "--seconds", type=float, default=0.0, help="of the tables cache and full: leave out what is over"
+    )
+    parser.add_argument("--out", default="", help="folder for the tables, written as they are made")
     cache = parser.add_argument_group("cache modes")
     cache.add_argument("--dim", type=int, default=256)
     cache.add_argument("--layers", type=int, default=4)
@@ -355,7 +427,7 @@ def main() -> int:
     trained.add_argument("--episodes", type=int, default=1000, help="at most so many")
     trained.add_argument("--picture", default="", help="PNG with the truth, exact and streaming, frame by frame")
     full = parser.add_argument_group("full size")
-    full.add_argument("--batches", default="1,8,32")
+    full.add_argument("--batches", default="32,1,8", help="in this order")
     full.add_argument("--mode", choices=CACHE_MODES, default="streaming")
     full.add_argument("--no-guidance", action="store_true", help="leave guidance 3 out")
     full.add_argument("--autoencoder", default="", help="folder of Stable Diffusion 3's")
@@ -371,8 +443,9 @@ def main() -> int:
         "sliding": sliding_table,
         "full": full_table,
     }
-    tables[options.table](options)
-    return 0
+    report = Report(f"world_model_{options.table}", options.out)
+    tables[options.table](options, report)
+    return report.exit_code()
 
 
 if __name__ == "__main__":

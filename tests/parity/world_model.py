@@ -1,4 +1,4 @@
-"""Compares the world model with golden values: `python -m tests.parity.world_model FILE`.
+"""Compares the world model with golden values: `python -m tests.parity.world_model FILE [DEVICE]`.
 
 FILE is a safetensors file whose metadata holds `config` (JSON: the model's size, `timesteps`, `sampling_timesteps`,
 `cfg`) and whose tensors are `model.*` weights, `alphas_cumprod`, `forward_{x,t,action,v}`, `loss`, `loss_noise` and
@@ -38,17 +38,18 @@ NEEDED = (
 )
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict]:
+def load(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict]:
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["config"])  # noqa: SIM118
+        return {name: file.get_tensor(name).to(device) for name in file.keys()}, json.loads(metadata["config"])  # noqa: SIM118
 
 
 def build(tensors: dict[str, Tensor], config: dict) -> tuple[WorldModel, Schedule]:
     names = {field.name for field in fields(WorldModelConfig)}
     model = WorldModel(WorldModelConfig(**{k: v for k, v in config.items() if k in names})).eval()
     model.load_state_dict({k[len("model.") :]: v for k, v in tensors.items() if k.startswith("model.")})
-    return model, Schedule(config["timesteps"])
+    device = tensors["alphas_cumprod"].device
+    return model.to(device), Schedule(config["timesteps"], device)
 
 
 def rollout(tensors: dict[str, Tensor], config: dict, mode: CacheMode) -> Tensor:
@@ -65,9 +66,9 @@ def rollout(tensors: dict[str, Tensor], config: dict, mode: CacheMode) -> Tensor
     return torch.stack(frames, dim=1)
 
 
-def errors(path: Path) -> dict[str, float]:
+def errors(path: Path, device: str = "cpu") -> dict[str, float]:
     """Largest absolute error of every golden tensor; KeyError names what is missing."""
-    tensors, config = load(path)
+    tensors, config = load(path, device)
     missing = [name for name in NEEDED if name not in tensors]
     if missing:
         raise KeyError(f"missing tensors: {', '.join(missing)}")
@@ -96,11 +97,11 @@ def errors(path: Path) -> dict[str, float]:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("usage: python -m tests.parity.world_model FILE")
+    if len(arguments) not in (1, 2):
+        print("usage: python -m tests.parity.world_model FILE [DEVICE]")
         return 1
     try:
-        found = errors(Path(arguments[0]))
+        found = errors(Path(arguments[0]), *arguments[1:])
     except (KeyError, OSError, ValueError, RuntimeError, GymnastError) as error:
         print(f"{arguments[0]}: {error.args[0] if error.args else error}")
         return 1
