@@ -302,7 +302,11 @@ def test_motors_rebooted_behind_the_arms_back_get_their_profile_before_it_moves(
     assert accepted_with == [250] * 6
     arm.reset()
     arm.torque(False)
-    arm.client.call(Reboot, "/wx250s/reboot_motors", Reboot.Request(cmd_type="single", name="elbow", enable=False))
+    arm.send([0, 0, 0, 0, 0, 0, 1])
+    arm.wait_mode(ArmState.MODE_HOLDING)
+    reboot = Reboot.Request(cmd_type="single", name="elbow", enable=False)
+    arm.client.start_call(Reboot, "/wx250s/reboot_motors", reboot)
+    wait_until(lambda: "no joint states" in arm.states[-1][1].detail, 3.0, "an arm that holds says that it is blind")
     arm.wait_mode(ArmState.MODE_STOPPED, 5.0)
     assert "torque" in arm.state.detail
 

@@ -389,7 +389,8 @@ class ArmNode(ManagedNode):
         if fault is not None and fault.kind in ("jammed", "limp"):
             self._latch(fault.text)
         elif self._mode == ArmState.MODE_HOLDING:
-            return
+            if fault is not None and fault.kind == "silent":
+                self._detail = fault.text
         elif fault is not None:
             self._hold(fault.text, fault=True)
             # Pushing too hard is what a policy does every day; the others mean that something is broken.
