@@ -272,7 +272,9 @@ class AdapterStore:
         except BaseException as error:  # an interrupt too leaves no half adapter
             shutil.rmtree(temporary, ignore_errors=True)
             if isinstance(error, (OSError, SafetensorError)):
-                raise CheckpointError(f"{folder}: cannot write the adapter ({error})") from error
+                raise CheckpointError(
+                    f"{folder}: cannot write the adapter ({error}); free disk space or choose another folder"
+                ) from error
             raise
         return record
 

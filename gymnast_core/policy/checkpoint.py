@@ -196,7 +196,9 @@ def write_checkpoint(
     except BaseException as error:  # an interrupt too must leave neither half a checkpoint nor gigabytes of rubbish
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, (OSError, ValueError, SafetensorError)):
-            raise CheckpointError(f"{folder}: cannot write the checkpoint ({error})") from error
+            raise CheckpointError(
+                f"{folder}: cannot write the checkpoint ({error}); free disk space or choose another folder"
+            ) from error
         raise
     return folder
 

@@ -15,14 +15,13 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch.distributed.tensor import DTensor
 
 from gymnast_core.config import Fraction, NotNegative, Positive, Seed, find_model, load_config
 from gymnast_core.device import choose_device
@@ -43,15 +42,17 @@ from gymnast_core.policy.dataset import (
 from gymnast_core.policy.images import Augmentation, augment
 from gymnast_core.policy.openvla import OpenVLAPolicy
 from gymnast_core.policy.parallel import (
+    PeerLost,
     Ranks,
     load_whole_optimizer_state,
     load_whole_state,
+    whole,
     whole_optimizer_state,
     whole_state,
 )
 from gymnast_core.policy.recipe import ModelRecipe, new_checkpoint
 from gymnast_core.policy.statistics import compute_statistics
-from gymnast_core.progress import interruptible, interrupts, progress_bar
+from gymnast_core.progress import console, interruptible, interrupts, progress_bar
 from gymnast_core.run_folder import RunFolder, derive_seed, refuse_other_options, seed_everything
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -157,7 +158,6 @@ class Progress:
     step: int = 0
     samples: int = 0
     seconds: float = 0.0
-    recent: list[tuple[float, float]] = field(default_factory=list)
 
 
 class Trainer:
@@ -166,6 +166,7 @@ class Trainer:
     def __init__(self, config: SFTConfig) -> None:
         self.config = config
         self.ranks = Ranks()
+        console.quiet = not self.ranks.first
         if not config.data:
             raise ConfigError("data: found nothing, needed at least one folder of episodes (--data)")
         if config.threads:
@@ -184,11 +185,7 @@ class Trainer:
         self._train_entries = train
         self._instructions = {entry.instruction: entry.path for entry in (*mixed, *demonstrations)}
         self.policy = self._build(self.ranks.device(choose_device(config.device)))
-        for instruction, path in self._instructions.items():
-            try:
-                self.policy.prompts(instruction)
-            except DataError as error:
-                raise DataError(f"{path}: {error}") from error
+        self._check_instructions()
         self.adapter = "sft" if config.lora_rank else None
         self._prepare(self.policy)
         self.ranks.shard(self.policy.model)
@@ -208,6 +205,14 @@ class Trainer:
         self._resume()
 
     # --- data ---------------------------------------------------------------------------------------------------
+
+    def _check_instructions(self) -> None:
+        """See that the vocabulary can spell them all, before training. Raises: DataError naming the episode."""
+        for instruction, path in self._instructions.items():
+            try:
+                self.policy.prompts(instruction)
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from error
 
     def batch(self, first: int) -> Batch:
         """Samples first .. first + batch_size - 1. Raises: DataError when one cannot be read any more."""
@@ -250,7 +255,7 @@ class Trainer:
             (loss / len(batches)).backward()
             total += float(loss.detach()) / len(batches)
             right += accuracy / len(batches)
-        norm = _number(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)))
         total, right = self.ranks.average(total, right)
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise CheckpointError(
@@ -322,7 +327,7 @@ class Trainer:
         config, ranks = self.config, self.ranks
         interrupted = False
         with interruptible() as stop, progress_bar() as bar, ThreadPoolExecutor(config.workers) as pool:
-            task = bar.add_task("sft", total=config.steps, completed=self.progress.step, note="", visible=ranks.first)
+            task = bar.add_task("sft", total=config.steps, completed=self.progress.step, note="")
             pending: list[Future[Batch]] = []
             drawn = self.progress.samples + ranks.rank * config.batch_size
             while not self._spent():
@@ -445,8 +450,7 @@ class Trainer:
                     parameter.copy_(weights[name])
             self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(int(state["step"]), int(state["samples"]), float(state["seconds"]))
-        if self.ranks.first:
-            say(f"resuming {self.run.path} after step {self.progress.step}")
+        say(f"resuming {self.run.path} after step {self.progress.step}")
 
     def _settings(self) -> dict[str, str]:
         """What must be the same for a run to go on as if it had never stopped, as text.
@@ -501,10 +505,11 @@ class Trainer:
         return policy
 
     def _report(self, measured: Mapping[str, float]) -> None:
-        if measured and self.ranks.first:
+        if not measured:
+            return
+        if self.ranks.first:
             self.run.log(self.progress.step, measured)
-            text = "  ".join(f"{name} {value:.4g}" for name, value in measured.items())
-            say(f"step {self.progress.step}: {text}")
+        say(f"step {self.progress.step}: " + "  ".join(f"{name} {value:.4g}" for name, value in measured.items()))
 
     def _spent(self) -> bool:
         config, now = self.config, self.progress
@@ -584,34 +589,33 @@ def load_model_recipe(name: str) -> ModelRecipe:
 
 
 def sft(config: SFTConfig) -> int:
-    """Run `gymnast sft`; 0 when finished, 130 when interrupted (run it again to go on)."""
+    """Run `gymnast sft`; 0 when finished, 130 when interrupted or another process of the run ended (run it again)."""
     trainer = Trainer(config)
-    first, held = trainer.ranks.first, len(trainer.held)
     demonstrations, mixed = trainer.sources
-    if first:
-        trained = sum(p.numel() for p in trainer.parameters)
-        say(
-            f"{len(demonstrations)} samples of {len(demonstrations.entries)} episodes (+ {len(mixed)} mixed, "
-            f"{held} held out); {trained:,} parameters on {trainer.policy.device}, {trainer.ranks.size} process(es)"
-        )
+    trained, where = sum(p.numel() for p in trainer.parameters), trainer.policy.device
+    say(
+        f"{len(demonstrations)} samples of {len(demonstrations.entries)} episodes (+ {len(mixed)} mixed, "
+        f"{len(trainer.held)} held out); {trained:,} parameters on {where}, {trainer.ranks.size} process(es)"
+    )
     try:
-        if not trainer.train():
-            if first:
-                say(f"interrupted; the same command goes on from {trainer.run.path}")
-            return 130
-        with interrupts():  # what is trained is saved: the same command comes back to here
-            result = trainer.finish()
-        if first:
-            say(f"written: {result.get('checkpoint') or result.get('adapter')}")
-        return 0
-    finally:
-        trainer.ranks.finish()
+        with trainer.ranks.together():
+            code = _train_and_write(trainer)
+    except PeerLost as end:
+        say(f"{end}; the same command goes on from {trainer.run.path}")
+        return 130
+    trainer.ranks.finish()
+    return code
+
+
+def _train_and_write(trainer: Trainer) -> int:
+    if not trainer.train():
+        say(f"interrupted; the same command goes on from {trainer.run.path}")
+        return 130
+    with interrupts():  # what is trained is saved: the same command comes back to here
+        result = trainer.finish()
+    say(f"written: {result.get('checkpoint') or result.get('adapter')}")
+    return 0
 
 
 def _digest(*parts: bytes) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def _number(value: torch.Tensor) -> float:
-    """A scalar tensor, sharded or not, as a number."""
-    return float(value.full_tensor() if isinstance(value, DTensor) else value)
