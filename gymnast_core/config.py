@@ -254,11 +254,19 @@ class StationConfig:
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     simulation: SimulationConfig | None = None
 
+    def __post_init__(self) -> None:
+        period = 1 / self.arm.control_hz
+        if self.safety.command_timeout_s <= period:
+            raise ConfigError(
+                f"safety.command_timeout_s is {self.safety.command_timeout_s:g}, must be over arm.control_hz's period of "
+                f"{period:g} seconds, or the arm would hold between all actions"
+            )
+
     def task(self, name: str) -> TaskConfig:
         """The task of that name. Raises: ConfigError that lists the tasks there are."""
         if name not in self.tasks:
             known = ", ".join(sorted(self.tasks)) or "none"
-            raise ConfigError(f"unknown task '{name}'; station '{self.name}' has: {known}")
+            raise ConfigError(f"unknown task {name!r}; station '{self.name}' has: {known}")
         return self.tasks[name]
 
 
@@ -306,6 +314,8 @@ def parse_config(cls: type[Config], content: Mapping[str, Any], source: str) -> 
         shown = "nothing" if first["type"] == "missing" else repr(found)[:80]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ConfigError(f"{source}: {where}: found {shown}; {first['msg']}{more}") from error
+    except ConfigError as error:  # a dataclass's own check of fields that must fit together
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def dump_config(config: Any) -> str:

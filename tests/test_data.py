@@ -203,6 +203,7 @@ def test_every_shipped_station_file_is_valid_and_round_trips(path: Path, tmp_pat
         ({"name": "x", "tasks": {"open": {"max_steps": 3}}}, "tasks.open.instruction: found nothing"),
         ({"name": "x", "judge": {"kind": "oracle"}}, "judge.kind: found 'oracle'"),
         ({"name": "x", "tasks": {}}, "tasks: found {}"),
+        ({"name": "x", "arm": {"control_hz": 2}}, "safety.command_timeout_s is 0.4, must be over arm.control_hz's period"),
     ],
 )
 def test_a_wrong_station_file_is_refused_naming_file_and_field(tmp_path: Path, content: dict, field: str) -> None:
