@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ import pytest
 import yaml
 from tiny_station import INSTRUCTION, build_tiny_station, picture
 
+from benchmarks.openai_server import Server
 from gymnast_core.cli import main
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.episode import EpisodeWriter
@@ -138,6 +141,39 @@ def test_a_run_is_resumed_for_its_own_instruction_frame_and_judge_only(
         capsys.readouterr()
         assert main(["adapt", *arguments(station, run, **{name: value, "iterations": 2})]) == 2
         assert "another" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_model_behind_an_api_judges_a_practice_and_its_limit_holds_over_resumptions(
+    station: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look(n: int, request: dict[str, Any]) -> str:
+        pictures = [part["image_url"]["url"] for part in request["messages"][0]["content"][1:]]
+        return f"Final Score: {int(hashlib.sha256(pictures[-1].encode()).digest()[0] % 3 == 0)}"
+
+    monkeypatch.chdir(tmp_path)  # the cache of answers is there
+    server = Server(look)
+    content = yaml.safe_load(station.read_text())
+    judging = {"kind": "vlm", "base_url": server.url, "votes": 1, "max_total_tokens": 30 * 1100}
+    content |= {"judge": judging}
+    asked = station.with_name("asked.yaml")
+    asked.write_text(yaml.safe_dump(content))
+    run = tmp_path / "run"
+    words = [w for w in arguments(station, run, config=asked, iterations=3) if w]
+    assert main(["adapt", *words]) == 2
+    assert "33000 tokens leaves no room" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert 20 < len(server.requests) <= 29 and not (run / "result.json").exists()
+    assert main(["adapt", *words]) == 2 and len(server.requests) <= 30, "what was spent before counts"
+    asked.write_text(yaml.safe_dump({**content, "judge": {**judging, "max_total_tokens": 0}}))
+    assert main(["adapt", *words]) in (0, 1)
+    server.close()
+    result = json.loads((run / "result.json").read_text())
+    total = 1100 * len(server.requests)
+    assert f" {total} tokens, " in result["judge_spent"] and result["judge_spent"] in (run / "report.html").read_text()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["judge_tokens"] for line in lines if "judge_tokens" in line][-1] <= total
+    answers = [json.loads(line) for line in (run / "judge_answers.jsonl").read_text().splitlines()]
+    assert sum(not line["cached"] and line["answer"] is not None for line in answers) == len(server.requests)
+    assert any(line["cached"] for line in answers), "the measurement before is not paid for again"
 
 
 def test_distrusted_imagination_keeps_the_base_and_says_why(station: Path, tmp_path: Path) -> None:

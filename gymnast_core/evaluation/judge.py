@@ -23,7 +23,7 @@ from gymnast_core.reporting.media import film_strip, write_picture
 from gymnast_core.reporting.report import Bar, Figure, Section, write_report
 from gymnast_core.reward import load_judge
 from gymnast_core.reward.agreement import Agreement, measure_agreement
-from gymnast_core.reward.spending import Spending
+from gymnast_core.reward.spending import spent_by
 from gymnast_core.run_folder import RunFolder
 
 SHOWN_MISTAKES = 6
@@ -62,8 +62,9 @@ def evaluate_judge(config: EvaluateJudgeConfig) -> int:
     console.print(
         f"judge '{judge.name}' on {found.judged} of {found.episodes} labelled episodes: {found}", highlight=False
     )
-    for words in (*_abstentions(verdicts), *_spent(judge)):
-        console.print(words, markup=False, highlight=False, soft_wrap=True)
+    for words in (*_abstentions(verdicts), spent_by(judge)):
+        if words:
+            console.print(words, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -108,11 +109,6 @@ def _abstentions(verdicts: Sequence[Verdict]) -> list[str]:
     return [f"abstained {count} times: {reason}" for reason, count in reasons.most_common(3)]
 
 
-def _spent(judge: Judge) -> list[str]:
-    spending = getattr(judge, "spending", None)
-    return [spending.line] if isinstance(spending, Spending) else []
-
-
 def _readable(folder: Path) -> Episode | None:
     """The episode; None, with a warning, where a file of it is damaged: what was judged so far may have cost money."""
     try:
@@ -142,7 +138,7 @@ def _write_page(
                 ("false negatives", str(found.false_negatives)),
                 ("calibration error", f"{found.calibration_error:.3f}"),
                 *(("abstentions", words) for words in _abstentions(verdicts)),
-                *(("spent", words) for words in _spent(judge)),
+                *((("spent", words),) if (words := spent_by(judge)) else ()),
             ),
         ),
         Section(

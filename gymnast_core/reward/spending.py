@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from gymnast_core.config import JudgeConfig
 from gymnast_core.errors import JudgeError
+from gymnast_core.protocols import Judge
 
 LONGEST_HOLD_S = 120.0
 """A server may ask us to wait so long (Retry-After); a longer wait is cut to this."""
@@ -114,6 +115,12 @@ class Spending:
         return (
             read * config.dollars_per_million_input_tokens + written * config.dollars_per_million_output_tokens
         ) / 1e6
+
+
+def spent_by(judge: Judge) -> str:
+    """What a judge has cost in this process, in words; empty for a judge that costs nothing."""
+    spending = getattr(judge, "spending", None)
+    return spending.line if isinstance(spending, Spending) else ""
 
 
 class Pace:

@@ -169,6 +169,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
     from gymnast_core.policy import adapters
     from gymnast_core.reward import load_judge
     from gymnast_core.reward.classifier import load_classifier
+    from gymnast_core.reward.spending import spent_by
     from gymnast_core.rl import parts
 
     if ranks.first:
@@ -305,10 +306,13 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
         "distrust": list(trust.failed),
         "gate_judge_trained_the_adapter": gate_judge is judge,
         "stopped_by": stopped_by,
+        "judge_spent": spent_by(judge),
     }
     run.write_result(result)
     _write_report(run, config, recipe, gate, before, after, result)
     console.print(message, style="green" if gate.accepted else "yellow", markup=False, highlight=False, soft_wrap=True)
+    if result["judge_spent"]:
+        console.print(result["judge_spent"], markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return 0 if gate.accepted else 1
 
@@ -487,6 +491,7 @@ def _write_report(
                     "judge of this comparison",
                     ONE_JUDGE if result["gate_judge_trained_the_adapter"] else "another one than trained the adapter",
                 ),
+                *((("spent", result["judge_spent"]),) if result["judge_spent"] else ()),
             ),
             figures=tuple(
                 Figure(f"media/start_{number}.png", source, small=True) for number, source in enumerate(config.frame)

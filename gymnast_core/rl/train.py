@@ -80,6 +80,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     from gymnast_core.policy import adapters
     from gymnast_core.reporting.report import Section, metric_curve, write_report
     from gymnast_core.reward import TruthJudge, load_judge
+    from gymnast_core.reward.spending import spent_by
     from gymnast_core.rl import parts
     from gymnast_core.rl.gate import world_model_gate_line
 
@@ -127,7 +128,8 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
         where = f"adapter {name} in {folder}"
     else:
         where = str(policy.save(config.out or run.path / "policy", made_by))
-    run.write_result({**made_by, "stopped_by": stopped_by, "saved": where, "run_folder": str(run.path)})
+    facts = {"stopped_by": stopped_by, "saved": where, "run_folder": str(run.path), "judge_spent": spent_by(judge)}
+    run.write_result({**made_by, **facts})
     lines = run.read_metrics()
     tasks = sorted({name for line in lines for name in line if name.startswith("success/")})
     labels = {name: name.removeprefix("success/").replace("_", " ") for name in tasks}
@@ -146,6 +148,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
                 facts=(
                     ("updates", f"{trainer.update}, ended by {stopped_by}"),
                     ("saved", f"{where}, as it was after update {kept}" if where else f"nothing: {nothing}"),
+                    *((("spent", facts["judge_spent"]),) if facts["judge_spent"] else ()),
                 ),
             ),
             Section(
@@ -170,6 +173,8 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
             ),
         ],
     )
+    if facts["judge_spent"]:
+        console.print(facts["judge_spent"], markup=False, highlight=False, soft_wrap=True)
     told = f"saved {where}" if where else f"nothing saved: {nothing}"
     console.print(f"{told}; report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return 0 if where or ranks.size > 1 else 1

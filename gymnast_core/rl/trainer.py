@@ -351,10 +351,9 @@ class GRPOTrainer:
             group_seed = derive_seed(config.seed, "group", 0, self.batch, number)
             start = sampler.starts[index]
             if start.frame is None:  # a station's reset is part of the start: keep its seed
-                group_seed_starts = [start] * config.group_size
+                starts.extend([start] * config.group_size)
             else:
-                group_seed_starts = group_starts(start, config.group_size, group_seed, config.common_noise)
-            starts.extend(group_seed_starts)
+                starts.extend(group_starts(start, config.group_size, group_seed, config.common_noise))
             seeds.extend(derive_seed(group_seed, "policy", member) for member in range(config.group_size))
         options = RolloutOptions(config.horizon, config.temperature)
         with self.processes.in_step(self.module):
