@@ -210,6 +210,8 @@ def test_samples_pair_the_frame_before_with_the_actions_after(data: Path) -> Non
     entries = find_entries([str(data)])
     assert len(entries) == 11  # the failure is left out
     assert len(find_entries([str(data)], kept="all")) == 12
+    twice = find_entries([str(data), str(data / "00"), f"{data}/../{data.name}"])  # not held out and trained on
+    assert [entry.path for entry in twice] == [entry.path for entry in entries]
     samples = Samples(entries, 2)
     assert len(samples) == 11 * 6
     wanted = make_episode(0, "close")

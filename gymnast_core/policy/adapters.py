@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.policy.checkpoint import put_in_place
+from gymnast_core.policy.checkpoint import ADAPTER_MARK, put_in_place
 from gymnast_core.policy.layers import Linear, LowRank
 from gymnast_core.policy.openvla import OpenVLAPolicy
 
@@ -134,16 +134,19 @@ def attached(policy: OpenVLAPolicy) -> list[str]:
 
 
 def train_only(policy: OpenVLAPolicy, name: str | None) -> list[nn.Parameter]:
-    """Make one adapter's factors the only parameters that require a gradient (None: all base weights, no adapter).
+    """Make one adapter's factors the only parameters that require a gradient; None: all base weights that take part.
 
-    Returns those parameters.
+    Returns those parameters. Raises: ConfigError when there is no such adapter.
     """
     if name is not None:
         _need(policy, name)
+    unused = set(policy.model.unused_parameters())
     chosen = []
-    for parameter_name, parameter in policy.model.named_parameters():
-        mark = f".adapters.{name}." if name is not None else ""
-        wanted = mark in parameter_name if mark else ".adapters." not in parameter_name
+    for own, parameter in policy.model.named_parameters():
+        if name is not None:
+            wanted = f"{ADAPTER_MARK}{name}." in own
+        else:
+            wanted = ADAPTER_MARK not in own and own not in unused
         parameter.requires_grad_(wanted)
         if wanted:
             chosen.append(parameter)

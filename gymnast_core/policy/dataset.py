@@ -147,7 +147,7 @@ READERS: tuple[tuple[Finder, Reader], ...] = (
 def find_entries(
     folders: Sequence[str], instruction: str = "", labels: Labels = "executed", kept: Kept = "not failures"
 ) -> list[TrainingEpisode]:
-    """All episodes below `folders`, in order of path.
+    """All episodes below `folders`, in order of path, each once however often it is named.
 
     instruction: for episodes that carry none. labels: what the safety envelope let through, or what was commanded.
 
@@ -155,6 +155,7 @@ def find_entries(
         named) or has no instruction, or `instruction` is none.
     """
     entries: list[TrainingEpisode] = []
+    seen: set[Path] = set()
     if instruction:
         normalise_instruction(instruction)
     for folder in folders:
@@ -164,6 +165,8 @@ def find_entries(
         found = [(path, reader) for find, reader in READERS for path in find(root)]
         if not found:
             raise DataError(f"{root}: no episode (episode.json, or N.mp4 with N.npz) below it")
+        found = [(path, reader) for path, reader in found if path.resolve() not in seen]
+        seen |= {path.resolve() for path, _ in found}
         before, unmeasured = len(entries), 0
         bar = progress_bar()  # of videos every frame is decoded
         bar.disable = len(found) < MANY
@@ -181,7 +184,7 @@ def find_entries(
                     unmeasured += 1
         if unmeasured:
             say(f"{root}: {unmeasured} of {len(found)} episodes left out: no step, or an action was not measured")
-        if len(entries) == before:
+        if found and len(entries) == before:
             wanted = {
                 "all": "with measured actions",
                 "not failures": "a success, or not judged, with measured actions",

@@ -189,7 +189,7 @@ class Trainer:
         self.adapter = "sft" if config.lora_rank else None
         self._prepare(self.policy)
         self.ranks.shard(self.policy.model)
-        self.parameters = [p for p in self.policy.model.parameters() if p.requires_grad]
+        self.parameters = list(self._trained().values())
         length = self.policy.chunk_length
         self.sources = (Samples(train, length), Samples(mixed, length))
         self.held = Samples(held, length)
@@ -411,14 +411,17 @@ class Trainer:
     # --- state --------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write a checkpoint from which the run goes on as if it had never stopped."""
+        """Write a checkpoint from which the run goes on as if it had never stopped; all processes take part.
+
+        Raises: CheckpointError when it cannot be written; the one before stays.
+        """
         now, model = self.progress, self.policy.model
+        trained = self._trained()
         if self.ranks.size > 1:
-            trained = set(self._names())
             weights = {name: value for name, value in whole_state(model).items() if name in trained}
             optimizer = whole_optimizer_state(model, self.optimizer)
         else:
-            weights = {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+            weights = {name: parameter.detach().cpu().clone() for name, parameter in trained.items()}
             optimizer = self.optimizer.state_dict()
         if self.ranks.first:
             facts: dict[str, Any] = {"samples": now.samples, "seconds": now.seconds, "processes": self.ranks.size}
@@ -427,7 +430,7 @@ class Trainer:
         self.ranks.wait()
 
     def _resume(self) -> None:
-        state = self.run.load_checkpoint()
+        state = self.run.load_checkpoint(tidy=self.ranks.first, mapped=self.ranks.size > 1)
         if state is None:
             return
         refuse_other_options(self.run.path, state.get("settings") or {}, self._settings())
@@ -437,7 +440,7 @@ class Trainer:
                 f"{self.run.path}: was run with {before} process(es), found {self.ranks.size}; resume with as many, or "
                 "choose another --run"
             )
-        named = {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
+        named = self._trained()
         weights: Mapping[str, torch.Tensor] = state["weights"]
         if {n: tuple(p.shape) for n, p in named.items()} != {n: tuple(w.shape) for n, w in weights.items()}:
             raise CheckpointError(f"{self.run.path}: holds a run of another model or adapter; choose another --run")
@@ -474,8 +477,8 @@ class Trainer:
     def _build(self, device: str) -> OpenVLAPolicy:
         return build_policy(self.config, self._train_entries, self._instructions, device)
 
-    def _names(self) -> list[str]:
-        return [name for name, p in self.policy.model.named_parameters() if p.requires_grad]
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
 
     def _prepare(self, policy: OpenVLAPolicy) -> None:
         """Choose what is trained: a fresh adapter, or all weights that take part."""
@@ -487,10 +490,6 @@ class Trainer:
             adapters.attach(policy, self.adapter, *factors)
             adapters.activate(policy, self.adapter)
         adapters.train_only(policy, self.adapter)
-        if not self.adapter:
-            unused = set(policy.model.unused_parameters())
-            for name, parameter in policy.model.named_parameters():
-                parameter.requires_grad_(name not in unused)
 
     def _gathered(self) -> OpenVLAPolicy:
         """The sharded policy as a plain one, whole on the first process."""
@@ -498,6 +497,7 @@ class Trainer:
         policy = self.policy
         if self.ranks.first:
             policy = self._build("cpu")
+            policy.model.to(self.policy.dtype)  # as one process would write it
             self._prepare(policy)
             with torch.no_grad():
                 for name, parameter in policy.model.named_parameters():

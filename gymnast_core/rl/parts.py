@@ -117,10 +117,6 @@ def prepare_training(policy: OpenVLAPolicy, config: GRPOConfig) -> None:
     policy.model.language_model.model.recompute_activations = config.recompute_activations
     if config.trainable == "full":
         adapters.train_only(policy, None)
-        unused = set(policy.model.unused_parameters())
-        for name, parameter in policy.model.named_parameters():
-            if name in unused:
-                parameter.requires_grad_(False)
         return
     vision = config.lora_vision
     adapters.attach(policy, ADAPTER, config.lora_rank, config.lora_alpha, vision, vision, seed=config.seed)
