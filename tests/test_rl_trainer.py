@@ -26,6 +26,7 @@ from gymnast_core.rl.loss import clipped_policy_loss, trajectory_weights
 from gymnast_core.rl.rollout import Group, Rollout, RolloutOptions, group_starts, run_rollouts
 from gymnast_core.rl.trainer import (
     BudgetSpent,
+    Generation,
     GRPOConfig,
     GRPOTrainer,
     NothingToLearn,
@@ -240,6 +241,25 @@ def test_a_run_does_not_go_on_as_another_one(tmp_path: Path) -> None:
             build(**options)
     assert build(learning_rate=1e-5).carried, "the learning rate may be lowered on the way"
     assert not build(temperature=2.0).carried, "log-probabilities of another temperature are not compared"
+
+
+@pytest.mark.parametrize(("max_staleness", "used"), [(0, [2, 0, 0]), (1, [2, 2, 0]), (2, [2, 2, 1])])
+def test_a_carried_group_waits_for_so_many_updates_and_no_longer(
+    max_staleness: int, used: list[int], tmp_path: Path
+) -> None:
+    policy = PointPolicy()
+    config = dataclasses.replace(CONFIG, groups=2, max_staleness=max_staleness)
+    run = RunFolder(tmp_path, None, False)
+    trainer = GRPOTrainer(policy, policy, PointEnvironment(), PointJudge(), point_starts(2), config, run)
+    five = roll(policy, point_starts(5))
+    taken, dropped = [], 0
+    for usable in (five, [], []):
+        groups, stale = trainer.take_groups(Generation(usable=usable))
+        assert all(trainer.update - group.version <= max_staleness for group in groups)
+        taken.append(len(groups))
+        dropped += stale
+        trainer.update += 1
+    assert taken == used and dropped + sum(taken) == 5 and not trainer.carried
 
 
 @pytest.mark.parametrize(
@@ -467,6 +487,19 @@ def test_a_policy_gone_mad_is_named() -> None:
         policy.head.weight.fill_(float("nan"))
     with pytest.raises(DataError, match="not finite"):
         run_rollouts(policy, PointEnvironment(), PointJudge(), point_starts(1), [0], RolloutOptions(3, 1.0))
+
+
+def test_a_log_probability_that_is_no_number_stops_the_update_and_changes_nothing(tmp_path: Path) -> None:
+    policy = PointPolicy()
+    groups = roll(policy, point_starts(4))
+    groups[2].rollouts[1].log_probs[0, 0] = np.nan
+    run = RunFolder(tmp_path, None, False)
+    config = dataclasses.replace(CONFIG, minibatch=1000)
+    trainer = GRPOTrainer(policy, policy, PointEnvironment(), PointJudge(), point_starts(2), config, run)
+    before = trainer.weights()
+    with pytest.raises(DataError, match="loss is not finite"):
+        trainer.update_policy(groups)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.weights().items())
 
 
 def test_shipped_recipes_differ_in_values_only_and_bad_ones_are_refused(tmp_path: Path) -> None:
