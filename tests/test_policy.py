@@ -520,6 +520,18 @@ def test_an_output_that_is_not_finite_is_no_action(policy: OpenVLAPolicy) -> Non
             ask()
 
 
+def test_a_tokenizer_saved_with_truncation_and_padding_cuts_nothing(
+    policy: OpenVLAPolicy, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    tokenizer = policy.prompts.tokenizer
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=64)
+    (tmp_path / "other" / "tokenizer.json").write_text(tokenizer.to_str())
+    prompts = load_policy(folder, device="cpu").prompts, load_policy(tmp_path / "other", device="cpu").prompts
+    assert prompts[0](INSTRUCTIONS[2]) == prompts[1](INSTRUCTIONS[2])
+
+
 def test_an_instruction_the_vocabulary_cannot_spell_is_refused(policy: OpenVLAPolicy) -> None:
     for text in ("öffne die schublade", "open 打开", "z" * 300):  # they would all be the unknown token
         with pytest.raises(DataError, match=r"cannot be spelt in this vocabulary: it has a word it does not know"):

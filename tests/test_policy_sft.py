@@ -426,6 +426,11 @@ def test_shipped_recipes_are_valid() -> None:
         ({"out": "/dev/null/policy"}, CheckpointError, "cannot be written"),
         ({"device": "tpu"}, ConfigError, "device"),
         ({"chunk_length": 3}, ConfigError, "chunk_length: found 3 for a new model"),
+        (
+            {"model": None, "lora_rank": 4, "merge": False, "chunk_length": 3},
+            ConfigError,
+            "chunk_length: found 3 for an adapter, which acts as its base's config.json says",
+        ),
         ({"image_variant": "resize"}, ConfigError, "image_variant: found 'resize' for a new model"),
     ],
 )

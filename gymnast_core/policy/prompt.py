@@ -97,16 +97,20 @@ class PromptTokens:
 
 
 def read_tokenizer(content: bytes | None, source: str) -> Tokenizer:
-    """The tokenizer of the content of a `tokenizer.json`; `source` names it in errors.
+    """The tokenizer of the content of a `tokenizer.json`, without the truncation and padding of whoever saved it (the
+    original code sets its own at each call); `source` names it in errors.
 
     Raises: CheckpointError when it is missing (None) or broken.
     """
     if content is None:
         raise CheckpointError(f"{source}: no such file; the tokenizer of the checkpoint is needed to build prompts")
     try:
-        return Tokenizer.from_buffer(content)
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"{source}: not a readable tokenizer ({error})") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def build_tokenizer(words: Iterable[str], n_bins: int, multiple: int = 64) -> tuple[Tokenizer, int]:

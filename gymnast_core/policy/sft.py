@@ -557,6 +557,12 @@ def build_policy(
         raise ConfigError("base and init: found both, give one of them")
     base = find_base(config)
     if base is not None:
+        for name in ("chunk_length", "image_variant"):
+            if (found := getattr(config, name)) and not writes_checkpoint(config):
+                raise ConfigError(
+                    f"{name}: found {found!r} for an adapter, which acts as its base's config.json says; write "
+                    "it there, or merge"
+                )
         # Float32 masters whatever the device; the forward runs in bfloat16 on a GPU.
         dtype = torch.bfloat16 if config.lora_rank and device.startswith("cuda") else torch.float32
         given = (config.chunk_length or None, config.image_variant or None)

@@ -270,10 +270,10 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     bad = 0
-    for name, error, tolerance in comparison.lines:
-        wrong = not error <= tolerance
+    for name, found, tolerance in comparison.lines:
+        wrong = not found <= tolerance
         bad += wrong
-        print(f"{'FAIL' if wrong else 'ok':4}  {error:10.3e}  (tolerance {tolerance:7.1e})  {name}")
+        print(f"{'FAIL' if wrong else 'ok':4}  {found:10.3e}  (tolerance {tolerance:7.1e})  {name}")
     print(f"{len(comparison.lines) - bad} of {len(comparison.lines)} within tolerance")
     return 1 if bad else 0
 
