@@ -34,7 +34,7 @@ import torch
 
 from benchmarks.measure import Budget, Report, clock, hardware
 from benchmarks.policy import random_full_size
-from benchmarks.world_model import stable_diffusion_autoencoder
+from benchmarks.world_model import random_world_model, stable_diffusion_autoencoder
 from gymnast_core.config import find_model
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
 from gymnast_core.protocols import Start, Verdict
@@ -46,7 +46,7 @@ from gymnast_core.run_folder import RunFolder
 from gymnast_core.world_model.autoencoder import SmallAutoencoder, SmallAutoencoderConfig
 from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig, load_world_model
 from gymnast_core.world_model.environment import WorldModelEnvironment
-from gymnast_core.world_model.model import WorldModel, WorldModelConfig
+from gymnast_core.world_model.model import WorldModelConfig
 
 INSTRUCTIONS = ("open the drawer", "close the drawer")
 GIB = 2**30
@@ -102,9 +102,7 @@ def world_model(options: argparse.Namespace, device: str) -> LoadedWorldModel:
         loaded = load_world_model(find_model("mini/world_model"), device)
         loaded.sampling = sampling
         return loaded
-    model = WorldModel(WorldModelConfig())
-    model.initialise(0)
-    model = model.to(device, torch.bfloat16).eval().requires_grad_(False)
+    model = random_world_model(WorldModelConfig(), device, torch.bfloat16)
     settings = argparse.Namespace(bf16=True, autoencoder=options.autoencoder, device=device)
     autoencoder = stable_diffusion_autoencoder(settings, 256)
     if autoencoder is None:  # latents of the same shape, frames of half the size: all but the decoding is measured
@@ -173,6 +171,8 @@ def measure(options: argparse.Namespace, on_gpu: bool, report: Report, budget: B
             made = OpenVLAPolicy(random_full_size(options.device, dtype))
         if precision == "nf4":
             quantise_base(made.model, options.device)
+            if on_gpu:
+                torch.cuda.empty_cache()  # what the whole base took is not counted
         return made
 
     config = GRPOConfig(
