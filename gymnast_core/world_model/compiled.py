@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,14 +30,19 @@ Replay = Callable[[], None]
 
 
 class CudaGraphs:
-    """Records work on the current GPU as CUDA graphs: what it launches can be launched again, on the same memory."""
+    """Records work on a GPU as CUDA graphs: what it launches can be launched again, on the same memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool: Any = None
         """Memory of all recorded passes: one is over when the next begins, so they may share it."""
 
     def __call__(self, work: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
         """(what does the work again, the tensor that its result is written to)."""
+        with torch.cuda.device(self._device):  # streams and recordings are the current GPU's
+            return self._recorded(work)
+
+    def _recorded(self, work: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # compiles and warms up; writing a frame's keys twice changes nothing
@@ -75,7 +81,7 @@ class CompiledPasses:
         self._model = model
         self._run_layer = torch.compile(_call_layer, backend=backend, dynamic=False)
         if recorder is None and model.x_proj.weight.is_cuda:
-            recorder = CudaGraphs
+            recorder = partial(CudaGraphs, model.x_proj.weight.device)
         self._recorder = recorder
         self._record = None if recorder is None else recorder()
         self._recorded: dict[tuple[torch.Size, int | None], _Recorded] = {}
