@@ -220,13 +220,13 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
 
 
 def test_a_run_does_not_go_on_as_another_one(tmp_path: Path) -> None:
-    def build(starts: Sequence[Start] = point_starts(4), judge: str = "a", **options: Any) -> GRPOTrainer:
-        policy = PointPolicy()
+    def build(
+        starts: Sequence[Start] = point_starts(4), judge: str = "a", rehearsal: Sequence[Start] = (), **options: Any
+    ) -> GRPOTrainer:
+        policy, environment, about = PointPolicy(), PointEnvironment(), {"judge": judge}
         config = dataclasses.replace(CONFIG, **{"groups": 4, "min_groups": 4, "learning_rate": 1e-9, **options})
         run = RunFolder(tmp_path, None, False)
-        return GRPOTrainer(
-            policy, policy, PointEnvironment(), PointJudge(), starts, config, run, about={"judge": judge}
-        )
+        return GRPOTrainer(policy, policy, environment, PointJudge(), starts, config, run, rehearsal, about=about)
 
     first = build()
     while not first.carried:
@@ -236,7 +236,7 @@ def test_a_run_does_not_go_on_as_another_one(tmp_path: Path) -> None:
     for starts in (point_starts(5), moved, retold, point_starts(4)[:3]):
         with pytest.raises(DataError, match="use the same starts or another run folder"):
             build(starts)
-    for options in ({"judge": "b"}, {"seed": 99}, {"lora_rank": 7}):
+    for options in ({"judge": "b"}, {"seed": 99}, {"lora_rank": 7}, {"rehearsal": point_starts(2)}):
         with pytest.raises(ConfigError, match=f"holds a run with {next(iter(options))} "):
             build(**options)
     assert build(learning_rate=1e-5).carried, "the learning rate may be lowered on the way"

@@ -287,7 +287,11 @@ class GRPOTrainer:
         self.judge = judge
         self.config = config
         self.run = run
-        self._about = {**(about or {}), **{name: str(getattr(config, name)) for name in IDENTITY}}
+        self._about = {
+            **(about or {}),
+            **{name: str(getattr(config, name)) for name in IDENTITY},
+            "rehearsal": f"{len(rehearsal)} starts",
+        }
         self.processes = Ranks()
         self.sharded = is_sharded(module)
         # Every process draws the starts of all and takes its share: any number of processes makes the same groups.
