@@ -179,6 +179,7 @@ def measure(options: argparse.Namespace, on_gpu: bool, report: Report, budget: B
         groups=options.groups,
         min_groups=options.groups,
         group_size=options.group_size,
+        min_group_size=min(4, options.group_size),
         horizon=options.horizon,
         micro_batch=options.micro_batch,
         trainable=options.trainable,
