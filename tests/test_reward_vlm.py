@@ -167,6 +167,10 @@ def test_passing_faults_are_retried_and_lasting_ones_abstain(server: Server) -> 
     vlm = judge(server, votes=3)
     (verdict,) = vlm.judge(videos(), ["open it"])
     assert verdict.score is None and vlm.spending.failed_votes == 3 and "3 requests failed" in verdict.reason
+    assert "503" in verdict.reason
+    server.script = always("I would  rather not say.")
+    (verdict,) = judge(server, votes=3).judge(videos(), ["open it"])
+    assert verdict.score is None and "0 requests failed" in verdict.reason and "rather not" in verdict.reason
     bodies: tuple[str, ...] = (
         "{}",
         "[]",

@@ -281,11 +281,12 @@ def _majority(votes: Sequence[Vote], partial: bool) -> Verdict:
     ]
     if not read:
         failed = [vote for vote in votes if vote.text is None]
-        why = next((f": {vote.problem[:200]}" for vote in failed if vote.problem), "")
+        shown = (failed or votes)[0]
         return Verdict(
             None,
             0.0,
-            f"no readable vote among {len(votes)} ({len(failed)} requests failed, the rest gave no score){why}",
+            f"no readable vote among {len(votes)} ({len(failed)} requests failed, the rest gave no score): "
+            f"{' '.join((shown.problem or shown.text or '').split())[:200]}",
         )
     scores = [score for score, _ in read]
     counts = {value: scores.count(value) for value in sorted(set(scores))}
