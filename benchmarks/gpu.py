@@ -24,6 +24,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -130,6 +131,9 @@ class Runner:
         out.mkdir(parents=True, exist_ok=True)
         self.log: TextIO = open(out / f"{part}.log", "w", encoding="utf-8")  # noqa: SIM115 - for as long as it runs
 
+    def close(self) -> None:
+        self.log.close()
+
     def tell(self, line: str) -> None:
         print(line, flush=True)
         self.log.write(line + "\n")
@@ -181,6 +185,8 @@ class Runner:
                 except subprocess.TimeoutExpired:
                     continue
         reader.join(timeout=2)
+        if process.stdout is not None and not reader.is_alive():
+            process.stdout.close()
         spent, code = time.monotonic() - began, process.returncode
         how = "ended well" if code == 0 else f"cut at {limit:.0f} s" if spent >= limit else f"failed with code {code}"
         self.told.append(f"{command.name}: {how} after {spent:.0f} s")
@@ -222,6 +228,15 @@ def prepared(packed: Path) -> dict[str, str]:
     return environment
 
 
+def run_part(commands: Sequence[Command], runner: Runner, toy: bool = False) -> None:
+    """Every command, and those that fail early once more without what may have failed."""
+    for command in commands:
+        arguments = command.toy if toy else command.arguments
+        for extra in ("", *command.otherwise):
+            if runner.run(command, f"{arguments} {extra}".strip()):
+                break
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
@@ -233,13 +248,8 @@ def main() -> int:
     options = parser.parse_args()
     runner = Runner(options.part, options.out.resolve(), options.seconds, prepared(options.packed.resolve()))
     chosen = [name for name in options.only.split(",") if name]
-    for command in PARTS[options.part]:
-        if chosen and command.name not in chosen:
-            continue
-        arguments = command.toy if options.toy else command.arguments
-        for extra in ("", *command.otherwise):
-            if runner.run(command, f"{arguments} {extra}".strip()):
-                break
+    run_part([c for c in PARTS[options.part] if not chosen or c.name in chosen], runner, options.toy)
+    runner.close()
     print((options.out.resolve() / f"{options.part}.md").read_text(encoding="utf-8"))
     return 0
 

@@ -120,7 +120,7 @@ class Report:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"name": self.name, "rows": self.rows, "failures": self.failures, "text": self.lines}
-        for suffix, text in (("md", "\n".join(self.lines) + "\n"), ("json", json.dumps(content, indent=1) + "\n")):
+        for suffix, text in (("json", json.dumps(content, indent=1) + "\n"), ("md", "\n".join(self.lines) + "\n")):
             temporary = self.folder / f".{self.name}.{suffix}.tmp"
             temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, self.folder / f"{self.name}.{suffix}")

@@ -408,7 +408,7 @@ def kernel_table(
         report.row(f"`{name}`", event.count, f"{spent / 1000:.2f}", f"{spent / total:.0%}")
 
 
-def main() -> int:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=("cache", "decoding", "solvers", "sliding", "full"), default="cache")
     parser.add_argument("--device", default="")
@@ -446,6 +446,11 @@ def main() -> int:
         options.device = "cuda" if options.table == "full" and torch.cuda.is_available() else "cpu"
     if options.compile is None:
         options.compile = options.table == "full"
+    return options
+
+
+def main() -> int:
+    options = arguments()
     tables = {
         "cache": cache_table,
         "decoding": decoding_table,
