@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -296,6 +297,31 @@ def test_a_checkpoint_of_something_else_is_one_line_and_the_one_before_can_be_ta
     assert "\n" not in str(error.value)
     shutil.rmtree(newest)
     assert build().update == 1
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_and_the_run_goes_on_from_it(tmp_path: Path) -> None:
+    def build(name: str) -> GRPOTrainer:
+        policy = PointPolicy()
+        config = dataclasses.replace(CONFIG, groups=2, min_groups=1)
+        run = RunFolder(tmp_path / name, None, False)
+        return GRPOTrainer(policy, policy, PointEnvironment(), PointJudge(), point_starts(4), config, run)
+
+    straight, full = build("straight"), build("full")
+    for trainer in (straight, full):
+        trainer.step()
+    straight.step()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # a line of metrics fits, a checkpoint does not
+        with pytest.raises(CheckpointError, match=r"step_00000002: cannot write .* the previous one is kept"):
+            full.step()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resumed = build("full")
+    assert resumed.update == 1
+    resumed.step()
+    assert all(torch.equal(value, resumed.weights()[name]) for name, value in straight.weights().items())
+    assert [line["step"] for line in resumed.run.read_metrics()] == [1, 2]
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
