@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,23 @@ def test_a_run_killed_before_its_validation_goes_on_as_if_it_had_not_been(tmp_pa
     logged = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     validated = [line["validation_success"] for line in logged if "validation_success" in line]
     assert validated == [0.9] + SOLVED_FOR * [0.98]
+
+
+def test_best_weights_that_are_not_those_on_record_are_named(tmp_path: Path) -> None:
+    answers = iter([(0.9, 0.1), (0.1, 0.1), (1.0, 0.1)])
+    trainer = build(tmp_path)
+    best = BestAdapter(trainer, lambda: next(answers))
+    for _ in range(3):
+        trainer.step()
+        best()
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000003")  # lost; the weights that were best lie beside
+    resumed = BestAdapter(build(tmp_path), lambda: (1.0, 0.1))
+    assert resumed.trainer.update == 2 and resumed.best is not None and resumed.best.update == 1
+    with pytest.raises(CheckpointError, match="weights after update 3, the best on record are those after 1"):
+        resumed.restore()
+    resumed.trainer.step()
+    resumed()
+    assert resumed.restore() == best.restore()
 
 
 def test_damaged_best_weights_are_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from gymnast_core.data.frames import write_bytes
@@ -95,9 +95,17 @@ class BestAdapter:
             return self.best
         self.trainer.processes.wait()  # for the first one to have written them
         try:
-            self.trainer.load_weights(load_file(self._weights))
+            with safe_open(self._weights, "pt") as file:
+                update = (file.metadata() or {}).get("update")
+            weights = load_file(self._weights)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self._weights}: missing or damaged ({error}); use another run folder") from error
+        if update != str(self.best.update):  # the checkpoints after the best one were lost, and not made again
+            raise CheckpointError(
+                f"{self._weights}: holds the weights after update {update}, the best on record are those after "
+                f"{self.best.update}; give the run more updates or time, or use another run folder"
+            )
+        self.trainer.load_weights(weights)
         return self.best
 
     def _save(self) -> None:
@@ -106,7 +114,8 @@ class BestAdapter:
             return
         temporary = self._weights.with_name(f".{WEIGHTS}.tmp")
         try:
-            save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+            whole = {name: value.contiguous() for name, value in weights.items()}
+            save_file(whole, temporary, {"update": str(self.trainer.update)})
             os.replace(temporary, self._weights)
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
