@@ -76,9 +76,11 @@ class SFTConfig:
     """Checkpoint folder to start from, or the name of a shipped one; empty: a new model by `init` or `model`, and where
     these are empty too the shipped mini/policy."""
     chunk_length: Annotated[int, Field(ge=0, le=64)] = 0
-    """Actions of one forward of a base; 0: as its config.json says, 5 where it says nothing."""
+    """Actions of one forward of a base; 0: as its config.json says, 5 where it says nothing. Not for an adapter alone,
+    which acts as its base does."""
     image_variant: ImageVariant | Literal[""] = ""
-    """How frames become a base's input; empty: as its config.json says, center_crop where it says nothing."""
+    """How frames become a base's input; empty: as its config.json says, center_crop where it says nothing. Not for an
+    adapter alone."""
     init: str = ""
     """Recipe whose `model` section a new model is built from: a shipped one by name, or a YAML file."""
     model: ModelRecipe | None = None
@@ -259,7 +261,8 @@ class Trainer:
         total, right = self.ranks.average(total, right)
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise CheckpointError(
-                f"{self.config.run}: the loss is {total} at step {self.progress.step}; lower learning_rate and resume"
+                f"{self.config.run}: at step {self.progress.step} the loss is {total}, its gradient's length {norm}; "
+                "lower learning_rate and resume"
             )
         self.optimizer.step()
         self.progress.step += 1
@@ -394,7 +397,8 @@ class Trainer:
             "parameters": sum(p.numel() for p in policy.model.parameters()),
             **measured,
         }
-        made_by = {"command": "gymnast sft", "base": config.base, "data": list(config.data), "mix": list(config.mix)}
+        base = str(find_base(config) or "")
+        made_by = {"command": "gymnast sft", "base": base, "data": list(config.data), "mix": list(config.mix)}
         if self.adapter and not config.merge:
             store = adapters.AdapterStore(config.adapters)
             name = adapters.adapter_name(config.unnorm_key, "sft")
