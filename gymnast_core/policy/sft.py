@@ -533,7 +533,10 @@ def find_base(config: SFTConfig) -> Path | None:
 
 def check_folders(config: SFTConfig) -> None:
     """See that no folder is in the way of another. Raises: ConfigError naming the option."""
-    run, out, base = Path(config.run).resolve(), Path(config.out).resolve(), find_base(config)
+    try:
+        run, out, base = Path(config.run).resolve(), Path(config.out).resolve(), find_base(config)
+    except ValueError as error:  # a NUL
+        raise ConfigError(f"run or out: found {config.run!r} and {config.out!r}, needed names of folders") from error
     if writes_checkpoint(config):
         if base is not None and out == base.resolve():
             raise ConfigError(f"out: found the base itself ({config.out}), needed another folder")
