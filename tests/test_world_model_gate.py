@@ -241,6 +241,15 @@ def test_the_gate_holds_only_for_what_was_measured(station: Path) -> None:
     (model / "gate.json").unlink()
 
 
+def test_the_shipped_station_imagines_no_further_than_was_measured_of_its_weights() -> None:
+    shipped = open_station("simulated_drawer")
+    budget = shipped.config.adaptation
+    assert budget.world_model_gate == "require"
+    line = world_model_gate_line(shipped, budget.horizon, "close the drawer")
+    assert "'close the drawer'" in line and line.endswith("the gate holds"), line
+    assert "measured over" in world_model_gate_line(shipped, budget.horizon + 1)
+
+
 def pictures(seeds: Sequence[int], base: int = 0) -> list[np.ndarray]:
     """Pictures of one scene: a fixed background with a small patch that moves."""
     frames = []

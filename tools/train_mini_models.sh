@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the shipped mini models from nothing but the simulated station: data, policy, autoencoder, judge, world model.
-# About two hours on two cores. Every part resumes where it stood when this is started again; results go to runs/mini,
+# Makes the shipped mini models from nothing but the simulated station: data, policy, autoencoder, world model, judges.
+# About two and a half hours on two cores. Every part resumes where it stood when this is started again; results go to runs/mini,
 # and with `tools/train_mini_models.sh ship` they replace gymnast_core/weights/mini at the end.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,32 +20,47 @@ collect --out $data/play/flawed --policy expert --episodes 120 --first-seed 2000
 collect --out $data/play/random --policy random --episodes 40 --first-seed 30000
 # Held out: other seeds.
 collect --out $data/heldout --policy mixed --episodes 16 --first-seed 90000 --noise 0.006
-collect --out $data/heldout --policy expert --episodes 56 --first-seed 91000 --noise 0.008 --slip 0.05 --miss 0.4
+collect --out $data/heldout --policy expert --episodes 24 --first-seed 91000 --noise 0.008 --slip 0.05 --miss 0.4
 
 [ -d $mini/policy ] || gymnast sft --from gymnast_core/policy/recipes/mini.yaml --data $data/demonstrations \
   --out $mini/policy --run $mini/sft
+# What practice in imagination will ask about: the policy's own motion, cautious, usual and wild.
 collect --out $data/play/policy --policy $mini/policy --episodes 130 --first-seed 40000 --temperature 1.0
+collect --out $data/play/policy --policy $mini/policy --episodes 380 --first-seed 50000 --temperature 1.0
+collect --out $data/play/policy --policy $mini/policy --episodes 600 --first-seed 100000 --temperature 1.0
+collect --out $data/play/policy_hot --policy $mini/policy --episodes 100 --first-seed 60000 --temperature 1.6
+collect --out $data/play/policy_greedy --policy $mini/policy --episodes 60 --first-seed 65000 --temperature 0
+# The world model never trains on these: the judges learn from what it imagines of them.
+collect --out $data/fresh/policy --policy $mini/policy --episodes 320 --first-seed 70000 --temperature 1.0
+collect --out $data/fresh/greedy --policy $mini/policy --episodes 60 --first-seed 75000 --temperature 0
+collect --out $data/fresh/hot --policy $mini/policy --episodes 60 --first-seed 77000 --temperature 1.6
 collect --out $data/heldout_policy --policy $mini/policy --episodes 120 --first-seed 95000 --temperature 1.0
+collect --out $data/heldout_policy --policy $mini/policy --episodes 160 --first-seed 96000 --temperature 1.0
 
 [ -d $mini/autoencoder/model ] || gymnast world-model train-autoencoder \
   --from gymnast_core/world_model/recipes/mini_autoencoder.yaml \
   --data $data/demonstrations $data/play/mixed --run $mini/autoencoder
 
-# The judge also sees what the autoencoder makes of the same frames, because that is what it will judge.
+gymnast world-model train --from gymnast_core/world_model/recipes/mini.yaml \
+  --data $data/demonstrations@0.5 $data/play/mixed@1.5 $data/play/flawed@1.5 $data/play/random@0.5 $data/play/policy@2 \
+  $data/play/policy_hot@1 $data/play/policy_greedy@1 --autoencoder $mini/autoencoder/model --run $mini/world_model
+
+# The judges also see what the autoencoder makes of the same frames, and what the world model imagines of other episodes
+# (with what really became of them), because that is what they will judge.
 gymnast world-model reconstruct --data $data/play $data/demonstrations --out $data/reconstructed \
   --autoencoder $mini/autoencoder/model
-[ -d $mini/judge ] || gymnast judge train --data $data/play $data/demonstrations \
-  --decoded $data/reconstructed/play $data/reconstructed/demonstrations --out $mini/judge --run $mini/judge_run
+gymnast world-model reconstruct --data $data/fresh --out $data/imagined --world-model $mini/world_model/model
+judge() {
+  gymnast judge train --data $data/play $data/demonstrations --stride 1 \
+    --decoded $data/reconstructed/play $data/reconstructed/demonstrations $data/imagined "$@"
+}
+[ -d $mini/judge ] || judge --out $mini/judge --run $mini/judge_run
 # Another judge, of another size and seed, scores adapters before and after: it trains none.
-[ -d $mini/gate_judge ] || gymnast judge train --data $data/play $data/demonstrations --size 48 --width 32 --seed 1 \
-  --decoded $data/reconstructed/play $data/reconstructed/demonstrations --out $mini/gate_judge --run $mini/gate_judge_run
+[ -d $mini/gate_judge ] || judge --size 48 --width 32 --seed 1 --out $mini/gate_judge --run $mini/gate_judge_run
 
-gymnast world-model train --from gymnast_core/world_model/recipes/mini.yaml \
-  --data $data/demonstrations@1 $data/play/mixed@1.5 $data/play/flawed@1.5 $data/play/random@0.5 $data/play/policy@2 \
-  --autoencoder $mini/autoencoder/model --run $mini/world_model
 # What its pictures and outcomes are worth; writes gate.json and familiarity.safetensors beside the weights.
 gymnast world-model evaluate --model $mini/world_model/model --data $data/heldout $data/heldout_policy --held-out 0 \
-  --config simulated_drawer --policy $mini/policy --judge $mini/judge --run $mini/world_model_evaluation
+  --config simulated_drawer --policy $mini/policy --judge $mini/judge --horizon 15 --repeats 2 --run $mini/world_model_evaluation
 gymnast evaluate policy --policy $mini/policy --trials 100 --run $mini/policy_evaluation
 
 if [ "${1:-}" = ship ]; then
