@@ -51,7 +51,7 @@ class Command:
     otherwise: tuple[str, ...] = ()
 
 
-EAGER = ("--backend eager", "--no-compile")
+WITHOUT = ("--backend none", "--no-compile")
 PARTS: dict[str, tuple[Command, ...]] = {
     "world_model": (
         Command("passes_on_gpu", 150, f"{GPU_TEST} gpu", f"{GPU_TEST} recorded"),
@@ -59,8 +59,8 @@ PARTS: dict[str, tuple[Command, ...]] = {
             "world_model_full",
             330,
             f"{WORLD_MODEL} --table full --seconds {{seconds}}",
-            f"{WORLD_MODEL} --table full --seconds {{seconds}} --backend eager --batches 2,1",
-            EAGER,
+            f"{WORLD_MODEL} --table full --seconds {{seconds}} --backend none --batches 2,1",
+            WITHOUT,
         ),
         *(
             Command(f"parity_{name}", 40, f"{command} cuda", command)
@@ -72,7 +72,7 @@ PARTS: dict[str, tuple[Command, ...]] = {
             120,
             f"{WORLD_MODEL} --table cache --seconds {{seconds}} --batch 1 --frames 5 {FULL}",
             f"{WORLD_MODEL} --table cache --seconds {{seconds}} {SMALL}",
-            EAGER,
+            WITHOUT,
         ),
     ),
     "policy": (

@@ -12,7 +12,7 @@ processor seconds are counted, not the clock. Prints hardware, versions, sizes, 
 `--table full` measures batches 32, 1 and 8, guidance 1 and 3, DDIM 10 and DPM-Solver++ 5 steps, without decoding and
 with every frame or every fifth decoded by Stable Diffusion 3's autoencoder (its real size with random weights, unless
 `--autoencoder FOLDER` names it), and which share of the measured matrix-product peak that is; then attention along time
-computed in two ways, and the kernels that take most of a frame. `--seconds N` leaves out what would take longer, `--out
+computed in three ways, and the kernels that take most of a frame. `--seconds N` leaves out what would take longer, `--out
 FOLDER` gets the tables while they are made. On a CPU it runs at a toy size, to show that it works.
 """
 
@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Budget, Report, clock, fits, hardware, matmul_peak, repeated
@@ -294,7 +295,7 @@ def full_table(options: argparse.Namespace, report: Report) -> None:
     peak = matmul_peak(device, model.x_proj.weight.dtype)
     report.say(describe(options))
     report.say(f"{parameter_count(model) / 1e6:.0f} M parameters, latents {latent}x{latent}x16, {options.mode}")
-    passes = f"compiled ({options.backend})" if options.compile else "not compiled"
+    passes = f"compiled ({options.backend or 'recorded alone'})" if options.compile else "not compiled"
     report.say(f"matrix product: {peak / 1e12:.3g} TFLOP/s; passes {passes}")
     decoder = "none (needs the package diffusers)" if autoencoder is None else options.autoencoder or "random weights"
     report.say(f"autoencoder: {decoder}\n")
@@ -368,21 +369,23 @@ def full_rows(
 def attention_table(
     options: argparse.Namespace, report: Report, config: WorldModelConfig, tokens: int, batches: Sequence[int]
 ) -> None:
-    """One frame looking at a full window, in one layer, on its own: the fused kernel and what compiled passes do."""
+    """One frame looking at a full window, in one layer: the fused kernel, what plain and what compiled passes do."""
     dtype = torch.bfloat16 if options.bf16 else torch.float32
-    report.say("\nAttention of one frame along time, one layer, with the share of memory it would be alone\n")
-    report.table("batch", "fused kernel, ms", "keys and values read once, ms", "GB/s of these")
+    report.say("\nAttention of one frame along time, one layer\n")
+    report.table("batch", "fused kernel, ms", "matrix products, ms", "read once, ms", "GB/s of this")
     for batch in batches:
         shape = (batch, tokens, config.num_heads, config.max_frames, config.head_dim)
         q = torch.randn(*shape[:3], 1, shape[-1], device=options.device, dtype=dtype)
         k, v = (torch.randn(shape, device=options.device, dtype=dtype) for _ in range(2))
         mask = torch.ones(1, config.max_frames, dtype=torch.bool, device=options.device)
-        once = torch.compile(attend_reading_once, backend=options.backend, dynamic=False)
+        once = torch.compile(attend_reading_once, backend=options.backend or "eager", dynamic=False)
+        flat = [x.flatten(1, 2) for x in (q, k, v)]
         with torch.no_grad():
-            fused = min(repeated(partial(attend, q, k, v, mask, temporal=True), 20, options.device))
+            fused = min(repeated(partial(F.scaled_dot_product_attention, *flat, attn_mask=mask), 20, options.device))
+            products = min(repeated(partial(attend, q, k, v, mask, temporal=True), 20, options.device))
             read = min(repeated(partial(once, q, k, v, mask), 20, options.device))
         moved = 2 * k.numel() * k.element_size() / read / 1e9
-        report.row(batch, f"{1000 * fused:.3f}", f"{1000 * read:.3f}", f"{moved:.0f}")
+        report.row(batch, *(f"{1000 * spent:.3f}" for spent in (fused, products, read)), f"{moved:.0f}")
 
 
 def kernel_table(
@@ -413,7 +416,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--table", choices=("cache", "decoding", "solvers", "sliding", "full"), default="cache")
     parser.add_argument("--device", default="")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: only in the full table")
-    parser.add_argument("--backend", default="inductor", help="of torch.compile")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile; none: CUDA graphs alone")
     parser.add_argument("--frames", type=int, default=2, help="frames measured in each row")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument(
@@ -446,6 +449,8 @@ def arguments() -> argparse.Namespace:
         options.device = "cuda" if options.table == "full" and torch.cuda.is_available() else "cpu"
     if options.compile is None:
         options.compile = options.table == "full"
+    if options.backend == "none":
+        options.backend = None
     return options
 
 

@@ -72,14 +72,18 @@ class CompiledPasses:
     def __init__(
         self,
         model: WorldModel,
-        backend: str | Callable[..., Any] = "inductor",
+        backend: str | Callable[..., Any] | None = "inductor",
         recorder: Callable[[], Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]] | None = None,
     ) -> None:
-        """backend: of torch.compile. recorder: makes what records passes; default CUDA graphs on a GPU, else none."""
+        """backend: of torch.compile; None leaves layers as they are.
+
+        recorder: makes what records passes; default CUDA graphs on a GPU, else none.
+        """
         dynamo = torch._dynamo.config
         dynamo.cache_size_limit = max(dynamo.cache_size_limit, KEPT_SHAPES)
         self._model = model
-        self._run_layer = torch.compile(_call_layer, backend=backend, dynamic=False)
+        compiled = None if backend is None else torch.compile(_call_layer, backend=backend, dynamic=False)
+        self._run_layer: Callable[..., Tensor] = compiled or _call_layer
         if recorder is None and model.x_proj.weight.is_cuda:
             recorder = partial(CudaGraphs, model.x_proj.weight.device)
         self._recorder = recorder

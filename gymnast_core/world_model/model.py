@@ -160,9 +160,10 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, temporal: bool) -> Tensor:
     """Softmax attention over (B, T or P, heads, L, head_dim); mask (L, keys) is True where a query may look."""
-    if temporal and q.is_cuda and q.shape[-2] <= FEW_QUERIES and torch.compiler.is_compiling():
+    few = temporal and q.shape[-2] <= FEW_QUERIES
+    if few and q.is_cuda and torch.compiler.is_compiling():
         return attend_reading_once(q, k, v, mask)
-    if q.is_cuda or k.shape[-2] > PLAIN_ATTENTION_KEYS:
+    if (q.is_cuda and not few) or k.shape[-2] > PLAIN_ATTENTION_KEYS:
         # The fused kernels want four dimensions. Along time a batch has as many sequences as tokens, which may be more
         # than a kernel's batch dimension holds, so they join the heads; within a frame frames join the batch.
         pair = (1, 2) if temporal else (0, 1)

@@ -51,12 +51,12 @@ class LatentRollout:
         mode: CacheMode = "streaming",
         solver: SolverKind = "ddim",
         compile: bool = False,
-        backend: str | Callable[..., Any] = "inductor",
+        backend: str | Callable[..., Any] | None = "inductor",
     ) -> None:
         """guidance: v = (1 - guidance) v_null + guidance v_cond; 1.0 needs no second pass.
 
-        compile: passes of unchanging shape go through torch.compile with this backend, which takes a while at first and
-        again for every other number of rollouts, and on a GPU are replayed as CUDA graphs.
+        compile: passes of unchanging shape go through torch.compile with this backend (None: they do not), which takes
+        a while at first and again for every other number of rollouts, and on a GPU are replayed as CUDA graphs.
         """
         if mode not in CACHE_MODES:
             raise ConfigError(f"world model: cache mode is {mode!r}, must be one of {', '.join(CACHE_MODES)}")
