@@ -172,7 +172,7 @@ def _run(verb: str, words: list[str]) -> int:
 
             arguments.append(open_look_ahead)
         code = int(getattr(module, function_name)(*arguments) or 0)
-        if verb in REPORTED:
+        if verb in REPORTED and os.environ.get("RANK", "0") == "0":  # under torchrun the first process alone
             _report(verb, config)
         return code
     except GymnastError as error:

@@ -258,8 +258,8 @@ class StationConfig:
         period = 1 / self.arm.control_hz
         if self.safety.command_timeout_s <= period:
             raise ConfigError(
-                f"safety.command_timeout_s is {self.safety.command_timeout_s:g}, must be over arm.control_hz's period of "
-                f"{period:g} seconds, or the arm would hold between all actions"
+                f"safety.command_timeout_s is {self.safety.command_timeout_s:g}, must be over arm.control_hz's period "
+                f"of {period:g} seconds, or the arm would hold between all actions"
             )
 
     def task(self, name: str) -> TaskConfig:

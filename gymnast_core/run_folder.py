@@ -85,6 +85,14 @@ def refuse_other_options(path: str | os.PathLike[str], then: Mapping[str, Any], 
             )
 
 
+def _refuse_episodes(path: Path) -> None:
+    """A run among logged episodes would mix its files with theirs. Raises: ConfigError naming the first one."""
+    videos = (video for video in path.glob("*.mp4") if video.with_suffix(".npz").exists())
+    for episode in (*path.glob("episode.json"), *path.glob("*/episode.json"), *videos):
+        first = episode.relative_to(path)
+        raise ConfigError(f"run: found {path}, which holds episodes ({first}); choose another --run")
+
+
 def take_back() -> None:
     """After bad input: what this process's runs wrote before they had checked it, and nothing else, goes away."""
     for run in list(_runs):
@@ -98,7 +106,8 @@ class RunFolder:
     config: the dataclass the run uses, written to config.yaml; without one the folder is only read, or belongs to
     another process of the same run.
 
-    Raises: DataError when the folder cannot be written; ConfigError when another process works in it.
+    Raises: DataError when the folder cannot be written; ConfigError when another process works in it, or when it holds
+    episodes.
     """
 
     def __init__(self, path: str | os.PathLike[str], config: Any = None, tensorboard: bool = True) -> None:
@@ -109,6 +118,8 @@ class RunFolder:
         """The config.yaml of the start before."""
         file = self.path / "config.yaml"
         try:
+            if config is not None:
+                _refuse_episodes(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             if config is not None:
                 self._lock = lock_folder(self.path)

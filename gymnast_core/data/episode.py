@@ -212,9 +212,9 @@ def read_episode(folder: str | os.PathLike[str], frames: bool = True) -> Episode
         raise DataError(f"{path}: no observation in it")
     observations, steps = observations[: n_steps + 1], steps[:n_steps]
     try:
-        actions = np.array([step["action"] for step in steps], dtype=np.float32).reshape(-1, ACTION_DIM)
-        executed = np.array([_floats(step["executed"]) for step in steps], dtype=np.float32).reshape(-1, ACTION_DIM)
-        states = np.array([_floats(o["state"]) for o in observations], dtype=np.float32).reshape(-1, STATE_DIM)
+        actions = np.array([step["action"] for step in steps], dtype=np.float32).reshape(n_steps, ACTION_DIM)
+        executed = np.array([_floats(step["executed"]) for step in steps], np.float32).reshape(n_steps, ACTION_DIM)
+        states = np.array([_floats(o["state"]) for o in observations], np.float32).reshape(n_steps + 1, STATE_DIM)
         stamps = np.array([o["stamp_ns"] for o in observations], dtype=np.int64)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: a line lacks a field or holds the wrong count of numbers ({error})") from error

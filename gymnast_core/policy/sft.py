@@ -545,9 +545,6 @@ def check_folders(config: SFTConfig) -> None:
                 f"run: found {config.run}, which is, or lies in, the checkpoint folder that will be replaced "
                 f"({config.out}); choose another --run"
             )
-    videos = (video for video in run.glob("*.mp4") if video.with_suffix(".npz").exists())
-    for episode in (*run.glob("episode.json"), *run.glob("*/episode.json"), *videos):
-        raise ConfigError(f"run: found {config.run}, which holds episodes ({episode}); choose another --run")
 
 
 def build_policy(
