@@ -12,8 +12,8 @@ processor seconds are counted, not the clock. Prints hardware, versions, sizes, 
 `--table full` measures batches 32, 1 and 8, guidance 1 and 3, DDIM 10 and DPM-Solver++ 5 steps, without decoding and
 with every frame or every fifth decoded by Stable Diffusion 3's autoencoder (its real size with random weights, unless
 `--autoencoder FOLDER` names it), and which share of the measured matrix-product peak that is; then attention along time
-computed in three ways, and the kernels that take most of a frame. `--seconds N` leaves out what would take longer, `--out
-FOLDER` gets the tables while they are made. On a CPU it runs at a toy size, to show that it works.
+computed in three ways, and the kernels that take most of a frame. `--seconds N` leaves out what would take longer, and
+`--out FOLDER` gets the tables while they are made. On a CPU it runs at a toy size, to show that it works.
 """
 
 from __future__ import annotations
