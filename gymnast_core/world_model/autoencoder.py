@@ -181,7 +181,7 @@ class StableDiffusion3Autoencoder:
         batch: int = 8,
     ) -> None:
         """folder: holds `config.json` and weights, itself or in its `vae` subfolder. seed: of the sample drawn. batch:
-        frames at a time; one of 256 pixels takes about 0.2 GB in bfloat16.
+        frames at a time; one of 256 pixels takes about 0.1 GB in bfloat16.
 
         Raises CheckpointError if it cannot be loaded, ConfigError on a size that does not fit.
         """
