@@ -53,16 +53,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_episodes(root / "fresh", 24, 1)
     words = ["--data", root / "data", "--out", root / "judge", "--run", root / "run", "--steps", 150, "--size", 32]
     assert main(["judge", "train", *map(str, words), "--width", "8", "--learning-rate", "0.005", "--stride", "1"]) == 0
+    (root / "station.yaml").write_text(
+        f"name: x\ntasks: {{one: {{instruction: any}}}}\njudge: {{kind: classifier, checkpoint: {root}/judge}}\n"
+        "models: {device: cpu}\n"
+    )
     return root
 
 
 def test_it_agrees_with_what_happened_on_fresh_episodes(trained: Path) -> None:
-    station = trained / "station.yaml"
-    station.write_text(
-        f"name: x\ntasks: {{one: {{instruction: any}}}}\njudge: {{kind: classifier, checkpoint: {trained}/judge}}\n"
-        "models: {device: cpu}\n"
-    )
-    words = ["--data", trained / "fresh", "--config", station, "--run", trained / "evaluation"]
+    words = ["--data", trained / "fresh", "--config", trained / "station.yaml", "--run", trained / "evaluation"]
     assert main(["evaluate", "judge", *map(str, words)]) == 0
     result = json.loads((trained / "evaluation" / "result.json").read_text())
     assert result["judged"] == result["episodes"] == 24 and result["agreement"] >= 0.9
@@ -160,6 +159,7 @@ def test_broken_episodes_are_left_out_and_a_foreign_checkpoint_is_named(
     for words_of_now, expected in (
         (["--steps", 4], "holds a run with steps '2', found '4'"),
         (["--width", 6], "width: found 6; Input should be a multiple of 4"),
+        (["--out", tmp_path / "data"], "data, which is no folder of a judge; choose another --out"),
     ):
         capsys.readouterr()
         assert main(["judge", "train", *map(str, [*words, *words_of_now])]) == 2

@@ -36,6 +36,7 @@ def test_grpo_on_the_station_is_labelled_as_the_upper_bound(station: Path, tmp_p
     run = tmp_path / "run"
     words = ["--environment", "station", "--config", station, "--run", run, "--seconds", 2, "--resets", 2]
     words += ["--partial-credit"]
+    assert main(["train", *map(str, words), "--out", "a/b"]) == 2 and not run.exists(), "seen before any training"
     code = main(["train", *map(str, words), "--out", "bound", "--adapters", str(tmp_path)])
     result = json.loads((run / "result.json").read_text())
     assert result["environment"] == "station" and result["stopped_by"] in ("time", "iterations")

@@ -345,11 +345,12 @@ class AdapterStore:
         return folder
 
     def _folder(self, name: str) -> Path:
-        _check_name(name)
+        check_name(name)
         return self.root / name
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """See that an adapter can have this name. Raises: ConfigError saying what is allowed."""
     if not NAME.fullmatch(name):
         raise ConfigError(f"adapter name {shorten(repr(name), 60)}: allowed are letters, digits, '_' and '-', 1 to 100")
     if hasattr(nn.ModuleDict, name):
@@ -382,7 +383,7 @@ def _state_keys(modules: Sequence[str]) -> list[str]:
 
 
 def _attach(policy: OpenVLAPolicy, name: str, modules: Sequence[str], rank: int, alpha: float) -> None:
-    _check_name(name)
+    check_name(name)
     if rank < 1 or not 0 < alpha <= MAX_ALPHA:
         raise ConfigError(
             f"adapter '{name}': found rank {rank} and alpha {alpha:g}, needed at least 1, and above 0 to {MAX_ALPHA:g}"

@@ -23,7 +23,7 @@ from torch import nn
 from gymnast_core.config import Fraction, Positive, Seed
 from gymnast_core.data.episode import find_episodes, read_episode
 from gymnast_core.data.frames import resize_frame
-from gymnast_core.errors import CheckpointError, DataError
+from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.progress import console, progress_bar
 from gymnast_core.reward.agreement import Agreement, measure_agreement
 from gymnast_core.reward.classifier import ClassifierConfig, ClassifierJudge, FrameClassifier
@@ -95,7 +95,11 @@ def label_frames(folder: Path, size: int) -> LabelledFrames | None:
 
 
 def train_judge(config: JudgeTrainConfig) -> int:
-    """Train, measure on held-out episodes, write the judge folder."""
+    """Train, measure on held-out episodes, write the judge folder.
+
+    Raises: ConfigError when something other than a judge lies in `out`; DataError when the episodes teach nothing.
+    """
+    _check_target(Path(config.out))
     seed_everything(config.seed)
     run = RunFolder(config.run, config)
     episodes = _read_all(config.data, config.size)
@@ -129,6 +133,12 @@ def train_judge(config: JudgeTrainConfig) -> int:
     judge.save(config.out, {"made_by": "gymnast judge train", "data": list(config.data), **found.facts()})
     console.print(f"{found.judged} held-out episodes: {found}; written to {config.out}", highlight=False)
     return 0
+
+
+def _check_target(folder: Path) -> None:
+    """A judge replaces a judge and nothing else, such as a policy whose weights' file has the same name."""
+    if folder.exists() and not (folder / "judge.json").exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"out: found {folder}, which is no folder of a judge; choose another --out")
 
 
 def measure(judge: ClassifierJudge, episodes: Sequence[LabelledFrames]) -> Agreement:

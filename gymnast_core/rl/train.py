@@ -78,6 +78,7 @@ def train(config: TrainConfig) -> int:
 
 def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     from gymnast_core.policy import adapters
+    from gymnast_core.policy.checkpoint import check_target
     from gymnast_core.reporting.report import Section, metric_curve, write_report
     from gymnast_core.reward import TruthJudge, load_judge
     from gymnast_core.reward.spending import spent_by
@@ -88,6 +89,11 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     opened = parts.on_this_rank(opened, ranks)
     station = opened.config
     recipe = parts.open_recipe(config.recipe or station.adaptation.recipe, ranks, seed=config.seed)
+    if config.out:  # seen now, not when the training is over
+        if recipe.trainable == "lora":
+            adapters.check_name(config.out)
+        else:
+            check_target(config.out)
     environment: Environment
     judge: Judge
     if config.environment == "station":
