@@ -89,8 +89,7 @@ class TrainConfig:
     """Split a step's batch into so many passes to save memory."""
     optimiser: OptimiserKind = "adamw"
     """"adamw" (the paper), or "muon": matrices inside the blocks are moved by orthogonalised momentum (Muon, arXiv
-    2502.16982, steps of AdamW's size), the rest by AdamW. The miniature learns as much in two thirds of the
-    steps."""
+    2502.16982, steps of AdamW's size), the rest by AdamW. The miniature needs two thirds of the steps."""
     learning_rate: Positive = 8e-5
     """The optimiser's, after warm-up."""
     decay: bool = False
