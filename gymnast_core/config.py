@@ -194,9 +194,9 @@ class AdaptationConfig:
     """Imagined rollouts of the before and after measurements each, on seeds the training never saw."""
     horizon: Annotated[int, Field(gt=0, le=1000)] = 30
     """Imagined steps a rollout."""
-    gate_judge: str = ""
-    """Folder of another learned judge, which trains no adapter, for the before and after measurements; empty: the one
-    judge does both, and the report says so."""
+    gate_judge: str | JudgeConfig = ""
+    """Another judge, which trains no adapter, for the before and after measurements: the folder of a learned one, or a
+    section like `judge` (another model behind an API). Empty: the one judge does both, and the report says so."""
     world_model_gate: Literal["require", "warn"] = "require"
     """What follows where the world model's figures or the start frame do not hold (below): the base policy is kept, or
     a warning is all."""

@@ -23,12 +23,15 @@ class Start:
     frame: (H, W, 3) uint8 RGB; needed by a world model, ignored by a station.
     task: name of a task of the station's scene; needed by a station, ignored by a world model.
     seed: decides everything random of this rollout: the station's reset and the world model's noise.
+    position: (3,) of the end effector in that frame (metres, base frame), for a world model to keep to the workspace;
+        None: not known, taken for the station's start position.
     """
 
     instruction: str
     frame: np.ndarray | None = None
     task: str = ""
     seed: int = 0
+    position: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class StepResult:
     """What came of one chunk of actions.
 
     frames: (N, H, W, 3) uint8, each rollout's frame after the last action of the chunk.
-    executed: (N, K, 7) float32, the actions after the safety envelope (the same as commanded in imagination).
+    executed: (N, K, 7) float32, the actions after the safety envelope (in imagination, the limits that need no arm).
     success: (N,) float32, the environment's own truth at this moment (1 or 0), NaN where it has none (imagination).
     safety_events: for each rollout, the names of the safety envelope's interventions during this chunk.
     credit: (N,) float32, how far the task has come by that truth, 0 to 1, and 1 only where success is; None where the

@@ -22,14 +22,15 @@ from tiny_station import INSTRUCTION, build_tiny_station, picture
 
 from benchmarks.openai_server import Server
 from gymnast_core.cli import main
-from gymnast_core.config import StationConfig, load_config
+from gymnast_core.config import JudgeConfig
 from gymnast_core.data.episode import EpisodeWriter
 from gymnast_core.data.frames import write_image
-from gymnast_core.errors import DataError
+from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.protocols import Start, Verdict
 from gymnast_core.reporting.media import write_video
+from gymnast_core.rl import parts
 from gymnast_core.rl.adapt import read_frame, read_frames
-from gymnast_core.rl.gate import judge_adapter, no_room_to_rise, safety_shares
+from gymnast_core.rl.gate import judge_adapter, no_room_to_rise
 from gymnast_core.rl.rollout import Rollout
 from gymnast_core.rl.starts import read_starts
 
@@ -176,6 +177,37 @@ def test_a_model_behind_an_api_judges_a_practice_and_its_limit_holds_over_resump
     assert any(line["cached"] for line in answers), "the measurement before is not paid for again"
 
 
+def test_another_model_behind_an_api_measures_what_a_learned_judge_taught(
+    station: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server = Server(lambda n, request: "Final Score: 0")
+    content = yaml.safe_load(station.read_text())
+    other = {"kind": "vlm", "model": "another", "base_url": server.url, "votes": 1}
+    content["adaptation"] = {**content["adaptation"], "iterations": 1, "gate_judge": other}
+    asked = station.with_name("asked.yaml")
+    asked.write_text(yaml.safe_dump(content))
+    run = tmp_path / "run"
+    assert main(["adapt", *arguments(station, run, config=asked)]) == 1
+    server.close()
+    result = json.loads((run / "result.json").read_text())
+    assert result["iterations"] == 1 and result["success_before"] == result["success_after"] == 0.0
+    assert result["gate_judge_trained_the_adapter"] is False and "vlm judge: " in result["judge_spent"]
+    assert {request["model"] for request in server.requests} == {"another"} and len(server.requests) <= 16
+    assert (run / "gate_judge_answers.jsonl").exists() and not (run / "judge_answers.jsonl").exists()
+
+    def chosen(judge: dict[str, Any], gate: Any) -> JudgeConfig | None:
+        asked.write_text(yaml.safe_dump({**content, "judge": judge, "adaptation": {"gate_judge": gate}}))
+        return parts.gate_judge(parts.open_station(str(asked)))
+
+    assert chosen(other, {**other, "votes": 5}) is None, "the same model with more votes is the same judge"
+    assert chosen(other, {**other, "model": "third"}) is not None and chosen(other, "") is None
+    learned = content["judge"]
+    assert chosen(learned, learned["checkpoint"]) is None and chosen(other, learned["checkpoint"]) is not None
+    with pytest.raises(ConfigError, match=r"gate_judge\.kind: found truth"):
+        chosen(other, {"kind": "truth"})
+
+
 def test_distrusted_imagination_keeps_the_base_and_says_why(station: Path, tmp_path: Path) -> None:
     content = yaml.safe_load(station.read_text())
     content["adaptation"] = {**content["adaptation"], "iterations": 1, "world_model_gate": "require"}
@@ -200,19 +232,21 @@ def test_distrusted_imagination_keeps_the_base_and_says_why(station: Path, tmp_p
 
 def test_frames_come_from_images_videos_and_episodes(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", picture(3))
-    assert np.array_equal(read_frame(str(tmp_path / "a.png")), picture(3))
+    assert np.array_equal(read_frame(str(tmp_path / "a.png")).frame, picture(3))
     write_video(tmp_path / "film.mp4", np.stack([picture(i) for i in range(4)]))
-    assert np.abs(read_frame(str(tmp_path / "film.mp4"), -1).astype(int) - picture(3)).mean() < 12
+    assert np.abs(read_frame(str(tmp_path / "film.mp4"), -1).frame.astype(int) - picture(3)).mean() < 12
     with EpisodeWriter(tmp_path / "episode", INSTRUCTION, {}) as writer:
         writer.add_observation(picture(0))
         writer.add_step([0.0] * 7)
-        writer.add_observation(picture(1))
+        writer.add_observation(picture(1), [0.25, 0.0, 0.125, 0, 0, 0, 1])
         writer.finish(success=True)
-    assert np.array_equal(read_frame(str(tmp_path / "episode"), 1), picture(1))
+    logged = read_frame(str(tmp_path / "episode"), 1)
+    assert np.array_equal(logged.frame, picture(1)) and logged.position == [0.25, 0.0, 0.125]
+    assert read_frame(str(tmp_path / "episode"), 0).position is None, "not measured"
     with pytest.raises(DataError, match="no index 2"):
         read_frame(str(tmp_path / "episode"), 2)
     several = read_frames([str(tmp_path / "a.png"), f"{tmp_path / 'episode'}:1", str(tmp_path / "episode")], 0)
-    assert [np.array_equal(f, picture(i)) for f, i in zip(several, (3, 1, 0))] == [True] * 3
+    assert [np.array_equal(one.frame, picture(i)) for one, i in zip(several, (3, 1, 0))] == [True] * 3
     with pytest.raises(DataError, match="no index 7"):
         read_frames([f"{tmp_path / 'episode'}:7"])
     with pytest.raises(DataError, match="no such image"):
@@ -231,11 +265,9 @@ def test_a_broken_start_frame_is_left_out_and_named(tmp_path: Path, capsys: pyte
         read_starts(tmp_path)
 
 
-def rollouts(rewards: Sequence[float | None], size: float = 0.01) -> list[Rollout]:
+def rollouts(rewards: Sequence[float | None], changed: int = 0) -> list[Rollout]:
+    """Rollouts of 10 actions, of which the safety envelope changed so many."""
     empty = np.empty((0, 0))
-    actions = np.full((10, 7), size, dtype=np.float32)
-    actions[1::2] *= -1
-    actions[:, 6] = 1.0
     return [
         Rollout(
             Start("x"),
@@ -243,34 +275,34 @@ def rollouts(rewards: Sequence[float | None], size: float = 0.01) -> list[Rollou
             empty,
             empty,
             empty,
-            actions,
+            np.zeros((10, 7), dtype=np.float32),
             float("nan"),
             (),
+            np.arange(10) < changed,
             Verdict(r, 1, ""),
         )
         for r in rewards
     ]
 
 
-def test_the_gate_lets_through_only_what_rose_and_stayed_safe(station: Path) -> None:
-    config = load_config(StationConfig, station)
+def test_the_gate_lets_through_only_what_rose_and_stayed_safe() -> None:
     low, high = [1.0] * 4 + [0.0] * 12, [1.0] * 14 + [0.0] * 2
-    better = judge_adapter(rollouts(low), rollouts(high), config)
+    better = judge_adapter(rollouts(low), rollouts(high))
     assert better.accepted and better.difference == pytest.approx(10 / 16)
-    same = judge_adapter(rollouts(low), rollouts(low), config)
+    same = judge_adapter(rollouts(low), rollouts(low))
     assert not same.accepted and "two standard errors" in same.failed_conditions[0]
-    noise = judge_adapter(rollouts(low), rollouts([*low[:4], 1.0, *low[5:]]), config)
+    noise = judge_adapter(rollouts(low), rollouts([*low[:4], 1.0, *low[5:]]))
     assert not noise.accepted, "one more success in sixteen is within the noise"
-    wild = judge_adapter(rollouts(low), rollouts(high, 0.08), config)
-    assert not wild.accepted and "safety envelope" in wild.failed_conditions[0]
-    assert (safety_shares(rollouts([1.0], 0.08), config) == 1).all()
-    unjudged = judge_adapter(rollouts(low), rollouts([None] * 12 + [1.0] * 4), config)
+    wild = judge_adapter(rollouts(low, 1), rollouts(high, 3))
+    assert not wild.accepted and "changed 30.0% of the adapted policy's actions" in wild.failed_conditions[0]
+    assert judge_adapter(rollouts(low, 3), rollouts(high, 3)).accepted
+    unjudged = judge_adapter(rollouts(low), rollouts([None] * 12 + [1.0] * 4))
     assert not unjudged.accepted and "could be judged" in unjudged.failed_conditions[0]
     assert no_room_to_rise(rollouts([1.0] * 61 + [0.0] * 3)).startswith("61 of 64 imagined rollouts")
     assert not no_room_to_rise(rollouts([1.0] * 60 + [0.0] * 4))
-    assert judge_adapter(rollouts([1.0] * 60 + [0.0] * 4), rollouts([1.0] * 64), config).accepted
+    assert judge_adapter(rollouts([1.0] * 60 + [0.0] * 4), rollouts([1.0] * 64)).accepted
     assert "only 7 of 20" in no_room_to_rise(rollouts([None] * 13 + [0.0] * 7))
-    doubtful = judge_adapter(rollouts(low), rollouts(high), config, ("the world model is too eager",))
+    doubtful = judge_adapter(rollouts(low), rollouts(high), ("the world model is too eager",))
     assert not doubtful.accepted and doubtful.failed_conditions == ("the world model is too eager",)
 
 

@@ -9,17 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy, locate, point_starts
-from tiny_station import build_tiny_station
+from tiny_station import build_tiny_station, picture
 
+from benchmarks.openai_server import Server
 from gymnast_core.cli import main
-from gymnast_core.config import LookAheadConfig
+from gymnast_core.config import ArmConfig, LookAheadConfig, SafetyConfig
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.compare import run_trials
+from gymnast_core.policy.load import open_policy
 from gymnast_core.policy.scripted import ScriptedPolicy
 from gymnast_core.protocols import Start, Verdict
-from gymnast_core.rl.look_ahead import LookAheadPolicy, best
+from gymnast_core.rl.look_ahead import LookAheadPolicy, best, open_look_ahead
 from gymnast_core.rl.rollout import Rollout
+from gymnast_core.robot.safety import DeadReckoning
 
 OPTIONS = LookAheadConfig(rollouts=12, horizon=9, temperature=1.0)
 
@@ -83,10 +87,33 @@ def test_the_seed_decides_and_the_cutting_of_batches_does_not() -> None:
     assert not np.array_equal(first[0], first[1]), "a frame that comes again gets new candidates"
 
 
+def test_imagination_begins_where_the_chunks_so_far_have_brought_the_arm() -> None:
+    arm = DeadReckoning(ArmConfig(), SafetyConfig())
+    seen: list[list[float] | None] = []
+
+    class Watched(PointEnvironment):
+        def reset(self, starts: Sequence[Start]) -> np.ndarray:
+            assert len({str(start.position) for start in starts}) == 1, "one robot, one place"
+            seen.append(None if starts[0].position is None else list(starts[0].position))
+            return super().reset(starts)
+
+    frames, told = np.stack([point_starts(1)[0].frame]), [INSTRUCTIONS[0]]
+    acting = LookAheadPolicy(PointPolicy(seed=4), Watched(1000), PointJudge(), OPTIONS, arm=arm)
+    chunks = [acting.act(frames, told)[0] for _ in range(2)]
+    acting.begin(5)
+    acting.act(frames, told)
+    start = arm.begin()
+    assert seen[0] == seen[2] == start.tolist()
+    for action in chunks[0]:
+        _, start, _ = arm.follow(start, action)
+    assert seen[1] == start.tolist() != seen[0]
+
+
 def rollout(score: float | None, confidence: float = 1.0, completed_at: int | None = None) -> Rollout:
     nothing = np.zeros((1, 21))
     verdict = Verdict(score, confidence, "", completed_at)
-    return Rollout(Start("x"), nothing, nothing, nothing, nothing, np.zeros((9, 7)), np.nan, (), verdict)
+    actions, changed = np.zeros((9, 7)), np.zeros(9, bool)
+    return Rollout(Start("x"), nothing, nothing, nothing, nothing, actions, np.nan, (), changed, verdict)
 
 
 @pytest.mark.parametrize(
@@ -121,3 +148,21 @@ def test_trials_on_the_station_can_look_ahead(tmp_path: Path, capsys: pytest.Cap
     assert json.loads((tmp_path / "run" / "result.json").read_text())["all"]["n"] == 2
     assert main(["evaluate", "policy", "--policy", "expert", "--look-ahead", "3", "--run", str(tmp_path / "no")]) == 2
     assert "look_ahead: found 3 with policy expert" in capsys.readouterr().err
+
+
+def test_a_model_behind_an_api_chooses_among_imagined_chunks_and_its_answers_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server = Server(lambda n, request: f"Final Score: {int(n == 2)}")
+    file = build_tiny_station(tmp_path / "station")
+    content = yaml.safe_load(file.read_text())
+    content["judge"] = {"kind": "vlm", "base_url": server.url, "votes": 1, "concurrency": 1}
+    file.write_text(yaml.safe_dump(content))
+    policy = open_policy(content["models"]["policy"])
+    acting = open_look_ahead(policy, file, 3, run_folder=str(tmp_path / "run"))
+    chunk = acting.act(picture()[None], ["open the drawer"])
+    server.close()
+    assert chunk.shape == (1, policy.chunk_length, 7) and len(server.requests) == 4
+    answers = [json.loads(line) for line in (tmp_path / "run" / "judge_answers.jsonl").read_text().splitlines()]
+    assert [line["answer"] for line in answers].count("Final Score: 1") == 1

@@ -20,8 +20,9 @@ from point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy,
 from safetensors.torch import load_file
 
 from gymnast_core.errors import CheckpointError, ConfigError, DataError, JudgeError
-from gymnast_core.protocols import Start, Verdict
+from gymnast_core.protocols import Start, StepResult, Verdict
 from gymnast_core.reward.truth import TruthJudge
+from gymnast_core.rl.adapt import seconds_taken, train_within
 from gymnast_core.rl.advantages import chunk_advantages, group_advantages, group_is_usable
 from gymnast_core.rl.loss import clipped_policy_loss, trajectory_weights
 from gymnast_core.rl.rollout import Group, Rollout, RolloutOptions, group_starts, run_rollouts
@@ -33,6 +34,7 @@ from gymnast_core.rl.trainer import (
     NothingToLearn,
     accumulate_gradients,
     load_recipe,
+    shaped_rewards,
     trajectories_of,
 )
 from gymnast_core.run_folder import RunFolder
@@ -196,6 +198,43 @@ def test_training_learns_and_epochs_make_clipping_work(tmp_path: Path) -> None:
     assert {f"success/{'_'.join(text.split())}" for text in INSTRUCTIONS} <= set(metrics[0])
 
 
+def test_of_two_successes_the_one_within_the_envelope_is_the_better(tmp_path: Path) -> None:
+    """The dot cannot move as fast as the policy can ask for: told so by a penalty, it learns to ask for no more."""
+
+    class Limited(PointEnvironment):
+        def step(self, actions: np.ndarray) -> StepResult:
+            allowed = actions.copy()
+            allowed[..., 0] = np.clip(actions[..., 0], -0.035, 0.035)  # all but the outermost bins pass
+            return super().step(allowed)
+
+    def train(penalty: float) -> tuple[list[dict[str, float]], GRPOTrainer]:
+        policy = PointPolicy()
+        config = dataclasses.replace(CONFIG, safety_penalty=penalty)
+        run = RunFolder(tmp_path / f"{penalty}", config, False)
+        trainer = GRPOTrainer(policy, policy, Limited(), PointJudge(), point_starts(12), config, run)
+        return [trainer.step() for _ in range(25)], trainer
+
+    free, _ = train(0.0)
+    held, trainer = train(2.0)
+    before, without, within = (m["actions_changed"] for m in (free[0], free[-1], held[-1]))
+    assert held[0]["actions_changed"] == before > 0.1 and without > before
+    assert within < before < without - 0.1, (
+        f"changed by the envelope: {before:.2f}, then {without:.2f}, {within:.2f} penalised"
+    )
+    assert np.mean([m["mean_reward"] for m in held[-3:]]) > np.mean([m["mean_reward"] for m in held[:3]]) + 0.2
+
+    def group(scores: Sequence[float], shares: Sequence[float]) -> Group:
+        one = trainer.generate().usable[0].rollouts[0]
+        verdicts = [Verdict(score, 1.0, "") for score in scores]
+        changed = [np.arange(20) < 20 * share for share in shares]
+        return Group(tuple(dataclasses.replace(one, verdict=v, changed=c) for v, c in zip(verdicts, changed)))
+
+    assert np.allclose(shaped_rewards(group([1, 0], [0.25, 0.5]), trainer.config), [0.5, -1.0])
+    assert trainer._hindered(group([1] * 4, [0.0, 0.5, 0.0, 0.0])) is None, "how to succeed can still be learned"
+    assert trainer._hindered(group([1] * 4, [0.5] * 4)) == "succeeding"
+    assert trainer._hindered(group([0] * 4, [0.0, 0.5, 0.0, 0.0])) == "failing", "no lesson where nothing succeeds"
+
+
 def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
     def trainer(folder: Path) -> GRPOTrainer:
         policy = PointPolicy()
@@ -218,6 +257,21 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
     for name, value in straight.weights().items():
         assert torch.equal(value, resumed_at_2.weights()[name])
     assert [line["step"] for line in RunFolder(tmp_path / "b", tensorboard=False).read_metrics()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_time_budget_counts_what_the_run_has_taken_before(tmp_path: Path) -> None:
+    def trainer() -> GRPOTrainer:
+        policy = PointPolicy()
+        run = RunFolder(tmp_path, CONFIG, False)
+        return GRPOTrainer(policy, policy, PointEnvironment(), PointJudge(), point_starts(12), CONFIG, run)
+
+    first = trainer()
+    assert train_within(first, 3, 1000.0, first.run) == "iterations" and first.update == 3
+    taken = seconds_taken(first.run)
+    assert 0 < taken < 1000
+    again = trainer()
+    assert train_within(again, 100, taken, again.run) == "time" and again.update == 3
+    assert train_within(again, 4, taken + 1000.0, again.run) == "iterations" and again.update == 4
 
 
 def test_a_run_does_not_go_on_as_another_one(tmp_path: Path) -> None:

@@ -269,6 +269,29 @@ def test_the_box_stops_the_target_and_lets_it_in_from_outside() -> None:
     np.testing.assert_allclose(heights, [0.13, 0.15, 0.15], atol=1e-4)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(arrays(np.float64, 7, elements=st.floats(-0.1, 0.1)), min_size=1, max_size=12))
+def test_dead_reckoning_is_the_controller_of_an_arm_that_follows_perfectly(actions: list[np.ndarray]) -> None:
+    """As far as the limits go that need no arm: until its joints are too slow or its reach too short."""
+    limits = SafetyConfig(workspace_min=(0.18, -0.1, 0.1), workspace_max=(0.34, 0.1, 0.25), max_joint_speed=10.0)
+    controller = BridgeController(ArmConfig(), limits)
+    joints = controller.start_joints()
+    controller.reset_target(joints)
+    arm = safety.DeadReckoning(ArmConfig(), limits)
+    position = arm.begin(controller.pose(joints)[0].tolist())
+    for action in actions:
+        command = controller.step(action, joints)
+        if not command.accepted:
+            assert command.events[-1] == safety.UNREACHABLE
+            return
+        joints = command.joint_target
+        executed, position, events = arm.follow(position, action)
+        np.testing.assert_allclose(executed, command.executed_action, atol=2e-5)
+        np.testing.assert_allclose(position, command.target_pose[:3, 3], atol=2e-4)
+        assert set(events) == set(command.events) - {safety.JOINT_SPEED_LIMITED}
+    np.testing.assert_array_equal(arm.begin(), START)
+
+
 def test_joint_speed_is_limited_and_an_unreachable_target_is_refused() -> None:
     controller, joints = _controller(max_joint_speed=0.25)
     command = controller.step(np.array([0, 0.05, 0, 0, 0, 0.2, 1.0]), joints)

@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from gymnast_core.cli import main
-from gymnast_core.config import load_config
+from gymnast_core.config import ArmConfig, SafetyConfig, load_config
 from gymnast_core.data.episode import Episode, EpisodeWriter, find_episodes, read_episode, write_episode
 from gymnast_core.data.worldgym import read_video
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.protocols import Environment, Start
+from gymnast_core.robot.safety import DeadReckoning
 from gymnast_core.run_folder import derive_seed
 from gymnast_core.world_model.autoencoder import SmallAutoencoder, SmallAutoencoderConfig, StableDiffusion3Autoencoder
 from gymnast_core.world_model.checkpoint import (
@@ -252,6 +253,33 @@ def test_imagination_depends_on_the_start_and_its_seed_alone(world: Path) -> Non
         again.reset([Start("push")])
     with pytest.raises(DataError, match="finite"):
         again.step(np.full((1, 1, 7), np.nan, np.float32))
+
+
+def test_an_imagined_arm_keeps_to_the_safety_envelope(world: Path) -> None:
+    """What the arm would not do is not imagined either: the world model sees the action that remains."""
+    frame = find_all(world / "data")[0].read(SIZE)[0][0]
+    safety = SafetyConfig(max_translation=0.04, workspace_min=(0.2, -0.1, 0.02), workspace_max=(0.4, 0.1, 0.25))
+    arm = DeadReckoning(ArmConfig(), safety)
+    low = Start("push", frame, seed=1, position=(0.3, 0.0, 0.05))
+    wild = np.tile(np.array([0.0, 0.0, -0.05, 0, 0, 0, 1], np.float32), (1, 3, 1))
+    tame = wild.copy()
+    tame[0, :, 2] = [-0.03, 0.0, 0.0]  # the table
+    model = world / "run" / "model"
+    limited = WorldModelEnvironment.from_folder(model, arm=arm)
+    limited.reset([low])
+    result = limited.step(wild)
+    np.testing.assert_allclose(result.executed, tame, atol=1e-7)
+    assert result.safety_events == (("translation_clipped", "workspace_clipped") * 3,)
+    free = WorldModelEnvironment.from_folder(model)
+    free.reset([low])
+    assert free.step(wild).safety_events == ((),) and (free.video([-1]) != limited.video([-1])).any()
+    free.reset([low])
+    free.step(result.executed)
+    np.testing.assert_array_equal(free.video(), limited.video())
+    limited.reset([replace(low, position=None)])  # taken for the station's start position, far above the table
+    assert limited.step(wild).safety_events == (("translation_clipped",) * 3,)
+    with pytest.raises(DataError, match="finite"):
+        limited.step(np.full((1, 1, 7), np.nan, np.float32))
 
 
 def test_rollout_plays_an_episode_a_file_and_a_sweep(world: Path, tmp_path: Path) -> None:

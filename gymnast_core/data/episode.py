@@ -67,6 +67,11 @@ class Episode:
         unanswered = np.flatnonzero(~np.isfinite(self.executed).all(axis=1))
         return int(unanswered[0]) if len(unanswered) else self.length
 
+    def position(self, step: int) -> list[float] | None:
+        """Measured end effector x, y, z (metres, base frame) before action `step`; None where it was not measured."""
+        position = self.states[step, :3]
+        return position.tolist() if np.isfinite(position).all() else None
+
 
 def check_actions(actions: np.ndarray, name: str = "actions") -> np.ndarray:
     """Return `actions` as (T, 7) float32.

@@ -86,7 +86,9 @@ class PlanningPolicy(Policy, _Actor, Protocol):
 class Plan(Protocol):
     """Makes a policy that thinks before it acts; lies beside this package, so it is handed in."""
 
-    def __call__(self, policy: Policy, station_file: str, rollouts: int, device: str = "") -> PlanningPolicy: ...
+    def __call__(
+        self, policy: Policy, station_file: str, rollouts: int, device: str = "", run_folder: str = ""
+    ) -> PlanningPolicy: ...
 
 
 class _PolicyActor:
@@ -253,5 +255,6 @@ def _make_actor(
     torch.set_num_threads(1)
     policy = open_policy(options.policy, station.models.unnorm_key, beside=options.config)
     if options.look_ahead and plan is not None:
-        return plan(policy, options.config, options.look_ahead)
+        answers = Path(options.out) / "judge" / str(os.getpid())  # of this worker
+        return plan(policy, options.config, options.look_ahead, run_folder=str(answers))
     return _PolicyActor(policy, options.temperature)

@@ -159,7 +159,7 @@ def compare_adapter(config: CompareConfig, plan: Plan | None = None) -> int:
     if config.look_ahead:
         if plan is None:
             raise ConfigError(f"look_ahead: found {config.look_ahead} with no plan; needed 0")
-        thinking = plan(policy, str(path), config.look_ahead, models.device)
+        thinking = plan(policy, str(path), config.look_ahead, models.device, str(run.path))
         actor, begin, side_by_side = thinking, thinking.begin, 1  # one at a time: a trial's seed decides its thoughts
     environment = StationEnvironment(station, side_by_side)
     trials: dict[tuple[str, str], list[Trial]] = {}

@@ -36,6 +36,7 @@ from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start, TrainablePolicy, Verdict
 from gymnast_core.reporting.report import Bar, Figure, Section, report_run
 from gymnast_core.reporting.statistics import success_rate
+from gymnast_core.robot.safety import DeadReckoning
 from gymnast_core.run_folder import RunFolder, derive_seed, read_json_lines
 from gymnast_core.world_model import evaluate as pictures
 from gymnast_core.world_model.checkpoint import LoadedWorldModel, load_world_model
@@ -117,19 +118,21 @@ def evaluate(config: EvaluateConfig) -> int:
     if station is not None and path is not None:
         sampling = pictures.chosen_sampling(loaded, config.steps, config.mode, config.solver)
         sampling = dataclasses.replace(sampling, guidance=station.models.guidance)
-        environment = WorldModelEnvironment(loaded, max_rollouts=config.batch, sampling=sampling)
+        replaying = WorldModelEnvironment(loaded, max_rollouts=config.batch, sampling=sampling)
+        arm = DeadReckoning(station.arm, station.safety)
+        acting = WorldModelEnvironment(loaded, max_rollouts=config.batch, sampling=sampling, arm=arm)
         judge = load_judge(station, path, run.path)
         logged = labelled(files, config)
         folder = find_model(config.policy or station.models.policy, path)
         with progress_bar() as bar:
             row = bar.add_task("replaying", total=len(logged), note="")
-            played = replay(environment, judge, logged, config.seed, lambda n: bar.update(row, advance=n))
+            played = replay(replaying, judge, logged, config.seed, lambda n: bar.update(row, advance=n))
             starts = [entry for entry in logged if played_by(entry, folder)]
             loops: list[tuple[Logged, float]] = []
             if starts:
                 policy = load_policy(folder, station.models.unnorm_key, config.device)
                 row = bar.add_task("closed loop", total=len(starts), note="")
-                loops = closed_loop(policy, environment, judge, starts, config, lambda n: bar.update(row, advance=n))
+                loops = closed_loop(policy, acting, judge, starts, config, lambda n: bar.update(row, advance=n))
         names = [ALL, *sorted({entry.episode.instruction for entry in logged})]
         fidelity = Fidelity(
             measured=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -240,7 +243,12 @@ def closed_loop(
             rows = [(entry, repeat) for entry in batch for repeat in range(repeats)]
             seeds = [derive_seed(config.seed, "closed loop", entry.path.name, repeat) for entry, repeat in rows]
             starts = [
-                Start(entry.episode.instruction, entry.episode.frames[0], seed=seed)
+                Start(
+                    entry.episode.instruction,
+                    entry.episode.frames[0],
+                    seed=seed,
+                    position=entry.episode.position(0),
+                )
                 for (entry, _), seed in zip(rows, seeds)
             ]
             temperatures = [temperature_of(entry, config.temperature) for entry, _ in rows]

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from gymnast_core.config import StationConfig, find_model
+from gymnast_core.config import JudgeConfig, StationConfig, find_model
 from gymnast_core.protocols import Judge
 from gymnast_core.reward.classifier import load_classifier
 from gymnast_core.reward.truth import TruthJudge
@@ -20,17 +20,20 @@ def load_judge(
     run_folder: str | os.PathLike[str] | None = None,
     rank: int = 0,
     ranks: int = 1,
+    other: JudgeConfig | None = None,
+    answers: str = "judge_answers",
 ) -> Judge:
-    """The judge of `station.judge`.
+    """The judge of `station.judge`, or an `other` one for the same tasks.
 
     config_path: the station file, beside which a relative checkpoint is looked up first.
-    run_folder: where a VLM's raw answers are kept; its cache of answers is shared by all runs (runs/judge_cache).
+    run_folder: where a VLM's raw answers are kept, as `answers`.jsonl; its cache of answers is shared by all runs
+        (runs/judge_cache).
     rank, ranks: this process among those of the run. A VLM's spend limits, rate and requests at once are divided by
         them; what a resumed run has spent already counts.
 
     Raises: ConfigError (no such folder), CheckpointError (damaged), JudgeError (no key).
     """
-    config = station.judge
+    config = other or station.judge
     if config.kind == "truth":
         return TruthJudge()
     if config.kind == "classifier":
@@ -40,8 +43,8 @@ def load_judge(
     }
     raw, spent = None, (0, 0)
     if run_folder is not None:
-        raw = Path(run_folder) / (f"judge_answers_{rank}.jsonl" if rank else "judge_answers.jsonl")
-        spent = _spent_before(Path(run_folder), ranks)
+        raw = Path(run_folder) / (f"{answers}_{rank}.jsonl" if rank else f"{answers}.jsonl")
+        spent = _spent_before(Path(run_folder), answers, ranks)
     config = dataclasses.replace(
         config,
         max_dollars=config.max_dollars / ranks,
@@ -52,9 +55,9 @@ def load_judge(
     return VLMJudge(config, questions, cache=Path("runs") / "judge_cache", raw=raw, spent=spent)
 
 
-def _spent_before(run_folder: Path, ranks: int) -> tuple[int, int]:
+def _spent_before(run_folder: Path, answers: str, ranks: int) -> tuple[int, int]:
     """Tokens (in, out) that the run to be resumed has taken in all its processes, divided among those of now."""
-    lines = [line for path in sorted(run_folder.glob("judge_answers*.jsonl")) for line in read_json_lines(path)]
+    lines = [line for path in sorted(run_folder.glob(f"{answers}*.jsonl")) for line in read_json_lines(path)]
     counts = [
         sum(int(line[name]) for line in lines if is_number(line.get(name)))
         for name in ("input_tokens", "output_tokens")

@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, FiniteFloat
 
-from gymnast_core.config import NotNegative, Positive, Seed, StationConfig, find_model
+from gymnast_core.config import NotNegative, Positive, Seed, StationConfig
 from gymnast_core.data.episode import read_episode
 from gymnast_core.data.frames import check_frame, read_image, resize_frame, write_image
 from gymnast_core.data.worldgym import read_video
@@ -27,13 +27,13 @@ from gymnast_core.errors import DataError
 from gymnast_core.policy.parallel import Ranks
 from gymnast_core.progress import console, progress_bar
 from gymnast_core.protocols import Environment, Judge, Policy, Start
-from gymnast_core.rl.gate import GateResult, judge_adapter, judge_imagination, no_room_to_rise, safety_shares
+from gymnast_core.rl.gate import GateResult, judge_adapter, judge_imagination, no_room_to_rise
 from gymnast_core.rl.processes import run_practice
 from gymnast_core.rl.rollout import Rollout, RolloutOptions, run_rollouts
 from gymnast_core.rl.selection import BestAdapter
 from gymnast_core.rl.starts import check_instruction, read_starts
 from gymnast_core.rl.trainer import BudgetSpent, GRPOConfig, GRPOTrainer, NothingToLearn
-from gymnast_core.run_folder import RunFolder, derive_seed
+from gymnast_core.run_folder import RunFolder, derive_seed, is_number
 
 ONE_JUDGE = "there is one judge only: it trained the adapter, and it scores before and after"
 SHOWN = 4
@@ -53,6 +53,9 @@ class AdaptConfig:
     index: int = 0
     """Which frame of a video, or which step of an episode, where the source does not say; negative counts from the
     end."""
+    position: tuple[FiniteFloat, FiniteFloat, FiniteFloat] | None = None
+    """Where the end effector is in the frames: x y z, metres, base frame, so that imagination keeps to the workspace.
+    None: as logged in an episode, otherwise the station's start position."""
     config: str = "simulated_drawer"
     """Station file: a path, or the name of a shipped one."""
     run: str = ""
@@ -65,13 +68,13 @@ class AdaptConfig:
     """Folder of a learned judge instead of the station's judge."""
     gate_judge: str = ""
     """Folder of another learned judge for the measurements before and after, one that did not train the adapter;
-    empty: the station's gate_judge."""
+    empty: the station's gate_judge, which may be a model behind an API."""
     recipe: str = ""
     """GRPO recipe: "mini", "paper" or a YAML file."""
     iterations: Annotated[int, Field(ge=1)] | None = None
     """At most this many updates."""
     seconds: Positive | None = None
-    """At most this long for training."""
+    """At most this long for training, resumptions included."""
     horizon: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Imagined steps a rollout."""
     evaluation_rollouts: Annotated[int, Field(ge=8, le=10000)] | None = None
@@ -105,8 +108,15 @@ def adapt(config: AdaptConfig) -> int:
     return run_practice("adapt", config, body)
 
 
-def read_frames(sources: Sequence[str], index: int = 0) -> list[np.ndarray]:
-    """A frame (H, W, 3) uint8 of each source: `PATH`, or `PATH:INDEX` where the path itself holds no such file.
+class StartFrame(NamedTuple):
+    """A frame (H, W, 3) uint8, and where the end effector is in it (metres, base frame) where that was logged."""
+
+    frame: np.ndarray
+    position: Sequence[float] | None = None
+
+
+def read_frames(sources: Sequence[str], index: int = 0) -> list[StartFrame]:
+    """The frame of each source: `PATH`, or `PATH:INDEX` where the path itself holds no such file.
 
     Raises: DataError, see `read_frame`, and where there is no source.
     """
@@ -120,25 +130,28 @@ def read_frames(sources: Sequence[str], index: int = 0) -> list[np.ndarray]:
     return frames
 
 
-def read_frame(source: str, index: int = 0) -> np.ndarray:
-    """A frame (H, W, 3) uint8 from an image file, a video and index, or a logged episode and step.
+def read_frame(source: str, index: int = 0) -> StartFrame:
+    """A frame from an image file, a video and index, or a logged episode and step.
 
     Raises: DataError naming the file and what is wrong with it, or the range of indices there is.
     """
     path = Path(source).expanduser()
     if not source.strip() or not path.exists():
         raise DataError(f"frame '{source}': no such image, video or episode folder")
+    episode = None
     if path.is_dir():
-        frames = read_episode(path).frames
+        episode = read_episode(path)
+        frames = episode.frames
     elif path.suffix.lower() in VIDEO_SUFFIXES:
         frames = read_video(path)
     else:
-        return read_image(path)
+        return StartFrame(read_image(path))
     if not -len(frames) <= index < len(frames):
         raise DataError(
             f"{path}: found {len(frames)} frames, there is no index {index}; allowed are 0 to {len(frames) - 1}"
         )
-    return check_frame(np.ascontiguousarray(frames[index]), f"{path}: frame {index}")
+    frame = check_frame(np.ascontiguousarray(frames[index]), f"{path}: frame {index}")
+    return StartFrame(frame, None if episode is None else episode.position(index))
 
 
 def measure(
@@ -165,10 +178,9 @@ def measure(
     return run_rollouts(policy, environment, judge, begun, seeds, options, tick)
 
 
-def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[np.ndarray], instruction: str) -> int:
+def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[StartFrame], instruction: str) -> int:
     from gymnast_core.policy import adapters
     from gymnast_core.reward import load_judge
-    from gymnast_core.reward.classifier import load_classifier
     from gymnast_core.reward.spending import spent_by
     from gymnast_core.rl import parts
 
@@ -191,13 +203,19 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
         policy = parts.open_policy(opened, recipe)
         environment = parts.open_imagination(opened)
         judge = load_judge(station, opened.path, run.path, ranks.rank, ranks.size)
-        second = config.gate_judge or budget.gate_judge
-        folder = find_model(second, opened.path) if second else None
-        own = find_model(station.judge.checkpoint, opened.path) if station.judge.kind == "classifier" else None
-        gate_judge = load_classifier(folder, station.models.device) if folder and folder != own else judge
+        second = parts.gate_judge(opened, config.gate_judge)
+        gate_judge = judge
+        if second is not None:
+            gate_judge = load_judge(
+                station, opened.path, run.path, ranks.rank, ranks.size, second, "gate_judge_answers"
+            )
     if instruction not in [task.instruction for task in station.tasks.values()]:
         console.print(f"note: '{instruction}' is no task of station '{station.name}'", style="yellow", markup=False)
-    starts = [Start(instruction, resize_frame(frame, station.camera.observation_size)) for frame in frames]
+    frames = [one.frame for one in begun]
+    starts = [
+        Start(instruction, resize_frame(frame, station.camera.observation_size), position=config.position or position)
+        for frame, position in begun
+    ]
     if ranks.first:
         for number, frame in enumerate(frames):
             write_image(run.media(f"start_{number}.png"), frame)
@@ -235,7 +253,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
     def validate() -> tuple[float, float]:
         drawn = imagine(judge, config.validation_rollouts, derive_seed(config.seed, "validation"), False)
         judged = [rollout.completed for rollout in drawn if math.isfinite(rollout.completed)]
-        return float(np.mean(judged)) if judged else math.nan, float(safety_shares(drawn, station).mean())
+        return float(np.mean(judged)) if judged else math.nan, changed_share(drawn)
 
     def evaluate(phase: str) -> list[Rollout]:
         report(phase)
@@ -258,7 +276,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
     )
     best = None
     if config.validation_rollouts:
-        best = BestAdapter(trainer, validate, float(safety_shares(before, station).mean()))
+        best = BestAdapter(trainer, validate, changed_share(before))
     hopeless = no_room_to_rise(before)
     stopped_by = "no room to rise" if hopeless else train_within(trainer, iterations, seconds, run, best)
     chosen = best.restore() if best is not None else None
@@ -269,7 +287,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
         return 0
     report("gate", trainer.update)
     required = trust.failed if budget.world_model_gate == "require" else ()
-    gate = judge_adapter(before, after, station, required)
+    gate = judge_adapter(before, after, required)
     if trainer.update == 0:
         nothing = f"no update was made: {hopeless or trainer.hindrance or f'allow more than {seconds:.0f} s'}"
         gate = dataclasses.replace(gate, failed_conditions=(nothing, *gate.failed_conditions))
@@ -306,7 +324,9 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, frames: Sequence[n
         "distrust": list(trust.failed),
         "gate_judge_trained_the_adapter": gate_judge is judge,
         "stopped_by": stopped_by,
-        "judge_spent": spent_by(judge),
+        "judge_spent": "; before and after: ".join(
+            words for one in dict.fromkeys((judge, gate_judge)) if (words := spent_by(one))
+        ),
     }
     run.write_result(result)
     _write_report(run, config, recipe, gate, before, after, result)
@@ -334,12 +354,12 @@ def train_within(
     """Update until one of these ends it, and say which: "iterations", "time", "solved" (`best` sees nothing left to
     learn), or "nothing to learn" (no usable group for too long).
 
-    A single process stops in the middle of a batch of rollouts when time is over; many stop together, after one.
+    What a resumed run has taken for its updates before counts. A single process stops in the middle of a batch of
+    rollouts when time is over; many stop together, after one.
     """
     processes = trainer.processes
-    began = time.monotonic()
+    began = time.monotonic() - seconds_taken(run)
     deadline = began + seconds
-    first = trainer.update
 
     def late() -> bool:
         return time.monotonic() > deadline
@@ -349,7 +369,9 @@ def train_within(
             raise BudgetSpent
 
     with progress_bar() as bar:
-        task = bar.add_task("practising", total=iterations, completed=first, note="", visible=processes.rank == 0)
+        task = bar.add_task(
+            "practising", total=iterations, completed=trainer.update, note="", visible=processes.rank == 0
+        )
         while trainer.update < iterations:
             if best is not None and best.solved:  # before the run was cut short
                 return "solved"
@@ -360,7 +382,7 @@ def train_within(
             except NothingToLearn:
                 return "nothing to learn"
             if processes.rank == 0:
-                each = (time.monotonic() - began) / (trainer.update - first)
+                each = (time.monotonic() - began) / trainer.update
                 left = min(deadline - time.monotonic(), each * (iterations - trainer.update))
                 run.report_progress(
                     "train",
@@ -383,6 +405,16 @@ def train_within(
             if processes.sum(float(late()))[0]:
                 return "time"
     return "iterations"
+
+
+def seconds_taken(run: RunFolder) -> float:
+    """Of rollouts, updates and validations on record in a run folder."""
+    return sum(
+        value
+        for line in run.read_metrics()
+        for name, value in line.items()
+        if name.startswith("seconds_") and is_number(value)
+    )
 
 
 def _to_be_told(rollouts: Sequence[Rollout]) -> list[Rollout]:
@@ -408,6 +440,11 @@ def _preview(trainer: GRPOTrainer, run: RunFolder) -> str:
     name = f"preview_{trainer.update:04d}.jpg"
     write_picture(run.media(name), film_strip(rollout.frames, 8, 96, rollout.reward))
     return f"media/{name}"
+
+
+def changed_share(rollouts: Sequence[Rollout]) -> float:
+    """Mean share of their actions that the safety envelope changed, 0 to 1."""
+    return float(np.mean([rollout.changed_share for rollout in rollouts])) if rollouts else 0.0
 
 
 def _number(value: float) -> float | None:
@@ -505,7 +542,7 @@ def _write_report(
                 ),
                 metric_curve(
                     run.path,
-                    {"validation_success": "success", "validation_safety": "actions the envelope would change"},
+                    {"validation_success": "success", "validation_safety": "actions the envelope changed"},
                     "Validation: acting as the executor does",
                     y_range=(0, 1),
                 ),

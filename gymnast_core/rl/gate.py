@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gymnast_core.config import StationConfig, find_model
+from gymnast_core.config import find_model
 from gymnast_core.rl.parts import StationFile
 from gymnast_core.rl.rollout import Rollout
-from gymnast_core.robot.safety import ROUNDING, WORKSPACE_CLIPPED, SafetyEnvelope
 from gymnast_core.world_model.checkpoint import LoadedWorldModel
 from gymnast_core.world_model.familiarity import load_familiarity
 from gymnast_core.world_model.fidelity import Standing, assess, beside, sampling_of
@@ -27,7 +26,7 @@ MIN_PAIRS = 8
 @dataclass(frozen=True)
 class GateResult:
     """Success in imagination before and after, 0 to 1; difference and its standard error over pairs of equal seeds;
-    share of imagined actions that the safety envelope would have changed; the conditions that failed, in words."""
+    share of imagined actions that the safety envelope changed; the conditions that failed, in words."""
 
     success_before: float
     success_after: float
@@ -122,9 +121,7 @@ def _rise(differences: np.ndarray) -> tuple[float, float, bool]:
     return mean, error, bool(mean > 0 and mean >= STANDARD_ERRORS * error)
 
 
-def judge_adapter(
-    before: Sequence[Rollout], after: Sequence[Rollout], station: StationConfig, distrust: Sequence[str] = ()
-) -> GateResult:
+def judge_adapter(before: Sequence[Rollout], after: Sequence[Rollout], distrust: Sequence[str] = ()) -> GateResult:
     """Compare rollouts of the base and of the adapted policy from the same starts with the same seeds.
 
     An adapter passes when success rises by two standard errors of the paired difference, when its actions do not meet
@@ -136,7 +133,8 @@ def judge_adapter(
     judged = np.isfinite(first) & np.isfinite(second)
     n = int(judged.sum())
     mean, error, rose = _rise(second[judged] - first[judged])
-    shares_before, shares_after = safety_shares(before, station), safety_shares(after, station)
+    shares_before = np.array([rollout.changed_share for rollout in before])
+    shares_after = np.array([rollout.changed_share for rollout in after])
     rise = shares_after - shares_before
     rise_error = float(rise.std(ddof=1) / math.sqrt(len(rise))) if len(rise) > 1 else 0.0
     failed = []
@@ -149,7 +147,7 @@ def judge_adapter(
         )
     if len(rise) and rise.mean() > max(STANDARD_ERRORS * rise_error, 1e-9):
         failed.append(
-            f"the safety envelope would change {shares_after.mean():.1%} of the adapted policy's actions, "
+            f"the safety envelope changed {shares_after.mean():.1%} of the adapted policy's actions, "
             f"{shares_before.mean():.1%} of the base's"
         )
     return GateResult(
@@ -162,24 +160,3 @@ def judge_adapter(
         safety_after=float(shares_after.mean()) if len(after) else 0.0,
         failed_conditions=(*failed, *distrust),
     )
-
-
-def safety_shares(rollouts: Sequence[Rollout], station: StationConfig) -> np.ndarray:
-    """For each rollout the share of its actions that the safety envelope would change: too large a step, or out of the
-    workspace when the commanded translations are added up from the station's start position (imagination knows no
-    measured pose)."""
-    envelope = SafetyEnvelope(station.safety, station.arm.control_hz)
-    shares = []
-    for rollout in rollouts:
-        position = np.array(station.arm.start_position, dtype=np.float64)
-        hits = 0
-        for action in rollout.actions:
-            admitted, events = envelope.admit(action, 0.0)
-            if admitted is not None:
-                target = position + admitted[:3]
-                if not envelope.in_workspace(target, ROUNDING):
-                    events.append(WORKSPACE_CLIPPED)
-                position = np.clip(target, *envelope.box(position))
-            hits += bool(events)
-        shares.append(hits / max(1, len(rollout.actions)))
-    return np.array(shares)

@@ -18,6 +18,7 @@ from gymnast_core.config import LookAheadConfig
 from gymnast_core.errors import ConfigError
 from gymnast_core.protocols import Environment, Judge, Policy, Start, TrainablePolicy
 from gymnast_core.rl.rollout import Rollout, RolloutOptions, run_rollouts
+from gymnast_core.robot.safety import DeadReckoning
 from gymnast_core.run_folder import derive_seed
 
 SAME_CONFIDENCE = 0.1
@@ -29,6 +30,8 @@ class LookAheadPolicy:
 
     policy: proposes and, in imagination, goes on. imagination: rolled out from the live frames, all observations and
     candidates in one batch (cut at its max_rollouts). judge: scores. options: how many candidates, how far, how varied.
+    arm: tells imagination where the chunks done so far have brought the arm; without it every chunk counts as from the
+    station's start position.
 
     Row i of call c since `begin(seed)` depends on (seed, c, i) and the weights alone. With rollouts = 0 it is the
     policy's greedy action, and nothing is imagined.
@@ -37,7 +40,13 @@ class LookAheadPolicy:
     """
 
     def __init__(
-        self, policy: Policy, imagination: Environment, judge: Judge, options: LookAheadConfig, seed: int = 0
+        self,
+        policy: Policy,
+        imagination: Environment,
+        judge: Judge,
+        options: LookAheadConfig,
+        seed: int = 0,
+        arm: DeadReckoning | None = None,
     ) -> None:
         if options.rollouts and not isinstance(policy, TrainablePolicy):
             raise ConfigError(
@@ -45,8 +54,9 @@ class LookAheadPolicy:
             )
         self.policy = policy
         self._imagination = imagination
-        self._judge = judge
+        self.judge = judge
         self._options = options
+        self._arm = arm
         self.begin(seed)
 
     @property
@@ -56,6 +66,7 @@ class LookAheadPolicy:
     def begin(self, seed: int) -> None:
         """Start an episode; `seed` decides its candidates and the imagination's noise."""
         self._seed, self._call = seed, 0
+        self._positions: list[np.ndarray] = []
 
     def act(self, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
         """The best candidate's chunk (N, K, 7) for frames (N, H, W, 3); greedy where the judge abstains on all.
@@ -67,19 +78,28 @@ class LookAheadPolicy:
             return self.policy.act(frames, instructions)
         call = self._call
         self._call += 1
+        if self._arm is not None and not self._positions:
+            self._positions = [self._arm.begin() for _ in frames]
         starts, seeds = [], []
         for row, (frame, instruction) in enumerate(zip(frames, instructions)):
+            position = self._positions[row].tolist() if self._positions else None
             own = derive_seed(self._seed, "look ahead", call, row)
             for member in range(1 + count):  # the greedy one is first: it wins where nothing is better
-                starts.append(Start(instruction, frame, seed=derive_seed(own, "noise", member)))
+                noise = derive_seed(own, "noise", member)
+                starts.append(Start(instruction, frame, seed=noise, position=position))
                 seeds.append(derive_seed(own, "policy", member) if member else None)
         horizon = max(self._options.horizon, self.chunk_length)
         options = RolloutOptions(
             horizon, self._options.temperature, stop_at_success=False, keep_frames=False, act_on_start=True
         )
-        rollouts = run_rollouts(self.policy, self._imagination, self._judge, starts, seeds, options)
+        rollouts = run_rollouts(self.policy, self._imagination, self.judge, starts, seeds, options)
         groups = [rollouts[begin : begin + 1 + count] for begin in range(0, len(rollouts), 1 + count)]
-        return np.stack([best(group, self._judge).actions[: self.chunk_length] for group in groups])
+        chunks = np.stack([best(group, self.judge).actions[: self.chunk_length] for group in groups])
+        if self._arm is not None:
+            for row, chunk in enumerate(chunks):
+                for action in chunk:
+                    _, self._positions[row], _ = self._arm.follow(self._positions[row], action)
+        return chunks
 
 
 def best(rollouts: Sequence[Rollout], judge: Judge) -> Rollout:
@@ -102,11 +122,11 @@ def best(rollouts: Sequence[Rollout], judge: Judge) -> Rollout:
 
 
 def open_look_ahead(
-    policy: Policy, station_file: str | os.PathLike[str], rollouts: int, device: str = ""
+    policy: Policy, station_file: str | os.PathLike[str], rollouts: int, device: str = "", run_folder: str = ""
 ) -> LookAheadPolicy:
     """`policy` with a station file's imagination, judge and `look_ahead` section, but this many candidates.
 
-    device: instead of the file's.
+    device: instead of the file's. run_folder: where the raw answers of a judge behind an API are kept.
 
     Raises: ConfigError (the policy cannot sample, or no such model), CheckpointError (damaged), JudgeError (no key).
     """
@@ -117,4 +137,6 @@ def open_look_ahead(
     options = dataclasses.replace(opened.config.look_ahead, rollouts=rollouts)
     if opened.config.judge.kind == "truth":
         raise ConfigError(f"{opened.path}: judge.kind: found truth, but imagination has none; needed another judge")
-    return LookAheadPolicy(policy, parts.open_imagination(opened), load_judge(opened.config, opened.path), options)
+    judge = load_judge(opened.config, opened.path, run_folder or None)
+    arm = DeadReckoning(opened.config.arm, opened.config.safety)
+    return LookAheadPolicy(policy, parts.open_imagination(opened), judge, options, arm=arm)

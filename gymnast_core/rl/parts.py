@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gymnast_core.config import StationConfig, find_model, load_config
+from gymnast_core.config import JudgeConfig, StationConfig, find_model, load_config
 from gymnast_core.device import choose_device, inference_dtype
 from gymnast_core.errors import ConfigError
 from gymnast_core.graph import find_station_file
@@ -19,6 +19,7 @@ from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
 from gymnast_core.policy.parallel import Ranks, is_sharded
 from gymnast_core.rl.four_bit import quantise_base
 from gymnast_core.rl.trainer import GRPOConfig, load_recipe
+from gymnast_core.robot.safety import DeadReckoning
 from gymnast_core.world_model.environment import WorldModelEnvironment
 from gymnast_core.world_model.fidelity import sampling_of
 
@@ -88,7 +89,9 @@ def open_policy(station: StationFile, recipe: GRPOConfig | None = None) -> OpenV
 
 
 def open_imagination(station: StationFile) -> WorldModelEnvironment:
-    """Raises: ConfigError (no such folder), CheckpointError (damaged)."""
+    """Imagination in which the station's safety envelope stands before the world model as it does before the arm.
+
+    Raises: ConfigError (no such folder), CheckpointError (damaged)."""
     models = station.config.models
     return WorldModelEnvironment.from_folder(
         find_model(models.world_model, station.path),
@@ -96,7 +99,28 @@ def open_imagination(station: StationFile) -> WorldModelEnvironment:
         max_rollouts=models.imagined_rollouts,
         sampling=sampling_of(models),
         autoencoder=models.autoencoder,
+        arm=DeadReckoning(station.config.arm, station.config.safety),
     )
+
+
+def gate_judge(station: StationFile, folder: str = "") -> JudgeConfig | None:
+    """Who measures before and after practice: the learned judge in `folder`, or whom the station file names.
+
+    None where that is the very judge that trains. Raises: ConfigError (no such folder; a judge that needs a station).
+    """
+    own, chosen = station.config.judge, folder or station.config.adaptation.gate_judge
+    if not chosen:
+        return None
+    other = JudgeConfig(kind="classifier", checkpoint=chosen) if isinstance(chosen, str) else chosen
+    if other.kind == "truth":
+        raise ConfigError(f"{station.path}: adaptation.gate_judge.kind: found truth, but imagination has none")
+    if other.kind == own.kind == "vlm":
+        same = (other.model, other.base_url) == (own.model, own.base_url)
+    elif other.kind == own.kind == "classifier":
+        same = find_model(other.checkpoint, station.path) == find_model(own.checkpoint, station.path)
+    else:
+        same = False
+    return None if same else other
 
 
 def in_one_piece(

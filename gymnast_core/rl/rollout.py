@@ -26,6 +26,8 @@ from gymnast_core.reward.truth import TruthJudge
 from gymnast_core.run_folder import derive_seed
 
 ACTION_DIM = 7
+UNCHANGED = 1e-5
+"""Metres, radians or gripper opening: what rounding leaves between an action and itself is no intervention."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Rollout:
     mask: (C, K * 7) bool, tokens that were acted on before the rollout ended.
     actions: (T, 7) float32, commanded; T steps until the end of the rollout.
     success: the environment's own truth at the end, NaN where it has none; credit: how far the task had come by it.
-    safety_events: names of the safety envelope's interventions.
+    safety_events: names of the safety envelope's interventions; changed: (T,) bool, the actions it did not let through
+        as they were.
     verdict: the judge's, None before it has spoken.
     video: (n, H, W, 3) uint8, the frames the judge looked at; kept where asked for.
     """
@@ -51,6 +54,7 @@ class Rollout:
     actions: np.ndarray
     success: float
     safety_events: tuple[str, ...]
+    changed: np.ndarray
     verdict: Verdict | None = None
     video: np.ndarray | None = None
     credit: float = math.nan
@@ -68,6 +72,11 @@ class Rollout:
         if self.verdict is None or self.verdict.completed is None or not math.isfinite(self.reward):
             return math.nan
         return float(self.verdict.completed)
+
+    @property
+    def changed_share(self) -> float:
+        """Share of the actions that the safety envelope changed, 0 to 1."""
+        return float(self.changed.mean()) if len(self.changed) else 0.0
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,8 @@ def _end_at_completion(rollout: Rollout, judge: Judge) -> Rollout:
     chunks = max(1, math.ceil(step / length))
     mask = rollout.mask.copy()
     mask[chunks:] = False
-    return dataclasses.replace(rollout, mask=mask, actions=rollout.actions[: chunks * length])
+    steps = slice(chunks * length)
+    return dataclasses.replace(rollout, mask=mask, actions=rollout.actions[steps], changed=rollout.changed[steps])
 
 
 @torch.no_grad()
@@ -192,7 +202,7 @@ def _roll_batch(
     alive = np.ones(n, dtype=bool)
     success, credit = np.full(n, np.nan, dtype=np.float32), np.full(n, np.nan, dtype=np.float32)
     events: list[list[str]] = [[] for _ in range(n)]
-    seen, tokens, log_probs, masks, actions = [], [], [], [], []
+    seen, tokens, log_probs, masks, actions, changed = [], [], [], [], [], []
     for chunk in range(math.ceil(options.horizon / length)):
         steps = min(length, options.horizon - chunk * length)
         seen.append(frames)
@@ -205,6 +215,7 @@ def _roll_batch(
         actions.append(drawn.actions[:, :steps])
         result = environment.step(drawn.actions[:, :steps])
         frames = result.frames
+        changed.append(np.abs(result.executed - actions[-1]).max(axis=2) > UNCHANGED)
         success[alive] = result.success[alive]
         if result.credit is not None:
             credit[alive] = result.credit[alive]
@@ -218,6 +229,7 @@ def _roll_batch(
             break
     lengths = (np.stack(masks, axis=1).sum(axis=(1, 2)) // ACTION_DIM).astype(int)
     all_actions = np.concatenate(actions, axis=1).astype(np.float32)
+    all_changed = np.concatenate(changed, axis=1)
     seen_frames = np.stack(seen, axis=1) if options.keep_frames else np.empty((n, 0, 0, 0, 3), dtype=np.uint8)
     return [
         Rollout(
@@ -229,6 +241,7 @@ def _roll_batch(
             actions=all_actions[i, : lengths[i]],
             success=float(success[i]),
             safety_events=tuple(events[i]),
+            changed=all_changed[i, : lengths[i]],
             credit=float(credit[i]),
         )
         for i in range(n)

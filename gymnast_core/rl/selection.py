@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -32,7 +33,7 @@ SOLVED_FOR = 4
 @dataclass(frozen=True)
 class Validation:
     """Success in imagination, 0 to 1 (NaN when the judge abstained), and the share of actions that the safety envelope
-    would change, of the policy as it was after `update` updates."""
+    changed, of the policy as it was after `update` updates."""
 
     update: int
     success: float
@@ -79,13 +80,18 @@ class BestAdapter:
 
     def __call__(self) -> Validation:
         """Validate the policy as it is, and keep its weights when it is the best so far."""
+        began = time.monotonic()
         success, safety = self.measure()
         one = Validation(self.trainer.update, success, safety)
         self.history.append(one)
         if self.best is one:
             self._save()  # before the record, which speaks of it
         if self.trainer.processes.first:
-            self.trainer.run.log(one.update, {"validation_success": success, "validation_safety": safety})
+            seconds = time.monotonic() - began
+            self.trainer.run.log(
+                one.update,
+                {"validation_success": success, "validation_safety": safety, "seconds_validation": seconds},
+            )
             write_bytes(self._record, json.dumps([asdict(entry) for entry in self.history]).encode())
         return one
 

@@ -65,12 +65,13 @@ def read_starts(folder: str | Path, size: int | None = None) -> list[Start]:
         starts.append(Start(instruction, _fit(frame, size), seed=len(starts)))
     for path in iterate_episodes(folder):
         try:
-            instruction = check_instruction(read_episode(path, frames=False).instruction, f"{path}: instruction")
+            episode = read_episode(path, frames=False)
+            instruction = check_instruction(episode.instruction, f"{path}: instruction")
             frame = read_image(path / "frames" / "000000.png")
         except DataError as error:
             console.print(f"warning: left out: {error}", style="yellow", markup=False)
             continue
-        starts.append(Start(instruction, _fit(frame, size), seed=len(starts)))
+        starts.append(Start(instruction, _fit(frame, size), seed=len(starts), position=episode.position(0)))
     if not starts:
         raise DataError(
             f'{folder}: no start frame below it; needed X.png with X.json {{"instruction": ...}}, or episodes'
@@ -146,7 +147,7 @@ class StartSampler:
             other = next((i for i, pair in enumerate(zip(then, now)) if pair[0] != pair[1]), min(len(then), len(now)))
             raise DataError(
                 f"the run to resume began at {len(then)} starts, now there are {len(now)}, and start {other} is not "
-                "the same (instruction, frame or reset); use the same starts or another run folder"
+                "the same (instruction, frame, position or reset); use the same starts or another run folder"
             )
         self._tried = np.array(state["tried"], dtype=np.float64)
         self._reward = np.array(state["reward"], dtype=np.float64)
@@ -159,6 +160,8 @@ def _digest(start: Start) -> str:
         digest.update(str(start.seed).encode())
     else:
         digest.update(str(start.frame.shape).encode() + np.ascontiguousarray(start.frame).tobytes())
+        if start.position is not None:
+            digest.update(np.array(start.position, dtype=np.float64).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -36,6 +36,8 @@ from gymnast_core.run_folder import RunFolder, derive_seed, refuse_other_options
 
 DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError)
 """What reading a state raises that holds other things than it should."""
+MIN_PENALTY_STD = 0.02
+"""How much the safety penalties of a group that succeeds throughout must differ for it to be used."""
 IDENTITY = ("trainable", "base_precision", "lora_rank", "lora_alpha", "lora_vision", "seed")
 """Options of a recipe that a resumed run has in common with its beginning; the others may be changed on the way."""
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -67,6 +69,10 @@ class GRPOConfig:
     """Groups of binary rewards are used when their mean is not below this ..."""
     filter_high: Fraction = 0.9
     """... nor above this. Groups of real-valued rewards are used when their rewards differ."""
+    safety_penalty: NotNegative = 0.0
+    """Taken off a rollout's reward, times the share of its actions that the safety envelope changed: of two successes
+    the one within the envelope is the better. 0: the paper's reward. Whether a group is used is decided by the judge's
+    scores alone; with a penalty, groups that succeed throughout are used too where these shares differ."""
     baseline: Literal["group", "alive"] = "group"
     """Compare a chunk with the whole group (the paper) or with the members still acting at that chunk."""
     minibatch: Annotated[int, Field(ge=1)] = 160
@@ -140,6 +146,11 @@ class Trajectory:
     advantages: np.ndarray
 
 
+def shaped_rewards(group: Group, config: GRPOConfig) -> np.ndarray:
+    """What the members of a group are compared by, (G,) float64: the scores less the safety penalty."""
+    return group.rewards - config.safety_penalty * np.array([rollout.changed_share for rollout in group.rollouts])
+
+
 def trajectories_of(groups: Sequence[Group], config: GRPOConfig) -> list[Trajectory]:
     """The trajectories of usable groups, with group-relative advantages."""
     found: list[Trajectory] = []
@@ -148,7 +159,7 @@ def trajectories_of(groups: Sequence[Group], config: GRPOConfig) -> list[Traject
         alive = np.zeros((len(group.rollouts), longest), dtype=bool)
         for row, rollout in enumerate(group.rollouts):
             alive[row, : len(rollout.mask)] = rollout.mask.any(axis=1)
-        advantages = chunk_advantages(group.rewards, alive, config.baseline)
+        advantages = chunk_advantages(shaped_rewards(group, config), alive, config.baseline)
         found.extend(Trajectory(rollout, row[: len(rollout.mask)]) for rollout, row in zip(group.rollouts, advantages))
     return found
 
@@ -242,6 +253,8 @@ class Generation:
     """By instruction."""
     unusable: Counter[str] = field(default_factory=Counter)
     """How many groups were unusable, by reason: keys of ADVICE."""
+    changed_shares: list[float] = field(default_factory=list)
+    """Of each judged rollout, see `Rollout.changed_share`."""
     abstentions: int = 0
     batches: int = 0
 
@@ -371,9 +384,10 @@ class GRPOTrainer:
             kept = group.without_abstentions()
             generation.abstentions += len(group.rollouts) - len(kept.rollouts)
             generation.rewards.setdefault(group.instruction, []).extend(kept.rewards.tolist())
+            generation.changed_shares.extend(rollout.changed_share for rollout in kept.rollouts)
             told[number] = kept.rewards
             generation.n_groups += 1
-            if (hindered := self._hindered(kept.rewards)) is None:
+            if (hindered := self._hindered(kept)) is None:
                 generation.usable.append(kept)
                 usable += 1
             else:
@@ -397,12 +411,14 @@ class GRPOTrainer:
         if self._fruitless >= config.give_up_after:
             raise NothingToLearn
 
-    def _hindered(self, rewards: np.ndarray) -> str | None:
-        """Why a group with these rewards (abstentions left out) is not used, a key of ADVICE; None where it is."""
-        config = self.config
+    def _hindered(self, group: Group) -> str | None:
+        """Why a group (abstentions left out) is not used, a key of ADVICE; None where it is."""
+        config, rewards = self.config, group.rewards
         if len(rewards) < config.min_group_size:
             return "unjudged"
         if group_is_usable(rewards, config.filter_low, config.filter_high):
+            return None
+        if (rewards == 1.0).all() and float(shaped_rewards(group, config).std(ddof=1)) > MIN_PENALTY_STD:
             return None
         if not np.isin(rewards, (0.0, 1.0)).all():
             return "alike"
@@ -507,9 +523,11 @@ class GRPOTrainer:
         n_groups, n_usable, abstained, used, carried, n_stale = self.processes.sum(
             generation.n_groups, generation.n_usable, generation.abstentions, len(groups), len(self.carried), stale
         )
+        changed, judged = self.processes.sum(sum(generation.changed_shares), len(generation.changed_shares))
         metrics = {
             "mean_reward": total / count if count else math.nan,
             "usable_groups": n_usable / max(1, n_groups),
+            "actions_changed": changed / judged if judged else math.nan,
             "abstentions": abstained,
             "groups_used": used,
             "groups_carried": carried,
@@ -681,6 +699,7 @@ def _group_state(group: Group) -> dict[str, Any]:
                 "actions": torch.from_numpy(rollout.actions),
                 "success": rollout.success,
                 "safety_events": list(rollout.safety_events),
+                "changed": torch.from_numpy(rollout.changed),
                 "reward": rollout.reward,
             }
             for rollout in group.rollouts
@@ -699,6 +718,7 @@ def _group_from_state(state: dict[str, Any]) -> Group:
             actions=entry["actions"].numpy(),
             success=entry["success"],
             safety_events=tuple(entry["safety_events"]),
+            changed=entry["changed"].numpy(),
             verdict=Verdict(entry["reward"], 1.0, "carried over"),
         )
         for entry in state["rollouts"]

@@ -6,10 +6,11 @@ Refusals leave the target where it is; limits let a smaller action through.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from gymnast_core.config import SafetyConfig
+from gymnast_core.config import ArmConfig, SafetyConfig
 from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_UPPER
 
 # Refusals: the arm holds.
@@ -120,3 +121,36 @@ class SafetyEnvelope:
             return wanted, False
         joints = previous + (wanted - previous) * (self.max_joint_step / largest)
         return np.clip(joints, JOINT_LOWER, JOINT_UPPER), True
+
+
+class DeadReckoning:
+    """Where a station's arm goes as far as its commands tell, for imagination, in which nothing is measured.
+
+    The safety envelope's limits are those that need no arm: the largest step and the workspace. What only an arm can
+    meet (drift from the measured pose, joints out of reach) is not foreseen.
+    """
+
+    def __init__(self, arm: ArmConfig, safety: SafetyConfig) -> None:
+        self._envelope = SafetyEnvelope(safety, arm.control_hz)
+        self._start = np.array(arm.start_position, dtype=np.float64)
+
+    def begin(self, position: Sequence[float] | None = None) -> np.ndarray:
+        """Where a rollout's target begins, (3,) metres, base frame; None: at the station's start position."""
+        return self._start.copy() if position is None else np.array(position, dtype=np.float64)
+
+    def follow(self, position: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """One commanded Bridge action (7,) on the target `position` (3,).
+
+        Returns the action that remains (7,) (no motion, and NaN for the gripper, where it is refused), the target after
+        it (3,), and the names of the envelope's interventions.
+        """
+        admitted, events = self._envelope.admit(action, 0.0)
+        if admitted is None:
+            return np.array([0.0] * 6 + [math.nan]), position, events
+        target = position + admitted[:3]
+        low, high = self._envelope.box(position)
+        inside = np.clip(target, low, high)
+        if np.max(np.abs(inside - target)) > ROUNDING:
+            events.append(WORKSPACE_CLIPPED)
+            admitted[:3] = inside - position
+        return admitted, inside, events

@@ -9,6 +9,7 @@ import numpy as np
 
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.protocols import Start, StepResult
+from gymnast_core.robot.safety import DeadReckoning
 from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig, load_world_model
 from gymnast_core.world_model.imagine import Imagination
 
@@ -17,13 +18,24 @@ class WorldModelEnvironment:
     """Imagined rollouts side by side. There is no truth in here: `success` is NaN, a judge decides."""
 
     def __init__(
-        self, loaded: LoadedWorldModel, *, max_rollouts: int = 128, sampling: SamplingConfig | None = None
+        self,
+        loaded: LoadedWorldModel,
+        *,
+        max_rollouts: int = 128,
+        sampling: SamplingConfig | None = None,
+        arm: DeadReckoning | None = None,
     ) -> None:
-        """sampling: replaces the checkpoint's own. max_rollouts: bounds memory."""
+        """sampling: replaces the checkpoint's own. max_rollouts: bounds memory.
+
+        arm: whose safety envelope commanded actions pass, because a world model learned from what an arm did, not from
+        what it was told; without one they are imagined as they are.
+        """
         if max_rollouts < 1:
             raise ConfigError(f"world model: max_rollouts is {max_rollouts}, must be at least 1")
         self.loaded = loaded
         self._max_rollouts = max_rollouts
+        self._arm = arm
+        self._positions: list[np.ndarray] = []
         self._imagination = Imagination(loaded, sampling)
 
     @classmethod
@@ -35,11 +47,11 @@ class WorldModelEnvironment:
         max_rollouts: int = 128,
         sampling: SamplingConfig | None = None,
         autoencoder: str = "",
+        arm: DeadReckoning | None = None,
     ) -> WorldModelEnvironment:
         """From a world-model checkpoint, see `load_world_model`; CheckpointError if it does not load."""
-        return cls(
-            load_world_model(folder, device, autoencoder, dtype=None), max_rollouts=max_rollouts, sampling=sampling
-        )
+        loaded = load_world_model(folder, device, autoencoder, dtype=None)
+        return cls(loaded, max_rollouts=max_rollouts, sampling=sampling, arm=arm)
 
     @property
     def max_rollouts(self) -> int:
@@ -63,19 +75,39 @@ class WorldModelEnvironment:
             if start.frame is None:
                 raise DataError(f"world model: start {i} has no frame; imagination begins from a picture")
             frames.append(start.frame)
+        if self._arm is not None:
+            self._positions = [self._arm.begin(start.position) for start in starts]
         self._imagination.start(frames, [start.seed for start in starts])
         return self._imagination.decode([0])[:, 0]
 
     def step(self, actions: np.ndarray) -> StepResult:
-        """Imagine one frame for each of the chunk's actions (N, K, 7); only the last one is decoded."""
+        """Imagine one frame for each of the chunk's actions (N, K, 7); only the last one is decoded.
+
+        Raises: DataError for another shape, and for a value that is not finite.
+        """
         actions = np.asarray(actions, dtype=np.float32)
         n = self._imagination.size
         if actions.ndim != 3 or actions.shape[0] != n or actions.shape[1] < 1 or actions.shape[2] != 7:
             raise DataError(f"world model: actions are {actions.shape}, must be ({n}, K, 7) with K at least 1")
-        for k in range(actions.shape[1]):
-            self._imagination.step(actions[:, k])
+        executed, events = self._pass_envelope(actions)
+        for k in range(executed.shape[1]):
+            self._imagination.step(executed[:, k])
         frames = self._imagination.decode([len(self._imagination.latents) - 1])[:, 0]
-        return StepResult(frames, actions, np.full(n, np.nan, np.float32), ((),) * n)
+        return StepResult(frames, executed, np.full(n, np.nan, np.float32), events)
+
+    def _pass_envelope(self, actions: np.ndarray) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
+        """Actions (N, K, 7) as the arm would do them, and the interventions' names for each rollout."""
+        if self._arm is None:
+            return actions, ((),) * len(actions)
+        executed = np.empty_like(actions)
+        events: list[tuple[str, ...]] = []
+        for row, chunk in enumerate(actions):
+            happened: list[str] = []
+            for step, action in enumerate(chunk):
+                executed[row, step], self._positions[row], names = self._arm.follow(self._positions[row], action)
+                happened.extend(names)
+            events.append(tuple(happened))
+        return executed, tuple(events)
 
     def video(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """Frames (N, len(indices), S, S, 3) since the reset; negative indices count from the end."""

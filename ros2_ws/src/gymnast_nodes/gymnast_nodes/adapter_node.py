@@ -33,7 +33,7 @@ from gymnast_core.policy.prompt import normalise_instruction
 from gymnast_core.rl.adapt import AdaptConfig
 from gymnast_core.run_folder import read_json_lines
 from gymnast_nodes.common import Diagnostics, ManagedNode, check_seconds, image_to_frame, run_node
-from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service
+from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service, measured_position
 
 POLL_S = 0.1
 REPEAT_S = 2.0
@@ -92,10 +92,11 @@ class AdapterNode(ManagedNode):
             run.mkdir(parents=True)
         except OSError as error:
             raise DataError(f"{run}: cannot be created: {error.strerror or error}; free disk space") from error
-        frame = self._start_frame(goal, run)
+        frame, position = self._start_frame(goal, run)
         config = AdaptConfig(
             frame=(str(frame),),
             instruction=instruction,
+            position=position,
             config=str(self.config_path),
             run=str(run),
             iterations=int(request.iterations) or None,
@@ -112,18 +113,21 @@ class AdapterNode(ManagedNode):
         self.get_logger().info(result.message)
         return "succeeded", result
 
-    def _start_frame(self, goal: Goal[Any], run: Path) -> Path:
-        """The goal's frame, or one captured now, as a PNG. Raises: DataError, StationError, Cancelled."""
+    def _start_frame(self, goal: Goal[Any], run: Path) -> tuple[Path, tuple[float, float, float] | None]:
+        """The goal's frame, or one captured now, as a PNG, and where the arm was then (metres, base frame), if known.
+
+        Raises: DataError, StationError, Cancelled.
+        """
         path = run / "frame.png"
         image = goal.request.frame
         if image.width and image.height:
             write_image(path, image_to_frame(image, "frame of the goal"))
-            return path
+            return path, _position_of(goal.request)
         goal.publish_feedback(Adapt.Feedback(phase="capture"))
         answer = call_service(self._capture, CaptureFrame.Request(path=str(path)), 10.0, lambda: goal.cancelled)
         if not answer.success:
             raise StationError(answer.message)
-        return path
+        return path, measured_position(self)
 
     def _train(self, goal: Goal[Any], run: Path, budget_s: float) -> None:
         """Run the trainer to its end, relaying its progress. Raises: StationError when it dies; Cancelled."""
@@ -248,6 +252,16 @@ def _read_result(run: Path) -> Any:
 
 def _number(value: Any, missing: float = math.nan) -> float:
     return float(value) if isinstance(value, (int, float)) else missing
+
+
+def _position_of(request: Adapt.Goal) -> tuple[float, float, float] | None:
+    """The position a goal names. Raises: DataError where it is not three finite metres."""
+    if not len(request.position):
+        return None
+    if len(request.position) != 3 or not all(map(math.isfinite, request.position)):
+        raise DataError(f"position: found {list(request.position)}, needed x, y, z in metres, or nothing")
+    x, y, z = map(float, request.position)
+    return x, y, z
 
 
 def _failed(message: str, cancelled: bool, request: Adapt.Goal) -> Any:

@@ -21,7 +21,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -208,11 +208,16 @@ class Station:
         seconds: float = 0.0,
         seed: int = 0,
         on_feedback: Callable[[Any], None] | None = None,
+        position: Sequence[float] = (),
     ) -> Task:
-        """Test-time training from a frame (H, W, 3) uint8 RGB, or from one captured now."""
+        """Test-time training from a frame (H, W, 3) uint8 RGB, or from one captured now.
+
+        position: (3,) of the end effector in a frame that is given, metres, base frame; none: the start position.
+        """
         request = Adapt.Goal(instruction=instruction, iterations=iterations, seconds=float(seconds), seed=seed)
         if frame is not None:
             request.frame = frame_to_image(frame, self.node.get_clock().now().to_msg(), "camera")
+            request.position = [float(metres) for metres in position]
         return self._start(Adapt, "adapter/adapt", "adapter", request, on_feedback)
 
     def practise(

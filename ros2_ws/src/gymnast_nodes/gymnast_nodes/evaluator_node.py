@@ -37,7 +37,7 @@ from gymnast_core.reporting.statistics import success_rate
 from gymnast_core.station.scene import load_scene
 from gymnast_nodes.common import Diagnostics, ManagedNode, check_seconds, parameter, run_node
 from gymnast_nodes.liveness import Liveness
-from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service, run_goal
+from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service, measured_position, run_goal
 
 MAX_TRIALS = 1000
 RESET_ATTEMPTS = 3
@@ -282,6 +282,7 @@ class EvaluatorNode(ManagedNode):
             raise StationError(answer.message)
         request = Adapt.Goal(instruction=instruction, frame=answer.image, iterations=iterations, seed=seed)
         request.seconds = seconds
+        request.position = measured_position(self) or []
         limit = 3.0 * (seconds or self.station.adaptation.seconds) + 1500.0
         status, adapted = run_goal(
             self,

@@ -15,6 +15,8 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -111,6 +113,9 @@ class ExecutorNode(ManagedNode):
         super().__init__("executor")
         self._policy: Policy | None = None
         self._looking: LookAheadPolicy | None = None
+        beside = Path(self.station.recorder.folder).expanduser().resolve().parent
+        self._answers = beside / "executor" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
+        """Where the raw answers of a judge behind an API are kept."""
         self._store = adapters.AdapterStore(self.station.models.adapters)
         self._judge: Judge | None = None
         self._camera = self._new_camera()
@@ -143,7 +148,11 @@ class ExecutorNode(ManagedNode):
         models = self.station.models
         self._policy = open_policy(models.policy, models.unnorm_key, models.device, beside=self.config_path)
         candidates = self.station.look_ahead.rollouts
-        self._looking = open_look_ahead(self._policy, self.config_path, candidates) if candidates else None
+        self._looking = (
+            open_look_ahead(self._policy, self.config_path, candidates, run_folder=str(self._answers))
+            if candidates
+            else None
+        )
         if candidates:
             self.get_logger().info(f"looking ahead with {candidates} candidates a chunk")
         size = self.station.camera.observation_size
@@ -423,7 +432,8 @@ class ExecutorNode(ManagedNode):
     def _verdict(self, run: _Run) -> tuple[str, Verdict]:
         """The judge's name and verdict. Raises: ConfigError, CheckpointError, DataError, JudgeError."""
         if self._judge is None:
-            self._judge = load_judge(self.station, self.config_path)
+            looking = self._looking
+            self._judge = looking.judge if looking else load_judge(self.station, self.config_path, self._answers)
         return self._judge.name, judge_folder(self._judge, run.path, run.instruction)
 
     def _judge_episode(self, goal: Goal[Any], run: _Run, result: Any) -> None:

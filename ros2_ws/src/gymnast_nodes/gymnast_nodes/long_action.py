@@ -6,6 +6,7 @@ goal at a time; a second one is refused until the first has ended.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -16,15 +17,19 @@ from typing import Any, Generic, TypeVar
 
 import rclpy.task
 from action_msgs.msg import GoalStatus
+from gymnast_msgs.msg import ArmState
 from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
 
 from gymnast_core.errors import GymnastError, StationError
+from gymnast_nodes.common import COMMAND_QOS
 
 ResultType = TypeVar("ResultType")
 Outcome = TypeVar("Outcome")
 POLL_S = 0.02
+ARM_WAIT_S = 1.0
+"""An arm tells where it is at least twenty times a second."""
 BUSY = "another goal is under way; cancel it or wait for it"
 
 
@@ -244,6 +249,24 @@ def in_executor(node: Node, send: Callable[[], Any]) -> Any:
     if not wait_for(task, 5.0):
         raise StationError(f"node {node.get_name()} is busy or has ended")
     return task.result()
+
+
+def measured_position(node: Node) -> tuple[float, float, float] | None:
+    """Where arm/state says that the end effector is (x, y, z, metres, base frame), asked from a worker thread.
+
+    None where no arm tells within a second, or none that is finite. Raises: StationError as `in_executor` does.
+    """
+    told: queue.SimpleQueue[ArmState] = queue.SimpleQueue()
+    subscription = in_executor(node, lambda: node.create_subscription(ArmState, "arm/state", told.put, COMMAND_QOS))
+    try:
+        place = told.get(timeout=ARM_WAIT_S).pose.position
+    except queue.Empty:
+        node.get_logger().warning("arm/state is silent: the frame is taken as from the station's start position")
+        return None
+    finally:
+        in_executor(node, lambda: node.destroy_subscription(subscription))
+    position = (place.x, place.y, place.z)
+    return position if all(map(math.isfinite, position)) else None
 
 
 def call_service(client: Any, request: Any, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> Any:
