@@ -32,7 +32,9 @@ def build(folder: Path) -> GRPOTrainer:
     [
         ([(0.5, 0.1), (0.9, 0.2), (0.4, 0.0)], 2),
         ([(0.5, 0.1), (0.9, 0.3), (0.6, 0.2)], 3),  # the second meets the safety envelope more often than the base
-        ([(0.7, 0.1), (0.7, 0.1), (math.nan, 0.0)], 1),  # the earliest of equals; an unjudged one never wins
+        ([(0.7, 0.1), (0.7, 0.1), (math.nan, 0.0)], 2),  # the latest of equals; an unjudged one never wins
+        ([(1.0, 0.0), (0.97, 0.2), (0.9, 0.0)], 2),  # one failure in thirty is chance
+        ([(0.9, 0.5), (1.0, 0.3), (1.0, 0.4)], 2),  # none is safe: the safest
     ],
 )
 def test_the_best_weights_come_back(measured: list[tuple[float, float]], expected: int, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class CollectConfig:
     """"expert", "mixed" (expert and random in turn), "random", a policy checkpoint's folder, recorded actions (.npz),
     or a policy server's address (http://host:port)."""
     episodes: Annotated[int, Field(gt=0)] = 100
+    """So many are in `out` at the end, those that lie there or below already included."""
     tasks: tuple[str, ...] = ()
     """Tasks in turn; none: all of the station's."""
     first_seed: Seed = 0

@@ -14,10 +14,12 @@ centre crop, then the colours are jittered.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ from gymnast_core.policy.config import ImageVariant
 from gymnast_core.policy.prompt import normalise_instruction
 
 CROP_AREA = 0.9
+SIDE_BY_SIDE = 1_000_000
+"""Pixels of a batch from which threads are worth their while."""
 # bfloat16-rounded, as OpenVLA's preprocessor files hold them and as its released models were used.
 DINO_MEAN, DINO_STD = (0.484375, 0.455078125, 0.40625), (0.228515625, 0.2236328125, 0.224609375)
 SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -136,6 +140,12 @@ def jpeg_round_trip(frame: np.ndarray) -> np.ndarray:
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
+@functools.cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Threads for preparing frames; those of another process are not there after a fork."""
+    return ThreadPoolExecutor(min(16, os.cpu_count() or 1), "frames")
+
+
 def prepare(frame: np.ndarray, variant: ImageVariant, size: int) -> np.ndarray:
     """One frame (H, W, 3) uint8 to the model's (size, size, 3) uint8, before normalisation."""
     if variant == "resize":
@@ -223,7 +233,13 @@ class ImageProcessor:
 
         Raises: DataError when a frame is not uint8 RGB.
         """
-        return np.stack([prepare(check_frame(frame), self.variant, self.size) for frame in frames])
+
+        def one(frame: np.ndarray) -> np.ndarray:
+            return prepare(check_frame(frame), self.variant, self.size)
+
+        if len(frames) * self.size**2 < SIDE_BY_SIDE:
+            return np.stack([one(frame) for frame in frames])
+        return np.stack(list(_threads(os.getpid()).map(one, frames)))
 
     def normalise(self, prepared: np.ndarray | torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
         """Prepared frames (N, S, S, 3) uint8 to pixels (N, 6, S, S) float32."""

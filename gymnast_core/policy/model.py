@@ -41,20 +41,23 @@ class Projector(nn.Module):
 class PromptBatch:
     """Prompts of B rows: BOS first, padded on the right.
 
-    ids: (B, P) int64. lengths: (B,) int64, tokens of each row without padding.
+    ids: (B, P) int64. lengths: (B,) int64, tokens of each row without padding. padded: whether any row has some.
     """
 
     ids: torch.Tensor
     lengths: torch.Tensor
+    padded: bool
 
     @staticmethod
     def of(prompts: list[list[int]], pad_token_id: int, device: torch.device | str = "cpu") -> PromptBatch:
         """Stack prompts of different lengths."""
-        longest = max(len(prompt) for prompt in prompts)
+        lengths = [len(prompt) for prompt in prompts]
+        longest = max(lengths)
         ids = [prompt + [pad_token_id] * (longest - len(prompt)) for prompt in prompts]
         return PromptBatch(
             torch.tensor(ids, dtype=torch.int64, device=device),
-            torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64, device=device),
+            torch.tensor(lengths, dtype=torch.int64, device=device),
+            min(lengths) < longest,  # known here without waiting for a GPU
         )
 
 
@@ -87,13 +90,12 @@ class OpenVLA(nn.Module):
         patches = self.projector(self.vision_backbone(pixels))
         embed = self.language_model.model.embed_tokens
         words = embed(prompts.ids)
-        batch, longest = prompts.ids.shape
+        batch = len(prompts.ids)
         zeros = words.new_zeros(batch, config.n_action_tokens + 1, words.shape[2])
         x = torch.cat([words[:, :1], patches, words[:, 1:], zeros], dim=1)
         first = config.n_patches + prompts.lengths - 1
         stop = embed.weight[config.stop_token_id]
-        lowest = int(prompts.lengths.min())
-        if lowest == longest:
+        if not prompts.padded:
             x = torch.cat([x[:, :-1], stop.expand(batch, 1, -1)], dim=1)
             return Sequence(x, None, first)
         # Rows shorter than the longest: zero what is behind their prompt, put the stop token at their own end.
