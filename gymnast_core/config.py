@@ -308,12 +308,17 @@ def parse_config(cls: type[Config], content: Mapping[str, Any], source: str) -> 
     try:
         return _adapter(cls).validate_python(content)  # type: ignore[arg-type]
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        found = first["input"]
-        shown = "nothing" if first["type"] == "missing" else repr(found)[:80]
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ConfigError(f"{source}: {where}: found {shown}; {first['msg']}{more}") from error
+        problems: dict[tuple[Any, ...], list[Any]] = {}
+        for one in error.errors():
+            problems.setdefault(_place(one, content), []).append(one)
+        # Of a value that may be text or a section, only what is wrong within the section that it is.
+        places = [place for place in problems if not any(o != place and o[: len(place)] == place for o in problems)]
+        where = ".".join(str(part) for part in places[0]) or "file"
+        found = problems[places[0]]
+        shown = "nothing" if found[0]["type"] == "missing" else repr(found[0]["input"])[:80]
+        allowed = ", or: ".join(str(one["msg"]) for one in found)
+        more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+        raise ConfigError(f"{source}: {where}: found {shown}; {allowed}{more}") from error
     except ConfigError as error:  # a dataclass's own check of fields that must fit together
         raise ConfigError(f"{source}: {error}") from error
 
@@ -360,11 +365,25 @@ def _refuse_unknown(cls: Any, content: Any, source: str, where: str) -> None:
 
 
 def _unwrap(cls: Any) -> Any:
-    """`X | None` is `X` here."""
+    """`X | None` is `X` here, and `str | Section` is `Section`."""
     if get_origin(cls) in (Union, types.UnionType):
         inner = [part for part in get_args(cls) if part is not type(None)]
-        return inner[0] if len(inner) == 1 else cls
+        sections = [part for part in inner if dataclasses.is_dataclass(part)]
+        return inner[0] if len(inner) == 1 else sections[0] if len(sections) == 1 else cls
     return cls
+
+
+def _place(error: Any, content: Any) -> tuple[Any, ...]:
+    """Where pydantic found an error, without the names of the types of a union, which are no fields of the content."""
+    place = []
+    for part in error["loc"]:
+        if isinstance(content, Mapping) and (part in content or error["type"] == "missing"):
+            place.append(part)
+            content = content.get(part)
+        elif isinstance(part, int):
+            place.append(part)
+            content = content[part] if isinstance(content, (list, tuple)) and part < len(content) else None
+    return tuple(place)
 
 
 def _plain(value: Any) -> Any:

@@ -204,6 +204,9 @@ def test_every_shipped_station_file_is_valid_and_round_trips(path: Path, tmp_pat
         ({"name": "x", "tasks": {"open": {"max_steps": 3}}}, "tasks.open.instruction: found nothing"),
         ({"name": "x", "judge": {"kind": "oracle"}}, "judge.kind: found 'oracle'"),
         ({"name": "x", "tasks": {}}, "tasks: found {}"),
+        ({"name": "x", "adaptation": {"gate_judge": {"kind": "vlm", "votes": 0}}}, "gate_judge.votes: found 0; Input"),
+        ({"name": "x", "adaptation": {"gate_judge": {"votse": 3}}}, "unknown field 'adaptation.gate_judge.votse'"),
+        ({"name": "x", "adaptation": {"gate_judge": ["a"]}}, "adaptation.gate_judge: found ['a']; Input should be a "),
         ({"name": "x", "arm": {"control_hz": 2}}, "safety.command_timeout_s is 0.4, must be over"),
     ],
 )
