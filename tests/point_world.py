@@ -129,7 +129,9 @@ class PointEnvironment:
             ],
             dtype=np.float32,
         )
-        return StepResult(self._frames[-1], actions, success, ((),) * len(self._starts))
+        return StepResult(
+            self._frames[-1], actions, success, ((),) * len(self._starts), np.zeros(actions.shape[:2], bool)
+        )
 
     def video(self, indices: Sequence[int] | None = None) -> np.ndarray:
         chosen = range(len(self._frames)) if indices is None else indices

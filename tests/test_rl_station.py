@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,7 @@ class ShyEnvironment(PointEnvironment):
     def step(self, actions: np.ndarray) -> StepResult:
         result = super().step(actions)
         credit = np.floor(np.clip((self._position[:, 0] - 0.3) / 2, 0, 0.99) * 100) / 100
-        return StepResult(result.frames, actions, np.zeros_like(result.success), ((),) * len(actions), credit)
+        return replace(result, success=np.zeros_like(result.success), credit=credit)
 
 
 def test_partial_credit_teaches_where_every_rollout_fails(tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_of_two_successes_the_one_within_the_envelope_is_the_better(tmp_path: Pa
         def step(self, actions: np.ndarray) -> StepResult:
             allowed = actions.copy()
             allowed[..., 0] = np.clip(actions[..., 0], -0.035, 0.035)  # all but the outermost bins pass
-            return super().step(allowed)
+            return dataclasses.replace(super().step(allowed), changed=(allowed != actions).any(axis=2))
 
     def train(penalty: float) -> tuple[list[dict[str, float]], GRPOTrainer]:
         policy = PointPolicy()

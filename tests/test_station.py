@@ -239,10 +239,18 @@ def test_the_environment_keeps_its_contract(environment: StationEnvironment) -> 
     assert "translation_clipped" in result.safety_events[0] and "translation_clipped" not in result.safety_events[1]
     np.testing.assert_allclose(result.executed[0, 0, 0], CONFIG.safety.max_translation, atol=1e-6)
     np.testing.assert_allclose(result.executed[1, :, :6], actions[1, :, :6], atol=1e-6)
+    assert result.changed.tolist() == [[True] * 3, [False] * 3]
     video = environment.video()
     assert video.shape == (2, 4, size, size, 3)
     np.testing.assert_array_equal(video[:, 0], first)
     np.testing.assert_array_equal(video[:, -1], result.frames)
+    other = dataclasses.replace(CONFIG, arm=dataclasses.replace(CONFIG.arm, rotation="autoeval_compat"))
+    added = StationEnvironment(other)
+    added.reset([start("open_drawer", 1)])
+    turned = np.array([[[0, 0, 0.01, 0.05, 0.1, 0.05, 1]]], dtype=np.float32)
+    result = added.step(turned)
+    assert np.abs(result.executed - turned).max() > 0.01, "what was done is told about the base axes"
+    assert not result.changed.any(), "and yet the envelope let it through as it was"
     np.testing.assert_array_equal(environment.video([3, 0])[:, 1], first)
     with pytest.raises(StationError, match="1 to 2 rollouts"):
         environment.reset([start("open_drawer", seed) for seed in range(3)])

@@ -26,8 +26,6 @@ from gymnast_core.reward.truth import TruthJudge
 from gymnast_core.run_folder import derive_seed
 
 ACTION_DIM = 7
-UNCHANGED = 1e-5
-"""Metres, radians or gripper opening: what rounding leaves between an action and itself is no intervention."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +213,7 @@ def _roll_batch(
         actions.append(drawn.actions[:, :steps])
         result = environment.step(drawn.actions[:, :steps])
         frames = result.frames
-        changed.append(np.abs(result.executed - actions[-1]).max(axis=2) > UNCHANGED)
+        changed.append(result.changed)
         success[alive] = result.success[alive]
         if result.credit is not None:
             credit[alive] = result.credit[alive]

@@ -116,16 +116,18 @@ class StationEnvironment:
         if len(actions) != len(self._active):
             raise StationError(f"found actions for {len(actions)} rollouts, {len(self._active)} are under way")
         executed = np.zeros_like(actions, dtype=np.float32)
+        changed = np.zeros(actions.shape[:2], dtype=bool)
         events: list[tuple[str, ...]] = []
         for row, rollout in enumerate(self._active):
             happened: list[str] = []
             for step in range(actions.shape[1]):
                 executed[row, step], names = rollout.step(actions[row, step])
+                changed[row, step] = bool(names)
                 happened.extend(names)
             events.append(tuple(happened))
         success = np.array([r.station.success(r.task) for r in self._active], dtype=np.float32)
         credit = np.array([r.station.credit(r.task) for r in self._active], dtype=np.float32)
-        return StepResult(self._render(-1), executed, success, tuple(events), credit)
+        return StepResult(self._render(-1), executed, success, tuple(events), changed, credit)
 
     def video(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """Frames since the reset (N, n, S, S, 3) uint8."""

@@ -89,16 +89,18 @@ class WorldModelEnvironment:
         n = self._imagination.size
         if actions.ndim != 3 or actions.shape[0] != n or actions.shape[1] < 1 or actions.shape[2] != 7:
             raise DataError(f"world model: actions are {actions.shape}, must be ({n}, K, 7) with K at least 1")
-        executed, events = self._pass_envelope(actions)
+        executed, events, changed = self._pass_envelope(actions)
         for k in range(executed.shape[1]):
             self._imagination.step(executed[:, k])
         frames = self._imagination.decode([len(self._imagination.latents) - 1])[:, 0]
-        return StepResult(frames, executed, np.full(n, np.nan, np.float32), events)
+        return StepResult(frames, executed, np.full(n, np.nan, np.float32), events, changed)
 
-    def _pass_envelope(self, actions: np.ndarray) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
-        """Actions (N, K, 7) as the arm would do them, and the interventions' names for each rollout."""
+    def _pass_envelope(self, actions: np.ndarray) -> tuple[np.ndarray, tuple[tuple[str, ...], ...], np.ndarray]:
+        """Actions (N, K, 7) as the arm would do them, the interventions' names for each rollout, and which (N, K) of
+        the actions they changed."""
+        changed = np.zeros(actions.shape[:2], dtype=bool)
         if self._arm is None:
-            return actions, ((),) * len(actions)
+            return actions, ((),) * len(actions), changed
         executed = np.empty_like(actions)
         events: list[tuple[str, ...]] = []
         for row, chunk in enumerate(actions):
@@ -106,8 +108,9 @@ class WorldModelEnvironment:
             for step, action in enumerate(chunk):
                 executed[row, step], self._positions[row], names = self._arm.follow(self._positions[row], action)
                 happened.extend(names)
+                changed[row, step] = bool(names)
             events.append(tuple(happened))
-        return executed, tuple(events)
+        return executed, tuple(events), changed
 
     def video(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """Frames (N, len(indices), S, S, 3) since the reset; negative indices count from the end."""

@@ -86,18 +86,21 @@ class RosStationEnvironment:
         period = 1.0 / self._config.arm.control_hz
         executed: list[np.ndarray] = []
         events: list[str] = []
+        changed: list[bool] = []
         for action in check_actions(actions[0]):
             self._due = max(self._due, time.monotonic() - (1.0 - MIN_SPACING) * period)
             time.sleep(max(0.0, self._due - time.monotonic()))
             answer = self._act(action)
             executed.append(np.array([*answer.translation, *answer.rotation, answer.gripper], dtype=np.float32))
             events.extend(answer.safety_events)
+            changed.append(bool(answer.safety_events))
             self._due += period
             time.sleep(max(0.0, self._due - time.monotonic()))
             self._frames.append(self._frame())
         success, _ = self._station.scene_state(self._task) if self._scene is not None else (None, np.nan)
         truth = np.array([np.nan if success is None else float(success)], dtype=np.float32)
-        return StepResult(self._frames[-1][None], np.stack(executed)[None], truth, (tuple(events),))
+        done = np.stack(executed)[None]
+        return StepResult(self._frames[-1][None], done, truth, (tuple(events),), np.array([changed]))
 
     def video(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """Frames since the reset (1, n, S, S, 3) uint8, one a step."""
