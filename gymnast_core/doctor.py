@@ -265,7 +265,7 @@ def check_disk(folder: Path | None = None) -> Finding:
 def check_shipped_models() -> Finding:
     """The mini models that come with the package."""
     folder = PACKAGE_ROOT / "weights" / "mini"
-    names = ("policy", "world_model", "world_model/autoencoder", "judge")
+    names = ("policy", "world_model", "world_model/autoencoder", "judge", "gate_judge")
     absent = [name for name in names if not any((folder / name).glob("*.safetensors"))]
     if not absent:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
@@ -286,6 +286,11 @@ def check_models(station: StationConfig, path: Path) -> Finding:
         names["autoencoder"] = station.models.autoencoder.removeprefix("sd3:")
     if station.judge.kind == "classifier":
         names["judge"] = station.judge.checkpoint
+    gate_judge = station.adaptation.gate_judge
+    if isinstance(gate_judge, str):
+        names |= {"gate_judge": gate_judge} if gate_judge else {}
+    elif gate_judge.kind == "classifier":
+        names["gate_judge"] = gate_judge.checkpoint
     for role, name in names.items():
         try:
             find_model(name, path)
@@ -297,16 +302,18 @@ def check_models(station: StationConfig, path: Path) -> Finding:
 
 
 def check_judge(station: StationConfig) -> Finding:
-    """The key and client of a vision-language judge."""
-    judge = station.judge
-    if judge.kind != "vlm":
-        return Finding("judge", "ok", judge.kind)
+    """The key and client of vision-language judges: the one that trains, and the gate's."""
+    gate_judge = station.adaptation.gate_judge
+    judges = [station.judge, *([] if isinstance(gate_judge, str) else [gate_judge])]
+    models = [judge for judge in judges if judge.kind == "vlm"]
+    if not models:
+        return Finding("judge", "ok", station.judge.kind)
     if importlib.util.find_spec("openai") is None:
         return Finding("judge", "missing", "the package openai is not installed", "pip install -e '.[vlm]'")
-    if not os.environ.get("OPENAI_API_KEY"):
-        hint = " (any text, if the server asks for none)" if judge.base_url else ""
-        return Finding("judge", "missing", "OPENAI_API_KEY is not set", f"export OPENAI_API_KEY=...{hint}")
-    return Finding("judge", "ok", f"{judge.model} at {judge.base_url or 'the default server of the client'}")
+    if not os.environ.get("OPENAI_API_KEY") and not all(judge.base_url for judge in models):
+        return Finding("judge", "missing", "OPENAI_API_KEY is not set", "export OPENAI_API_KEY=...")
+    told = [f"{judge.model} at {judge.base_url or 'the default server of the client'}" for judge in models]
+    return Finding("judge", "ok", ", ".join(told))
 
 
 def check_serial_device() -> Finding:

@@ -225,10 +225,16 @@ def test_doctor_names_what_is_missing_with_its_remedy_and_exits_1(tmp_path: Path
     assert lines[-1].startswith("missing: ") and "torch" in lines[-1]
 
 
-def test_doctor_checks_what_a_station_file_asks_for() -> None:
+def test_doctor_checks_what_a_station_file_asks_for(tmp_path: Path) -> None:
     result = run_doctor("--config", "bridge_widowx", "--core")
     assert result.returncode == 1
     assert "OPENAI_API_KEY is not set" in result.stdout
+    text = (ROOT / "robot_configs" / "simulated_drawer.yaml").read_text()
+    text = text.replace("kind: classifier", "kind: vlm\n  model: own\n  base_url: http://localhost:1")
+    (tmp_path / "own.yaml").write_text(text.replace("gate_judge: mini/gate_judge", "gate_judge: mini/no_judge"))
+    own = run_doctor("--config", str(tmp_path / "own.yaml"), "--core")
+    assert "OPENAI_API_KEY" not in own.stdout  # a server of one's own needs no key
+    assert own.returncode == 1 and re.search(r"MISSING\s+models .*gate_judge: .*mini/no_judge", own.stdout)
     wrong = run_doctor("--config", "no_such_station")
     assert wrong.returncode == 2 and len(wrong.stderr.strip().splitlines()) == 1 and "no_such_station" in wrong.stderr
 

@@ -44,6 +44,7 @@ class EvaluateJudgeConfig:
     limit: Annotated[int, Field(ge=1)] = 100000
     """At most so many episodes (a VLM costs money)."""
     batch: Annotated[int, Field(ge=1)] = 16
+    """Episodes judged at a time."""
 
 
 def evaluate_judge(config: EvaluateJudgeConfig) -> int:
@@ -77,7 +78,7 @@ def _judge_all(
     outcomes: list[bool] = []
     strips: list[tuple[str, str]] = []
     with progress_bar() as bar:
-        task = bar.add_task("judging episodes", total=len(folders), note="")
+        task = bar.add_task("judging episodes", total=min(len(folders), config.limit), note="")
         for begin in range(0, len(folders), config.batch):
             if len(outcomes) >= config.limit:
                 break
@@ -95,7 +96,7 @@ def _judge_all(
                     strips.append((name, f"'{episode.instruction}', truly {truth}; the judge: {verdict.reason}"))
             verdicts += said
             outcomes += [bool(episode.success) for episode in chosen]
-            bar.update(task, advance=len(part))
+            bar.update(task, advance=len(part if config.limit >= len(folders) else chosen))
     if not outcomes:
         raise DataError(
             f"{', '.join(config.data)}: none of {len(folders)} episodes is readable and has an outcome; label them"

@@ -179,6 +179,8 @@ def _text(value: object) -> str:
     """A figure as people read it."""
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, dict) and value.keys() == {"mean", "standard_error", "n"}:
+        return f"{value['mean']:.2f} ± {value['standard_error']:.2f} (n = {value['n']})"
     return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
 
 

@@ -86,7 +86,7 @@ def rollout(config: RolloutConfig) -> int:
     elif config.sweep:
         table = sheet_actions(config.steps)
         if config.sweep not in table:
-            raise ConfigError(f"sweep is {config.sweep!r}, must be one of {', '.join(table)}")
+            raise ConfigError(f"sweep is {config.sweep!r}, must be one of {', '.join(map(repr, table))}")
         actions, truth = table[config.sweep], None
     if frame is None or actions is None:
         raise ConfigError("nothing to play: give --episode, or --frame with --actions or --sweep")
