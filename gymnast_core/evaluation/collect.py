@@ -51,6 +51,7 @@ class CollectConfig:
     tasks: tuple[str, ...] = ()
     """Tasks in turn; none: all of the station's."""
     first_seed: Seed = 0
+    """Episode k has seed first_seed + k."""
     horizon: Annotated[int, Field(gt=0, le=1000)] = 30
     """Steps of an episode at most."""
     after_success: Annotated[int, Field(ge=0)] = 1000

@@ -58,7 +58,9 @@ class CompareConfig:
     run: str = ""
     """Run folder; empty: a new one below runs/evaluate_adapter."""
     device: str = ""
+    """"cpu", "cuda" or "auto"; empty: the station file's."""
     seed: Seed = 0
+    """Decides the resets and whatever is sampled; both policies get the same."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class EvaluatePolicyConfig:
     """Sampled candidates imagined before each chunk, the best of which is executed; how far and how varied says the
     station file's `look_ahead`, and `temperature` then plays no part. 0: act at once."""
     workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Processes."""
 
 
 def evaluate_policy(options: EvaluatePolicyConfig, plan: Plan | None = None) -> int:

@@ -108,6 +108,7 @@ class SFTConfig:
     accumulation: Count = 1
     """Forwards of one optimiser step."""
     learning_rate: Positive = 5e-4
+    """AdamW's, after the warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after the warm-up."""
     decay_after: Annotated[int, Field(ge=0)] = 0
@@ -115,6 +116,7 @@ class SFTConfig:
     warmup: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate rises from a tenth."""
     weight_decay: NotNegative = 0.01
+    """AdamW's."""
     max_grad_norm: NotNegative = 1.0
     """Longest gradient; 0: any, as OpenVLA-OFT trains."""
     label_sigma: Annotated[float, Field(ge=0, le=64)] = 0.0
@@ -123,6 +125,7 @@ class SFTConfig:
     lora_rank: Annotated[int, Field(ge=0, le=1024)] = 32
     """Rank of the adapter that is trained; 0 trains all weights."""
     lora_alpha: Positive = 16.0
+    """The adapter's change is scaled by alpha / rank."""
     lora_vision: bool = True
     """Adapt the vision towers and the projector besides the language model."""
     merge: bool = True
@@ -132,12 +135,17 @@ class SFTConfig:
     crop_area: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of a training frame that a random crop keeps (with `resize`: at least); 1: no crop."""
     brightness: Fraction = 0.2
+    """Training frames are made darker or brighter by up to this share of full scale; 0: never."""
     contrast: Fraction = 0.2
+    """Contrast is changed by a factor of up to 1 plus or minus this."""
     saturation: Fraction = 0.2
+    """Saturation likewise."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    """Hue is turned by up to this share of the colour circle."""
     recompute_activations: bool = False
     """Trade time for memory in the language model."""
     log_every: Count = 20
+    """Steps between logged figures."""
     evaluate_every: Count = 500
     """Steps between measurements on the held-out episodes."""
     evaluate_samples: Count = 512
@@ -151,6 +159,7 @@ class SFTConfig:
     device: str = "auto"
     """"cpu", "cuda", or "auto"."""
     seed: Seed = 0
+    """Decides initial weights, order, crops and colours, and which episodes are held out."""
 
 
 @dataclass

@@ -42,25 +42,37 @@ class JudgeTrainConfig:
     out: str
     """Folder the judge is written to."""
     decoded: tuple[str, ...] = ()
-    """Folders with the same episodes after a round trip through the autoencoder; used as further training data."""
+    """Folders with the same episodes after a round trip through the autoencoder, or imagined on their actions (`gymnast
+    world-model reconstruct`); used as further training data."""
     run: str = "runs/judge"
     """Run folder: metrics, checkpoints to resume from."""
     size: Annotated[int, Field(ge=16, le=512)] = 64
+    """Side of the square pictures it looks at, pixels."""
     width: Annotated[int, Field(ge=4, le=512, multiple_of=4)] = 24
+    """Channels of the network's first layer."""
     threshold: Fraction = 0.7
+    """A frame above this probability shows the task completed."""
     consecutive: Annotated[int, Field(ge=1, le=100)] = 2
+    """So many such frames in a row are a success."""
     stride: Annotated[int, Field(ge=1)] = 2
+    """It looks at every so-many-th frame of an episode, counted back from the last one."""
     window: Annotated[int, Field(ge=1)] = 1000
+    """It looks at so many frames of an episode at most, the last ones."""
     steps: Annotated[int, Field(ge=1)] = 1500
+    """Optimiser steps."""
     batch: Annotated[int, Field(ge=2)] = 64
+    """Frames a step."""
     learning_rate: Positive = 1e-3
+    """AdamW's, at its highest."""
     garbled: Fraction = 0.1
     """Share of each batch that is frames cut into blocks and shuffled, labelled as not completed: a picture that fell
     apart, as a poor world model draws it, is no evidence of success."""
     held_out: Fraction = 0.15
     """Share of the episodes kept for measuring."""
     device: str = "auto"
+    """"cpu", "cuda" or "auto"."""
     seed: Seed = 0
+    """Decides initial weights, batches, and which episodes are held out."""
 
 
 @dataclass(frozen=True)
