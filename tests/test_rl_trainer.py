@@ -258,6 +258,19 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tmp_path: Path) -> None:
         assert torch.equal(value, resumed_at_2.weights()[name])
     assert [line["step"] for line in RunFolder(tmp_path / "b", tensorboard=False).read_metrics()] == [1, 2, 3, 4, 5, 6]
 
+    for _ in range(5):
+        if straight.carried:
+            break
+        straight.step()
+    assert straight.carried
+    file = max((tmp_path / "a" / "checkpoints").glob("step_*")) / "state.pt"
+    state = torch.load(file, weights_only=True)
+    for rollout in [rollout for group in state["ranks"][0]["carried"] for rollout in group["rollouts"]]:
+        del rollout["changed"]
+    torch.save(state, file)
+    older = trainer(tmp_path / "a")
+    assert older.update == straight.update and not older.carried, "groups that an older version carried are left out"
+
 
 def test_a_time_budget_counts_what_the_run_has_taken_before(tmp_path: Path) -> None:
     def trainer() -> GRPOTrainer:

@@ -48,7 +48,7 @@ class TrainConfig:
     """GRPO recipe: "mini", "paper" or a YAML file."""
     updates: Annotated[int, Field(ge=1)] = 100
     seconds: Positive = 1e9
-    """At most this long."""
+    """At most this long, resumptions included."""
     policy: str = ""
     """Policy checkpoint instead of the station's."""
     world_model: str = ""

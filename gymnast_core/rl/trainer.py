@@ -677,7 +677,8 @@ class GRPOTrainer:
             carried = [group for entry in ranks for group in entry["carried"]][rank::size]
         if state["temperature"] != self.config.temperature:
             carried = []  # their log-probabilities are those of the temperature they were sampled at
-        self.carried = [_group_from_state(group) for group in carried]
+        # Groups of a version that did not note what the envelope changed cannot be compared by it.
+        self.carried = [_group_from_state(group) for group in carried if _knows_changes(group)]
         own = ranks[rank % len(ranks)]
         self.sampler.load_state(own["sampler"])
         if self._rehearsal is not None and own["rehearsal"] is not None:
@@ -705,6 +706,10 @@ def _group_state(group: Group) -> dict[str, Any]:
             for rollout in group.rollouts
         ],
     }
+
+
+def _knows_changes(state: Mapping[str, Any]) -> bool:
+    return all("changed" in rollout for rollout in state["rollouts"])
 
 
 def _group_from_state(state: dict[str, Any]) -> Group:
