@@ -42,8 +42,8 @@ class StepResult:
     executed: (N, K, 7) float32, the actions after the safety envelope (in imagination, the limits that need no arm).
     success: (N,) float32, the environment's own truth at this moment (1 or 0), NaN where it has none (imagination).
     safety_events: for each rollout, the names of the safety envelope's interventions during this chunk.
-    changed: (N, K) bool, the actions it did not let through as they were; `executed` alone does not tell, since rotations
-        may be commanded by another convention (`arm.rotation`).
+    changed: (N, K) bool, the actions it did not let through as they were; `executed` alone does not tell, since
+        rotations may be commanded by another convention (`arm.rotation`).
     credit: (N,) float32, how far the task has come by that truth, 0 to 1, and 1 only where success is; None where the
         environment tells success alone.
     """

@@ -107,6 +107,9 @@ def test_imagination_begins_where_the_chunks_so_far_have_brought_the_arm() -> No
     for action in chunks[0]:
         _, start, _ = arm.follow(start, action)
     assert seen[1] == start.tolist() != seen[0]
+    acting.place(np.array([[0.3, 0.1, 0.05]]))
+    acting.act(frames, told)
+    assert seen[3] == [0.3, 0.1, 0.05], "what was measured counts"
 
 
 def rollout(score: float | None, confidence: float = 1.0, completed_at: int | None = None) -> Rollout:

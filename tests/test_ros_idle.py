@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
-from gymnast_msgs.action import RunEpisode
+from gymnast_msgs.action import Adapt, RunEpisode
+from gymnast_msgs.msg import ArmState
 from rclpy.action import ActionServer
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -20,10 +21,12 @@ from ros_tools import Client, free_domain, wait_until
 from sensor_msgs.msg import Image, JointState
 
 from gymnast_core.config import CameraConfig
+from gymnast_core.errors import DataError
+from gymnast_nodes import adapter_node
 from gymnast_nodes.camera_node import Device
 from gymnast_nodes.client import Station
 from gymnast_nodes.common import DRIVER_QOS, GatedGroup, LatestReader, NodeExecutor, raw_callback, take_waiting
-from gymnast_nodes.long_action import Cancelled, Goal, Worker
+from gymnast_nodes.long_action import Cancelled, Goal, Worker, measured_position
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -190,3 +193,24 @@ def test_fast_topics_wake_nobody_and_lose_nothing() -> None:
         node.destroy_node()
         rclpy.try_shutdown()
         sender.close()
+
+
+def test_where_the_arm_is_comes_from_an_arm_that_knows_it() -> None:
+    client = Client(free_domain())
+    try:
+        began = time.monotonic()
+        assert measured_position(client.node) is None and time.monotonic() - began < 5.0, "no arm at all"
+        state = ArmState()
+        publisher = client.node.create_publisher(ArmState, "arm/state", 10)
+        client.node.create_timer(0.02, lambda: publisher.publish(state))
+        assert measured_position(client.node) is None, "no joint state so far: its zeros are no position"
+        state.pose.position.x, state.pose.position.z = 0.25, 0.125
+        assert measured_position(client.node) == (0.25, 0.0, 0.125)
+        assert not list(client.node.subscriptions), "it listens no longer than it must"
+    finally:
+        client.close()
+    assert adapter_node._position_of(Adapt.Goal()) is None
+    assert adapter_node._position_of(Adapt.Goal(position=[0.25, 0.0, 0.125])) == (0.25, 0.0, 0.125)
+    for wrong in ([0.25, 0.0], [0.25, 0.0, float("nan")], [250.0, 0.0, 125.0]):
+        with pytest.raises(DataError, match=r"position: found .*, needed x, y, z"):
+            adapter_node._position_of(Adapt.Goal(position=wrong))

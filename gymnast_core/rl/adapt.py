@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, Field, FiniteFloat
+from pydantic import BeforeValidator, Field
 
 from gymnast_core.config import NotNegative, Positive, Seed, StationConfig
 from gymnast_core.data.episode import read_episode
@@ -36,9 +36,12 @@ from gymnast_core.rl.trainer import BudgetSpent, GRPOConfig, GRPOTrainer, Nothin
 from gymnast_core.run_folder import RunFolder, derive_seed, is_number
 
 ONE_JUDGE = "there is one judge only: it trained the adapter, and it scores before and after"
+REACH = 1.0
+"""Metres along an axis, base frame: the end effector is nowhere farther (a WidowX 250s reaches 0.65)."""
 SHOWN = 4
 """Imagined rollouts in the report, before and after each."""
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
+Coordinate = Annotated[float, Field(ge=-REACH, le=REACH)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class AdaptConfig:
     index: int = 0
     """Which frame of a video, or which step of an episode, where the source does not say; negative counts from the
     end."""
-    position: tuple[FiniteFloat, FiniteFloat, FiniteFloat] | None = None
+    position: tuple[Coordinate, Coordinate, Coordinate] | None = None
     """Where the end effector is in the frames: x y z, metres, base frame, so that imagination keeps to the workspace.
     None: as logged in an episode, otherwise the station's start position."""
     config: str = "simulated_drawer"

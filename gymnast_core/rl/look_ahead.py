@@ -30,8 +30,8 @@ class LookAheadPolicy:
 
     policy: proposes and, in imagination, goes on. imagination: rolled out from the live frames, all observations and
     candidates in one batch (cut at its max_rollouts). judge: scores. options: how many candidates, how far, how varied.
-    arm: tells imagination where the chunks done so far have brought the arm; without it every chunk counts as from the
-    station's start position.
+    arm: tells imagination where the chunks done so far have brought the arm from the station's start position, for
+    those who do not measure (`place`); without either every chunk counts as from there.
 
     Row i of call c since `begin(seed)` depends on (seed, c, i) and the weights alone. With rollouts = 0 it is the
     policy's greedy action, and nothing is imagined.
@@ -68,6 +68,10 @@ class LookAheadPolicy:
         self._seed, self._call = seed, 0
         self._positions: list[np.ndarray] = []
 
+    def place(self, positions: np.ndarray) -> None:
+        """Where the end effectors are in the frames to come, (N, 3) metres, base frame, as measured."""
+        self._positions = list(np.array(positions, dtype=np.float64))
+
     def act(self, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
         """The best candidate's chunk (N, K, 7) for frames (N, H, W, 3); greedy where the judge abstains on all.
 
@@ -80,9 +84,10 @@ class LookAheadPolicy:
         self._call += 1
         if self._arm is not None and not self._positions:
             self._positions = [self._arm.begin() for _ in frames]
+        positions = self._positions  # kept here: another thread may begin an episode meanwhile
         starts, seeds = [], []
         for row, (frame, instruction) in enumerate(zip(frames, instructions)):
-            position = self._positions[row].tolist() if self._positions else None
+            position = positions[row].tolist() if positions else None
             own = derive_seed(self._seed, "look ahead", call, row)
             for member in range(1 + count):  # the greedy one is first: it wins where nothing is better
                 noise = derive_seed(own, "noise", member)
@@ -98,7 +103,7 @@ class LookAheadPolicy:
         if self._arm is not None:
             for row, chunk in enumerate(chunks):
                 for action in chunk:
-                    _, self._positions[row], _ = self._arm.follow(self._positions[row], action)
+                    _, positions[row], _ = self._arm.follow(positions[row], action)
         return chunks
 
 

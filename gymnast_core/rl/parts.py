@@ -113,7 +113,9 @@ def gate_judge(station: StationFile, folder: str = "") -> JudgeConfig | None:
         return None
     other = JudgeConfig(kind="classifier", checkpoint=chosen) if isinstance(chosen, str) else chosen
     if other.kind == "truth":
-        raise ConfigError(f"{station.path}: adaptation.gate_judge.kind: found truth, but imagination has none")
+        raise ConfigError(
+            f"{station.path}: adaptation.gate_judge.kind: found truth, but imagination has none; needed another judge"
+        )
     if other.kind == own.kind == "vlm":
         same = (other.model, other.base_url) == (own.model, own.base_url)
     elif other.kind == own.kind == "classifier":

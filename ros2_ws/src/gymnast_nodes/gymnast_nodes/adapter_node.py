@@ -30,7 +30,7 @@ from gymnast_core.config import dump_config
 from gymnast_core.data.frames import write_bytes, write_image
 from gymnast_core.errors import ConfigError, DataError, StationError
 from gymnast_core.policy.prompt import normalise_instruction
-from gymnast_core.rl.adapt import AdaptConfig
+from gymnast_core.rl.adapt import REACH, AdaptConfig
 from gymnast_core.run_folder import read_json_lines
 from gymnast_nodes.common import Diagnostics, ManagedNode, check_seconds, image_to_frame, run_node
 from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service, measured_position
@@ -255,11 +255,13 @@ def _number(value: Any, missing: float = math.nan) -> float:
 
 
 def _position_of(request: Adapt.Goal) -> tuple[float, float, float] | None:
-    """The position a goal names. Raises: DataError where it is not three finite metres."""
+    """The position a goal names. Raises: DataError where it is not three metres that an arm may reach."""
     if not len(request.position):
         return None
-    if len(request.position) != 3 or not all(map(math.isfinite, request.position)):
-        raise DataError(f"position: found {list(request.position)}, needed x, y, z in metres, or nothing")
+    if len(request.position) != 3 or not all(abs(metres) <= REACH for metres in request.position):
+        raise DataError(
+            f"position: found {list(request.position)}, needed x, y, z in metres, {-REACH:g} to {REACH:g}, or nothing"
+        )
     x, y, z = map(float, request.position)
     return x, y, z
 

@@ -330,13 +330,16 @@ class ExecutorNode(ManagedNode):
     def _infer(self, goal: Goal[Any], run: _Run) -> tuple[list[np.ndarray], Any, float]:
         """The next chunk of actions, the stamp of the frame it comes from, and the seconds it took."""
         image = self._camera.image
-        policy = self._actor()
+        policy, looking, arm = self._actor(), self._looking, self._arm
         if image is None:
             raise StationError("camera: no frame")
         started = time.monotonic()
 
         def act() -> np.ndarray:
             frame = resize_frame(image_to_frame(image, "camera frame"), self.station.camera.observation_size)
+            if looking is not None and arm is not None:
+                place = arm[0].pose.position
+                looking.place(np.array([[place.x, place.y, place.z]]))
             return policy.act(frame[None], [run.instruction])
 
         actions = self._think(goal, act)

@@ -254,19 +254,23 @@ def in_executor(node: Node, send: Callable[[], Any]) -> Any:
 def measured_position(node: Node) -> tuple[float, float, float] | None:
     """Where arm/state says that the end effector is (x, y, z, metres, base frame), asked from a worker thread.
 
-    None where no arm tells within a second, or none that is finite. Raises: StationError as `in_executor` does.
+    None, with a warning, where no arm tells within a second, or none that knows: before its first joint state an arm
+    node says zeros. Raises: StationError as `in_executor` does.
     """
     told: queue.SimpleQueue[ArmState] = queue.SimpleQueue()
     subscription = in_executor(node, lambda: node.create_subscription(ArmState, "arm/state", told.put, COMMAND_QOS))
+    position = (0.0, 0.0, 0.0)
     try:
         place = told.get(timeout=ARM_WAIT_S).pose.position
+        position = (place.x, place.y, place.z)
     except queue.Empty:
-        node.get_logger().warning("arm/state is silent: the frame is taken as from the station's start position")
-        return None
+        pass
     finally:
         in_executor(node, lambda: node.destroy_subscription(subscription))
-    position = (place.x, place.y, place.z)
-    return position if all(map(math.isfinite, position)) else None
+    if any(position) and all(map(math.isfinite, position)):
+        return position
+    node.get_logger().warning("arm/state tells no position: the frame is taken as from the station's start position")
+    return None
 
 
 def call_service(client: Any, request: Any, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> Any:
