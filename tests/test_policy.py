@@ -28,7 +28,7 @@ from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.policy import adapters
 from gymnast_core.policy.checkpoint import build_meta, read_checkpoint
 from gymnast_core.policy.config import read_policy_config
-from gymnast_core.policy.images import Augmentation, augment, prepare, turn_colours
+from gymnast_core.policy.images import SIDE_BY_SIDE, Augmentation, ImageProcessor, augment, prepare, turn_colours
 from gymnast_core.policy.load import open_policy
 from gymnast_core.policy.manage import ListAdaptersConfig, RemoveAdapterConfig, list_adapters, remove_adapter
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
@@ -645,6 +645,15 @@ def test_colours_turn_as_in_the_standard_library() -> None:
             hue, saturation, value = colorsys.rgb_to_hsv(*colour)
             wanted = colorsys.hsv_to_rgb((hue + turn) % 1.0, min(1.0, saturation * factor), value)
             assert found == pytest.approx(wanted, abs=1e-9)
+
+
+def test_many_frames_are_prepared_side_by_side_as_one_by_one() -> None:
+    images = ImageProcessor(224, "center_crop")
+    frames = np.random.default_rng(3).integers(0, 256, (24, 48, 64, 3), dtype=np.uint8)
+    assert len(frames) * 224**2 > SIDE_BY_SIDE, "threads do it"
+    np.testing.assert_array_equal(images.prepare(frames), np.stack([images.prepare(one[None])[0] for one in frames]))
+    with pytest.raises(DataError, match="found shape"):
+        images.prepare([*frames, frames[0, 0]])  # type: ignore[arg-type]
 
 
 def test_training_crops_keep_as_much_as_acting_does() -> None:

@@ -110,6 +110,8 @@ def test_imagination_begins_where_the_chunks_so_far_have_brought_the_arm() -> No
     acting.place(np.array([[0.3, 0.1, 0.05]]))
     acting.act(frames, told)
     assert seen[3] == [0.3, 0.1, 0.05], "what was measured counts"
+    acting.act(np.repeat(frames, 2, axis=0), told * 2)
+    assert seen[4] == arm.begin().tolist(), "of other robots nothing is known"
 
 
 def rollout(score: float | None, confidence: float = 1.0, completed_at: int | None = None) -> Rollout:

@@ -346,3 +346,5 @@ def test_reset_lifts_first_and_ends_at_the_start_pose() -> None:
 def test_a_start_pose_outside_the_box_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="start_position"):
         BridgeController(ArmConfig(start_position=(0.258, 0.0, 0.35)), SafetyConfig())
+    with pytest.raises(ConfigError, match=r"safety\.workspace_min .* is not below workspace_max"):
+        safety.DeadReckoning(ArmConfig(), SafetyConfig(workspace_min=(0.5, -0.2, 0.0)))

@@ -82,7 +82,7 @@ class LookAheadPolicy:
             return self.policy.act(frames, instructions)
         call = self._call
         self._call += 1
-        if self._arm is not None and not self._positions:
+        if self._arm is not None and len(self._positions) != len(frames):
             self._positions = [self._arm.begin() for _ in frames]
         positions = self._positions  # kept here: another thread may begin an episode meanwhile
         starts, seeds = [], []

@@ -88,9 +88,6 @@ class BridgeController:
             for name, lower, upper in zip(JOINT_NAMES, self._lower, self._upper):
                 if not lower < upper:
                     raise ConfigError(f"joint limits of {name}: {lower:.4f} is not below {upper:.4f} rad")
-        low, high = self.envelope.workspace_min, self.envelope.workspace_max
-        if not (low < high).all():
-            raise ConfigError(f"safety.workspace_min {low.tolist()} is not below workspace_max {high.tolist()}")
         try:
             self._joint_target = self.move_to(arm.start_position)
         except StationError as error:

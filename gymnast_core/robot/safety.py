@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gymnast_core.config import ArmConfig, SafetyConfig
+from gymnast_core.errors import ConfigError
 from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_UPPER
 
 # Refusals: the arm holds.
@@ -46,12 +47,18 @@ EPSILON = 1e-9
 
 
 class SafetyEnvelope:
-    """The limits of a station, applied one after the other by the controller."""
+    """The limits of a station, applied one after the other by the controller.
+
+    Raises: ConfigError when the workspace box is empty.
+    """
 
     def __init__(self, config: SafetyConfig, control_hz: float) -> None:
         self.config = config
         self.workspace_min = np.array(config.workspace_min, dtype=np.float64)
         self.workspace_max = np.array(config.workspace_max, dtype=np.float64)
+        if not (self.workspace_min < self.workspace_max).all():
+            low, high = self.workspace_min.tolist(), self.workspace_max.tolist()
+            raise ConfigError(f"safety.workspace_min {low} is not below workspace_max {high}")
         self.max_joint_step = config.max_joint_speed / control_hz
         """Radians a control period."""
 
