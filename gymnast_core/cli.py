@@ -208,7 +208,9 @@ def _one_line(box: str) -> str:
     lines = [line.strip("╭╮╰╯│─ \t") for line in box.splitlines()[1:]]
     sections = "\n".join(lines).split("\n\n")
     told = [" ".join(section.split()) for section in sections]
-    kept = [text for text in told if text and not text.startswith(("For full helptext", "Argument helptext"))]
+    kept = [
+        text for text in told if text and not text.startswith(("For full helptext", "Argument helptext", "Got errors"))
+    ]
     return f"{'; '.join(kept)[:400] or 'the options are wrong'}; --help lists the options"
 
 

@@ -212,8 +212,15 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[St
             gate_judge = load_judge(
                 station, opened.path, run.path, ranks.rank, ranks.size, second, "gate_judge_answers"
             )
-    if instruction not in [task.instruction for task in station.tasks.values()]:
-        console.print(f"note: '{instruction}' is no task of station '{station.name}'", style="yellow", markup=False)
+    known = [task.instruction for task in station.tasks.values()]
+    instruction = next((one for one in known if one.casefold() == instruction.casefold()), instruction)
+    if instruction not in known:
+        console.print(
+            f"note: '{instruction}' is no task of station '{station.name}', which has: {', '.join(known) or 'none'}",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
     frames = [one.frame for one in begun]
     starts = [
         Start(instruction, resize_frame(frame, station.camera.observation_size), position=config.position or position)
@@ -268,7 +275,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[St
     if not np.isfinite(success_before).any():
         reason = before[0].verdict.reason if before[0].verdict else ""
         raise DataError(f"the judge abstained on every rollout before training: {reason}")
-    console.print(f"before: {np.nanmean(success_before):.2f} of {count} imagined rollouts succeed", highlight=False)
+    console.print(f"before: success {np.nanmean(success_before):.2f} over {count} imagined rollouts", highlight=False)
 
     parts.prepare_training(policy, recipe)
     if recipe.shard:
@@ -293,7 +300,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[St
     gate = judge_adapter(before, after, required)
     if trainer.update == 0:
         nothing = f"no update was made: {hopeless or trainer.hindrance or f'allow more than {seconds:.0f} s'}"
-        gate = dataclasses.replace(gate, failed_conditions=(nothing, *gate.failed_conditions))
+        gate = dataclasses.replace(gate, failed_conditions=(nothing, *required))  # there is nothing to compare
     adapter_id = adapters.adapter_name(station.name, instruction) if gate.accepted else ""
     if gate.accepted:
         metrics = {"success_before": gate.success_before, "success_after": gate.success_after}
@@ -324,6 +331,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[St
         "world_model_gate": budget.world_model_gate,
         "world_model": trust.world_model,
         "start_frames": list(trust.frames),
+        "positions": [_place(config, station, position) for _, position in begun],
         "distrust": list(trust.failed),
         "gate_judge_trained_the_adapter": gate_judge is judge,
         "stopped_by": stopped_by,
@@ -338,6 +346,13 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[St
         console.print(result["judge_spent"], markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {run.path / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return 0 if gate.accepted else 1
+
+
+def _place(config: AdaptConfig, station: StationConfig, logged: Sequence[float] | None) -> str:
+    """Where imagination takes the end effector to be in a start frame, and how that is known, in words."""
+    position = config.position or logged or station.arm.start_position
+    how = "as given" if config.position else "as logged" if logged is not None else "taken to be the start position"
+    return f"{' '.join(f'{value:.3f}' for value in position)} m, {how}"
 
 
 def models_of(station: StationConfig) -> dict[str, str]:
@@ -487,6 +502,12 @@ def _write_report(
 
     first = success_rate([rollout.completed for rollout in before])
     second = success_rate([rollout.completed for rollout in after])
+    adapted = Bar("imagined, adapted", _number(second.mean), _number(second.standard_error), second.n, "good")
+    changed = f"{gate.safety_before:.1%} of the base's imagined actions"
+    updates = f"{result['iterations']}, ended by {result['stopped_by']}"
+    if result["iterations"]:
+        changed += f", {gate.safety_after:.1%} of the adapted policy's"
+        updates += f"; the weights after update {result['chosen_update']} were taken"
     sections = [
         Section(
             "Outcome",
@@ -502,16 +523,13 @@ def _write_report(
                     "how it acted",
                     f"sampled at {config.evaluation_temperature:g}" if config.evaluation_temperature else "greedy",
                 ),
-                ("safety envelope", f"{gate.safety_before:.1%} of actions before, {gate.safety_after:.1%} after"),
-                (
-                    "updates",
-                    f"{result['iterations']}, ended by {result['stopped_by']}; "
-                    f"the weights after update {result['chosen_update']} were taken",
-                ),
+                ("safety envelope", f"changed {changed} (steps too large, or out of the workspace)"),
+                ("arm in the frames", "; ".join(dict.fromkeys(result["positions"]))),
+                ("updates", updates),
             ),
             bars=(
                 Bar("imagined, base policy", _number(first.mean), _number(first.standard_error), first.n, "muted"),
-                Bar("imagined, adapted", _number(second.mean), _number(second.standard_error), second.n, "good"),
+                *([adapted] if result["iterations"] else []),
             ),
         ),
         Section(
@@ -561,7 +579,7 @@ def _write_report(
             ),
         ),
         Section("Imagined before", figures=(strips("before", before),)),
-        Section("Imagined after", figures=(strips("after", after),)),
+        *([Section("Imagined after", figures=(strips("after", after),))] if result["iterations"] else []),
     ]
     write_report(run.path, f"Test-time training: {result['instruction']}", sections, f"run {run.path.name}")
 

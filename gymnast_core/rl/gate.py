@@ -109,7 +109,7 @@ def no_room_to_rise(before: Sequence[Rollout]) -> str:
         return ""
     return (
         f"{int(outcomes.sum())} of {len(outcomes)} imagined rollouts of the base succeed already: no rise could be two "
-        "standard errors; take a harder start frame, or more evaluation_rollouts"
+        "standard errors; take a frame in which the task is not done yet, a harder one, or more evaluation_rollouts"
     )
 
 
