@@ -73,11 +73,11 @@ class AdaptConfig:
     """Folder of another learned judge for the measurements before and after, one that did not train the adapter;
     empty: the station's gate_judge, which may be a model behind an API."""
     recipe: str = ""
-    """GRPO recipe: "mini", "paper" or a YAML file."""
+    """GRPO recipe: "mini", "paper" or a YAML file; empty: the station file's."""
     iterations: Annotated[int, Field(ge=1)] | None = None
-    """At most this many updates."""
+    """At most this many updates; None, here and below: as the station file says."""
     seconds: Positive | None = None
-    """At most this long for training, resumptions included."""
+    """At most this many seconds for training, resumptions included."""
     horizon: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Imagined steps a rollout."""
     evaluation_rollouts: Annotated[int, Field(ge=8, le=10000)] | None = None
@@ -94,6 +94,7 @@ class AdaptConfig:
     device: str = ""
     """"cpu", "cuda" or "auto"."""
     seed: Seed = 0
+    """Decides noise and whatever is sampled: the same seed, the same run."""
 
 
 def adapt(config: AdaptConfig) -> int:

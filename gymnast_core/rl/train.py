@@ -45,8 +45,11 @@ class TrainConfig:
     run: str = ""
     """Run folder; empty: a new one below runs/train. A run that was interrupted is resumed."""
     recipe: str = ""
-    """GRPO recipe: "mini", "paper" or a YAML file."""
+    """GRPO recipe: "mini", "paper" or a YAML file; empty: the station file's."""
+    horizon: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Steps of a rollout. None: the recipe's; in imagination without `recipe` as many as the station file's."""
     updates: Annotated[int, Field(ge=1)] = 100
+    """At most this many."""
     seconds: Positive = 1e9
     """At most this long, resumptions included."""
     policy: str = ""
@@ -65,6 +68,7 @@ class TrainConfig:
     device: str = ""
     """"cpu", "cuda" or "auto"."""
     seed: Seed = 0
+    """Decides starts, noise and whatever is sampled."""
 
 
 def train(config: TrainConfig) -> int:
@@ -88,7 +92,11 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     opened = parts.open_station(config.config, config.policy, config.world_model, config.judge, config.device)
     opened = parts.on_this_rank(opened, ranks)
     station = opened.config
-    recipe = parts.open_recipe(config.recipe or station.adaptation.recipe, ranks, seed=config.seed)
+    horizon = config.horizon
+    if horizon is None and config.environment == "imagination" and not config.recipe:
+        horizon = station.adaptation.horizon
+    length = {} if horizon is None else {"horizon": horizon}
+    recipe = parts.open_recipe(config.recipe or station.adaptation.recipe, ranks, seed=config.seed, **length)
     if config.out:  # seen now, not when the training is over
         if recipe.trainable == "lora":
             adapters.check_name(config.out)
@@ -96,6 +104,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
             check_target(config.out)
     environment: Environment
     judge: Judge
+    trust = ""
     if config.environment == "station":
         from gymnast_core.station.environment import StationEnvironment
 
@@ -105,8 +114,8 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
     else:
         starts = read_starts(config.starts, station.camera.observation_size)
         if ranks.first:
-            line = world_model_gate_line(opened, recipe.horizon)
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            trust = world_model_gate_line(opened, recipe.horizon)
+            console.print(trust, markup=False, highlight=False, soft_wrap=True)
         environment = parts.open_imagination(opened)
         judge = load_judge(station, opened.path, run.path, ranks.rank, ranks.size)
     policy = parts.open_policy(opened, recipe)
@@ -153,6 +162,7 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
                 told,
                 facts=(
                     ("updates", f"{trainer.update}, ended by {stopped_by}"),
+                    *((("trust in imagination", trust),) if trust else ()),
                     ("saved", f"{where}, as it was after update {kept}" if where else f"nothing: {nothing}"),
                     *((("spent", facts["judge_spent"]),) if facts["judge_spent"] else ()),
                 ),
@@ -162,7 +172,11 @@ def _train(config: TrainConfig, run: RunFolder, ranks: Ranks) -> int:
                 curves=(
                     metric_curve(
                         run.path,
-                        {"mean_reward": "mean reward", "usable_groups": "usable groups"},
+                        {
+                            "mean_reward": "mean reward",
+                            "usable_groups": "usable groups",
+                            "actions_changed": "actions the envelope changed",
+                        },
                         "All",
                         y_range=(0, 1),
                     ),
