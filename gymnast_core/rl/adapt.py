@@ -278,6 +278,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[St
         raise DataError(f"the judge abstained on every rollout before training: {reason}")
     console.print(f"before: success {np.nanmean(success_before):.2f} over {count} imagined rollouts", highlight=False)
 
+    base_safety = validate()[1] if config.validation_rollouts else 0.0  # on the seeds it will be compared on
     parts.prepare_training(policy, recipe)
     if recipe.shard:
         ranks.shard(policy.model)
@@ -285,9 +286,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[St
     trainer = GRPOTrainer(
         policy, policy.model, environment, judge, starts, recipe, run, rehearsal, about=models_of(station)
     )
-    best = None
-    if config.validation_rollouts:
-        best = BestAdapter(trainer, validate, changed_share(before))
+    best = BestAdapter(trainer, validate, base_safety) if config.validation_rollouts else None
     hopeless = no_room_to_rise(before)
     stopped_by = "no room to rise" if hopeless else train_within(trainer, iterations, seconds, run, best)
     chosen = best.restore() if best is not None else None
