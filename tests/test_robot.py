@@ -343,6 +343,24 @@ def test_reset_lifts_first_and_ends_at_the_start_pose() -> None:
         controller.reset_path(sleep, np.array([0.5, 0, 0]), 0.04)
 
 
+def test_the_way_back_is_the_way_in_as_far_as_it_takes_to_be_higher() -> None:
+    controller, high = _controller()
+    way, joints = [high], high
+    for action in [(0, 0, -0.04)] * 3 + [(0.04, 0, 0)] * 3:
+        joints = controller.step(np.array([*action, 0, 0, 0, 1.0]), joints).joint_target
+        way.append(joints)
+    caught = controller.step(np.array([0.02, 0.01, 0.01, 0, 0, 0, 1.0]), joints).joint_target
+    back = controller.way_back(caught, way, 0.04)
+    assert (
+        np.max(np.abs(np.diff(np.vstack((caught, back)), axis=0))) <= 0.4 * SafetyConfig().max_joint_speed * 0.04 + 1e-9
+    )
+    np.testing.assert_allclose(back[-1], way[1], atol=1e-9)  # 7 cm higher; the one after was 3 cm higher
+    for corner in way[1:]:
+        assert np.min(np.max(np.abs(back - corner), axis=1)) < 0.03, "along the way, not across"
+    assert len(controller.way_back(high, [], 0.04)) == len(controller.way_back(high, [high] * 5, 0.04)) == 0
+    np.testing.assert_allclose(controller.way_back(caught, way[3:], 0.04)[-1], way[3], atol=1e-9)  # nothing was higher
+
+
 def test_a_start_pose_outside_the_box_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="start_position"):
         BridgeController(ArmConfig(start_position=(0.258, 0.0, 0.35)), SafetyConfig())

@@ -15,7 +15,15 @@ from interbotix_xs_msgs.srv import OperatingModes, Reboot, RegisterValues, Robot
 from ros_tools import Client, running_graph, set_faults, wait_active, wait_until
 from sensor_msgs.msg import JointState
 
+from gymnast_core.config import ArmConfig
+
 PERIOD = 0.2
+CAUGHT_OFFSET = (-0.0005, -0.0043, 0.0048)
+CAUGHT = (  # millimetres, what an adapted policy did
+    "9 -44 -14; -30 -44 -1; 49 50 -14; -8 -22 -50; -8 5 -50; 16 50 4; 17 50 0; 0 0 0; 0 0 0; 0 0 0; 3 50 -4; "
+    "0 50 0; 0 0 0; 0 0 0; 0 0 0; 0 50 0; 0 50 0; 0 0 0; 0 0 0; 0 0 0; 0 50 0; 0 0 0; 0 0 0; 0 0 0; 0 0 0; "
+    "0 50 0; 0 0 0; 49 0 0; 0 0 0; 0 0 0"
+)
 
 
 class Arm:
@@ -434,3 +442,23 @@ def test_scene_reset_and_truth(arm: Arm) -> None:
     assert state.success and state.drawer_opening < 0.02
     unknown = call(ResetScene, "/station/reset_scene", ResetScene.Request(task="fly", seed=3))
     assert not unknown.success and "open_drawer" in unknown.message
+
+
+def test_a_finger_caught_in_the_handle_is_backed_out_the_way_it_went_in(arm: Arm) -> None:
+    """A policy closes the drawer, pushes on, and a finger ends behind the handle: it cannot be lifted straight out."""
+    arm.reset(CAUGHT_OFFSET)
+    reset = ResetScene.Request(task="close_drawer", seed=700003)
+    assert arm.client.call(ResetScene, "/station/reset_scene", reset, 10.0).success
+    time.sleep(0.5)
+    due = time.monotonic()
+    for step, words in enumerate(CAUGHT.split(";")):
+        x, y, z = (int(word) / 1000.0 for word in words.split())
+        arm.send([x, y, z, 0, 0, 0, 1], step, "caught", answered=False)
+        due += PERIOD
+        time.sleep(max(0.0, due - time.monotonic()))
+    assert arm.pose[2] < 0.1, "behind the handle"
+    before = len(arm.states)
+    arm.reset()
+    assert np.linalg.norm(arm.pose[:3] - ArmConfig().start_position) < 0.02
+    details = {message.detail for _, message in arm.states[before:]}
+    assert "backing out" in details, f"nothing was caught, so that nothing was shown: {details}"

@@ -96,9 +96,9 @@ class ClassifierJudge:
     def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
         """Completed when `consecutive` frames in a row exceed the threshold; unknown instruction: abstention."""
         known = [i for i, text in enumerate(instructions) if _normal(text) in self._index and len(videos[i])]
+        taught = ", ".join(f"'{text}'" for text in self.config.instructions)
         verdicts = [
-            Verdict(None, 0.0, f"'{text}' is not among the {len(self.config.instructions)} instructions of this judge")
-            for text in instructions
+            Verdict(None, 0.0, f"'{text}' is none of this judge's instructions: {taught}") for text in instructions
         ]
         if not known:
             return verdicts

@@ -287,8 +287,15 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[St
         policy, policy.model, environment, judge, starts, recipe, run, rehearsal, about=models_of(station)
     )
     best = BestAdapter(trainer, validate, base_safety) if config.validation_rollouts else None
+    required = trust.failed if budget.world_model_gate == "require" else ()
     hopeless = no_room_to_rise(before)
-    stopped_by = "no room to rise" if hopeless else train_within(trainer, iterations, seconds, run, best)
+    if required:
+        stopped_by = "distrust"
+        hopeless = "no adapter could pass the world-model gate (`world_model_gate: warn` practises all the same)"
+    elif hopeless:
+        stopped_by = "no room to rise"
+    else:
+        stopped_by = train_within(trainer, iterations, seconds, run, best)
     chosen = best.restore() if best is not None else None
 
     after = evaluate("after") if trainer.update else before
@@ -296,7 +303,6 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[St
     if not ranks.first:
         return 0
     report("gate", trainer.update)
-    required = trust.failed if budget.world_model_gate == "require" else ()
     gate = judge_adapter(before, after, required)
     if trainer.update == 0:
         nothing = f"no update was made: {hopeless or trainer.hindrance or f'allow more than {seconds:.0f} s'}"

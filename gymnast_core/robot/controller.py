@@ -39,6 +39,10 @@ DOWN_SEED = np.array([0.0, -0.1617, 0.2265, 0.0, 1.506, 0.0])
 """Joints with the gripper pointing straight down over the middle of the table: where the search for others starts."""
 RESET_SPEED = 0.4
 """Fraction of the largest joint speed that a reset moves with."""
+BACKED_OUT = 0.05
+"""Metres that an arm was higher, where it came from, than where it is caught: from there it is lifted anew."""
+SAME_PLACE = 0.01
+"""Radians: joints that differ by no more are one place."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,27 @@ class BridgeController:
 
     def _solve(self, target: np.ndarray, seed: np.ndarray, max_iterations: int = 40) -> IKResult:
         return solve_ik(target, seed, self._lower, self._upper, max_iterations=max_iterations)
+
+    def way_back(self, joints_measured: np.ndarray, way: Sequence[np.ndarray], period_s: float) -> np.ndarray:
+        """(n, 6) joints, one a period, from the measured arm back along `way`, where it came from.
+
+        way: joints (6,) measured before, oldest first. The last row is the latest of them that was BACKED_OUT higher,
+        or the first of all; no row where the arm has not moved. At most RESET_SPEED of the largest joint speed.
+        """
+        corners = [_valid_joints(joints_measured)]
+        height = forward_kinematics(corners[0])[2, 3]
+        for earlier in reversed(way):
+            if float(np.max(np.abs(earlier - corners[-1]))) > SAME_PLACE:
+                corners.append(earlier)
+            if forward_kinematics(earlier)[2, 3] > height + BACKED_OUT:
+                break
+        if len(corners) == 1:
+            return np.empty((0, 6))
+        places = np.array(corners)
+        speed = RESET_SPEED * self.envelope.config.max_joint_speed
+        reached = np.concatenate(([0.0], np.cumsum(np.max(np.abs(np.diff(places, axis=0)), axis=1)) / speed))
+        times = period_s * np.arange(1, math.ceil(reached[-1] / period_s) + 1)
+        return np.stack([np.interp(times, reached, places[:, joint]) for joint in range(6)], axis=1)
 
     def _leg(self, start: np.ndarray, end: np.ndarray, seconds: float, period_s: float) -> np.ndarray:
         speed = RESET_SPEED * self.envelope.config.max_joint_speed

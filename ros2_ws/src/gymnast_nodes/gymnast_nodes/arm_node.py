@@ -58,6 +58,12 @@ DISPLACED = 0.15
 """Radians from its target beyond which an arm that was at rest has been pushed, dropped or moved by hand."""
 FUTURE_TOLERANCE_S = 0.5
 RESET_RATE_HZ = 25.0
+WAY = 200
+"""Actions whose place is remembered: 40 s at the usual rate."""
+TAKEN_AWAY = 0.5
+"""Radians from its place at the last action beyond which an arm cannot have come by that action."""
+RELAX_S = 0.4
+"""An arm held at its measured pose pushes no more after this."""
 
 
 class ArmNode(ManagedNode):
@@ -86,6 +92,9 @@ class ArmNode(ManagedNode):
         self._joint_target: np.ndarray | None = None
         self._last_action_at = -math.inf
         self._last_step: tuple[str, int, float] | None = None
+        self._way: collections.deque[np.ndarray] = collections.deque(maxlen=WAY)
+        """Where the arm was at each action since the last reset: the way out where it got in."""
+        self._fault_kind = ""
         self._guard = ArmGuard(arm.max_effort_ma)
         self._effort = np.zeros(6)
         self._lost_touch = False
@@ -200,6 +209,7 @@ class ArmNode(ManagedNode):
             if command.accepted:
                 self._last_step = (message.episode_id, message.step, to_seconds(message.header.stamp))
                 self._last_action_at = time.monotonic()
+                self._way.append(self._joints)
                 self._set_mode(ArmState.MODE_READY, "")
                 self._send(command.joint_target)
                 self._set_gripper(float(command.executed_action[6]))
@@ -273,17 +283,24 @@ class ArmNode(ManagedNode):
             raise StationError("the driver was silent and is being checked; try again in a moment")
         if not np.isfinite(offset).all():
             raise StationError("offset is not finite; give metres")
+        if self._way and float(np.max(np.abs(self._way[-1] - self._joints))) > TAKEN_AWAY:
+            self._way.clear()  # moved by hand since
+        self._fault_kind = ""
         self._set_mode(ArmState.MODE_MOVING, "resetting")
         try:
             self._set_gripper(1.0)
             path = self._controller.reset_path(self._joints, offset, 1.0 / RESET_RATE_HZ)
-            started = time.monotonic()
-            for index, joints in enumerate(path):
-                self._still_moving()
-                self._send(joints)
-                await sleep(self, max(0.001, started + (index + 1) / RESET_RATE_HZ - time.monotonic()))
+            try:
+                await self._follow(path)
+            except StationError as error:
+                if self._fault_kind != "overload" or not self._way:
+                    raise
+                await self._back_out(str(error))
+                path = self._controller.reset_path(self._joints, offset, 1.0 / RESET_RATE_HZ)
+                await self._follow(path)
             await self._settle(path[-1])
             self._controller.reset_target(path[-1])
+            self._way.clear()
             self._last_step = None
             self._last_action_at = -math.inf
             self._set_mode(ArmState.MODE_READY, "")
@@ -291,6 +308,28 @@ class ArmNode(ManagedNode):
             if self._mode == ArmState.MODE_MOVING:
                 self._hold(str(error), fault=False)
             raise
+
+    async def _follow(self, path: np.ndarray) -> None:
+        """Send joints (n, 6), RESET_RATE_HZ of them a second. Raises: StationError, see `_still_moving`."""
+        started = time.monotonic()
+        for index, joints in enumerate(path):
+            self._still_moving()
+            self._send(joints)
+            await sleep(self, max(0.001, started + (index + 1) / RESET_RATE_HZ - time.monotonic()))
+
+    async def _back_out(self, why: str) -> None:
+        """Go back the way the arm came: a finger that went in sideways, behind a handle, cannot be lifted out.
+
+        Raises: StationError when that is blocked, too, or somebody else took the arm meanwhile.
+        """
+        await sleep(self, RELAX_S)  # held at its measured pose: what pushed lets go
+        if self._mode != ArmState.MODE_HOLDING or self._controller is None or self._joints is None:
+            raise StationError(f"{why}; and then: {self._detail or 'something else moved the arm'}")
+        self.get_logger().warning(f"{why}; backing out the way the arm came")
+        self._set_mode(ArmState.MODE_MOVING, "backing out")
+        await self._follow(self._controller.way_back(self._joints, list(self._way), 1.0 / RESET_RATE_HZ))
+        await sleep(self, RELAX_S)
+        self._still_moving()
 
     def _still_moving(self) -> None:
         """Raises: StationError when a fault or a stop ended the motion under way."""
@@ -392,6 +431,7 @@ class ArmNode(ManagedNode):
             if fault is not None and fault.kind == "silent":
                 self._detail = fault.text
         elif fault is not None:
+            self._fault_kind = fault.kind
             self._hold(fault.text, fault=True)
             # Pushing too hard is what a policy does every day; the others mean that something is broken.
             if fault.kind != "overload":
