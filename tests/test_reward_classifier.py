@@ -77,7 +77,7 @@ def test_what_is_undefined_is_null_and_why_a_judge_abstained_is_said(
     words = ["--data", tmp_path / "data", "--config", trained / "station.yaml", "--run", tmp_path / "run"]
     assert main(["evaluate", "judge", *map(str, words)]) == 0
     told = " ".join(capsys.readouterr().err.split())
-    assert "on 0 of 4 labelled episodes" in told and "abstained 4 times: 'sing' is not among" in told
+    assert "on 0 of 4 labelled episodes" in told and "abstained 4 times: 'sing' is none of" in told
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
