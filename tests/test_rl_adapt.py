@@ -223,6 +223,7 @@ def test_distrusted_imagination_keeps_the_base_and_says_why(station: Path, tmp_p
     result = json.loads((run / "result.json").read_text())
     assert not result["accepted"] and not result["adapter_id"] and "base policy kept" in result["message"]
     assert any("never measured" in words for words in result["failed_conditions"])
+    assert result["iterations"] == 0 and result["stopped_by"] == "distrust", "nothing is practised that cannot pass"
     assert result["distrust"] == result["failed_conditions"][-len(result["distrust"]) :]
     assert result["gate_judge_trained_the_adapter"] is False
     assert all((run / "media" / f"start_{number}.png").exists() for number in range(3))

@@ -278,7 +278,13 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[St
         raise DataError(f"the judge abstained on every rollout before training: {reason}")
     console.print(f"before: success {np.nanmean(success_before):.2f} over {count} imagined rollouts", highlight=False)
 
-    base_safety = validate()[1] if config.validation_rollouts else 0.0  # on the seeds it will be compared on
+    required = trust.failed if budget.world_model_gate == "require" else ()
+    hopeless, stopped_by = no_room_to_rise(before), "no room to rise"
+    if required:
+        hopeless = "no adapter could pass the world-model gate (`world_model_gate: warn` practises all the same)"
+        stopped_by = "distrust"
+    # On the seeds that updates will be compared on.
+    base_safety = validate()[1] if config.validation_rollouts and not hopeless else 0.0
     parts.prepare_training(policy, recipe)
     if recipe.shard:
         ranks.shard(policy.model)
@@ -287,14 +293,7 @@ def _adapt(config: AdaptConfig, run: RunFolder, ranks: Ranks, begun: Sequence[St
         policy, policy.model, environment, judge, starts, recipe, run, rehearsal, about=models_of(station)
     )
     best = BestAdapter(trainer, validate, base_safety) if config.validation_rollouts else None
-    required = trust.failed if budget.world_model_gate == "require" else ()
-    hopeless = no_room_to_rise(before)
-    if required:
-        stopped_by = "distrust"
-        hopeless = "no adapter could pass the world-model gate (`world_model_gate: warn` practises all the same)"
-    elif hopeless:
-        stopped_by = "no room to rise"
-    else:
+    if not hopeless:
         stopped_by = train_within(trainer, iterations, seconds, run, best)
     chosen = best.restore() if best is not None else None
 
