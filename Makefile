@@ -7,6 +7,9 @@ SHELL := /bin/bash
 # A graph of its own: nothing on the network hears it, and two runs on one host do not hear each other.
 ISOLATE = export ROS_DOMAIN_ID=$$(shuf -i 1-99 -n 1); if [ "$${ROS_DISTRO:-jazzy}" = humble ]; then export ROS_LOCALHOST_ONLY=1; else export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST; fi
 
+# One worker for the tests with an arm over ROS, which keep real time, and one for the others.
+WORKERS = -n 2 --dist loadscope
+
 .PHONY: help setup demo test lint doctor clean
 help:
 	@echo "make demo     set up everything, start the simulated station and run the whole loop (about 15 minutes)"
@@ -27,7 +30,7 @@ demo: setup
 test: lint
 	@source tools/env.sh
 	$(ISOLATE)
-	exec python -m pytest $(ARGS)
+	exec python -m pytest $(or $(ARGS),$(WORKERS))
 
 lint: setup
 	@source tools/env.sh

@@ -33,7 +33,8 @@ BASE = [
     "markupsafe>=2.1,<4",
     "matplotlib>=3.8,<4",
     "tensorboard>=2.15,<3",
-    "av>=12,<19",  # WorldGym keeps its episodes as videos; brings its own ffmpeg
+    "av>=17,<19",  # films; brings its own ffmpeg. Before 17 it turned BT.709 into RGB by BT.601's matrix
+    "peft>=0.21,<1",  # low-rank adapters, which practice trains; brings transformers and accelerate along
     "stamina>=24.3,<27",
 ]
 
@@ -50,14 +51,19 @@ EXTRAS = {
         "zstandard>=0.22,<1",
         "rosbags>=0.10,<1",
     ],
-    # Published checkpoints: the OpenVLA tokenizer and processor, the autoencoder of WorldGym, LoRA adapters.
-    "checkpoints": ["transformers>=4.46,<6", "diffusers>=0.31,<1", "peft>=0.13,<1", "accelerate>=0.34,<2"],
+    # Published checkpoints: the autoencoder of WorldGym.
+    "checkpoints": ["diffusers>=0.31,<1"],
+    # Vision-language models that judge in process, Qwen3-VL among them; without it peft brings some version.
+    # Films (`frames_as: video`) also need torchvision, in the build that belongs to the torch that is installed.
+    "local-judge": ["transformers>=4.57,<6"],
     # A frozen base in 4 bits for training adapters (`base_precision: nf4`): its quantiser and the GPU kernels for it.
     "four-bit": ["bitsandbytes>=0.46,<1"],
     # `make test`.
     "dev": [
         "pytest>=8,<10",
         "pytest-timeout>=2.3,<3",
+        "pytest-random-order>=1.1,<2",  # only where asked for: --random-order
+        "pytest-xdist>=3.6,<4",  # `make test`: what runs over ROS beside what needs none
         "hypothesis>=6.100,<7",
         "ruff>=0.8,<1",
         "mypy>=1.13,<3",
@@ -65,7 +71,11 @@ EXTRAS = {
     ],
 }
 EXTRAS["full"] = sorted(
-    {requirement for name in ("station", "vlm", "log", "checkpoints", "four-bit") for requirement in EXTRAS[name]}
+    {
+        requirement
+        for name in ("station", "vlm", "log", "checkpoints", "local-judge", "four-bit")
+        for requirement in EXTRAS[name]
+    }
 )
 
 
@@ -102,6 +112,6 @@ setup(
     ],
     install_requires=BASE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["gymnast = gymnast_core.cli:main"]},
+    entry_points={"console_scripts": ["gymnast = gymnast_core.cli:run"]},
     zip_safe=False,
 )

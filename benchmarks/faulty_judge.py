@@ -35,15 +35,19 @@ from pydantic import Field
 from benchmarks.openai_server import Answer, Server, chat_answer
 from gymnast_core.config import Fraction, JudgeConfig, Seed, find_model
 from gymnast_core.data.frames import encode_image, resize_frame
+from gymnast_core.files import read_json_lines
 from gymnast_core.progress import console, interrupts, progress_bar
 from gymnast_core.protocols import Start, Verdict
 from gymnast_core.reward.classifier import ClassifierJudge, load_classifier
 from gymnast_core.reward.vlm import IMAGE_SIDE, VLMJudge
-from gymnast_core.rl import parts
-from gymnast_core.rl.starts import station_starts
-from gymnast_core.rl.trainer import GRPOTrainer, load_recipe
-from gymnast_core.run_folder import RunFolder, read_json_lines
-from gymnast_core.station.environment import StationEnvironment
+from gymnast_core.rl.config import load_recipe
+from gymnast_core.rl.trainable import open_trainable_policy, prepare_training
+from gymnast_core.rl.trainer import GRPOTrainer
+from gymnast_core.rollout.open import open_imagination
+from gymnast_core.rollout.starts import station_starts
+from gymnast_core.run_folder import RunFolder
+from gymnast_core.simulation.environment import StationEnvironment
+from gymnast_core.station_file import open_station
 
 FAULTS = ("429", "500", "garbage", "half", "silence")
 KINDS = ("sound", "faulty")
@@ -130,14 +134,14 @@ class CheckedJudge:
 
 def practise(options: Options, kind: str) -> None:
     """One run, or what is left of it."""
-    opened = parts.open_station("simulated_drawer")
+    opened = open_station("simulated_drawer")
     station = opened.config
     run = RunFolder(Path(options.run) / kind, options, tensorboard=False)
     recipe = load_recipe(
         "mini", groups=options.groups, min_groups=1, horizon=options.horizon, seed=options.seed, warn_after=3
     )
-    policy = parts.open_policy(opened, recipe)
-    parts.prepare_training(policy, recipe)
+    policy = open_trainable_policy(opened, recipe)
+    prepare_training(policy, recipe)
     starts = station_starts(station, [options.task], options.groups, options.seed)
     frames = StationEnvironment(station, len(starts)).reset(starts)
     begun = [Start(start.instruction, frame) for start, frame in zip(starts, frames)]
@@ -150,7 +154,7 @@ def practise(options: Options, kind: str) -> None:
     config = JudgeConfig("vlm", base_url=server.url, votes=options.votes, timeout_s=options.timeout)
     vlm = VLMJudge(dataclasses.replace(config, max_dollars=1e6), raw=run.path / "judge_answers.jsonl")
     judge = CheckedJudge(vlm, server, run.path / "verdicts.jsonl")
-    trainer = GRPOTrainer(policy, policy.model, parts.open_imagination(opened), judge, begun, recipe, run)
+    trainer = GRPOTrainer(policy, policy.model, open_imagination(opened), judge, begun, recipe, run)
     with progress_bar() as bar:
         task = bar.add_task(kind, total=options.updates, completed=trainer.update, note="")
         while trainer.update < options.updates:

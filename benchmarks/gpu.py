@@ -42,7 +42,7 @@ MINI = "--mini --groups 2 --group-size 4 --side-by-side 4 --horizon 10 --denoisi
 @dataclass(frozen=True)
 class Command:
     """One measurement: its name, the seconds it may take, Python's arguments, those at toy size, and what is added when
-    it failed. {seconds} and {fixtures} are filled in."""
+    it failed. {seconds} is filled in."""
 
     name: str
     seconds: float
@@ -65,7 +65,7 @@ PARTS: dict[str, tuple[Command, ...]] = {
         *(
             Command(f"parity_{name}", 40, f"{command} cuda", command)
             for name in ("tiny", "tiny_cfg")
-            for command in (f"-m tests.parity.world_model {{fixtures}}/worldgym/worldgym_{name}.safetensors",)
+            for command in (f"-m tests.parity.world_model tests/goldens/worldgym/worldgym_{name}.safetensors",)
         ),
         Command(
             "world_model_cache",
@@ -146,7 +146,7 @@ class Runner:
             self.told.append(f"{command.name}: not begun, no time was left")
             self.tell(self.told[-1])
             return True
-        filled = arguments.format(seconds=int(limit - 10), fixtures=self.environment["FIXTURES"])
+        filled = arguments.format(seconds=int(limit - 10))
         if f"-m {__package__}." in f" {arguments}":
             filled += f" --out {self.work / command.name}"
         if GRPO in arguments:
@@ -212,7 +212,7 @@ class Runner:
 
 
 def prepared(packed: Path) -> dict[str, str]:
-    """The environment of the commands: packages that are missing here unpacked, where golden values lie."""
+    """The environment of the commands: packages that are missing here unpacked."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
     archive = packed / "packages.tar.gz"
     missing = [name for name in ("pydantic", "tyro", "stamina", "diffusers") if importlib.util.find_spec(name) is None]
@@ -223,8 +223,6 @@ def prepared(packed: Path) -> dict[str, str]:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH", ""))))
     elif missing:
         print(f"missing here: {', '.join(missing)}; bring them with benchmarks/pack.sh", flush=True)
-    own = packed / "fixtures"
-    environment["FIXTURES"] = str(own if own.is_dir() else ROOT.parent / "shared" / "fixtures")
     return environment
 
 

@@ -39,14 +39,15 @@ from gymnast_core.config import find_model
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
 from gymnast_core.protocols import Start, Verdict
 from gymnast_core.reward.classifier import ClassifierConfig, ClassifierJudge, FrameClassifier
+from gymnast_core.rl.config import GRPOConfig
 from gymnast_core.rl.four_bit import FourBitLinear, quantise_base
-from gymnast_core.rl.parts import prepare_training
-from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
+from gymnast_core.rl.trainable import prepare_training
+from gymnast_core.rl.trainer import GRPOTrainer
 from gymnast_core.run_folder import RunFolder
-from gymnast_core.world_model.autoencoder import SmallAutoencoder, SmallAutoencoderConfig
-from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig, load_world_model
+from gymnast_core.world_model.autoencoder import SmallAutoencoder
+from gymnast_core.world_model.checkpoint import LoadedWorldModel, load_world_model
+from gymnast_core.world_model.config import SamplingConfig, SmallAutoencoderConfig, WorldModelConfig
 from gymnast_core.world_model.environment import WorldModelEnvironment
-from gymnast_core.world_model.model import WorldModelConfig
 
 INSTRUCTIONS = ("open the drawer", "close the drawer")
 GIB = 2**30
@@ -159,76 +160,90 @@ def main() -> int:
     return report.exit_code()
 
 
-def measure(options: argparse.Namespace, on_gpu: bool, report: Report, budget: Budget, run: RunFolder) -> None:
-    """Build everything, warm up, and tell the steps."""
-
-    def policy(precision: str) -> OpenVLAPolicy:
-        dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-        dtype = dtypes.get(precision, torch.bfloat16 if on_gpu else torch.float32)
-        if options.mini:
-            made = load_policy(find_model("mini/policy"), device=options.device, dtype=dtype)
-        else:
-            made = OpenVLAPolicy(random_full_size(options.device, dtype))
-        if precision == "nf4":
-            quantise_base(made.model, options.device)
-            if on_gpu:
-                torch.cuda.empty_cache()  # what the whole base took is not counted
-        return made
-
-    config = GRPOConfig(
-        groups=options.groups,
-        min_groups=options.groups,
-        group_size=options.group_size,
-        min_group_size=min(4, options.group_size),
-        horizon=options.horizon,
-        micro_batch=options.micro_batch,
-        trainable=options.trainable,
-        recompute_activations=options.recompute,
-        base_precision=options.base_precision,
-        checkpoint_every=10**9,
-    )
-    trained = policy("float32" if options.trainable == "full" else options.base_precision)
-    executor = policy("auto") if options.executor else None
-    prepare_training(trained, config)
-    environment = WorldModelEnvironment(world_model(options, options.device), max_rollouts=options.side_by_side)
-    classes = ClassifierConfig(INSTRUCTIONS, 64 if options.mini else 224, stride=3)
-    judge = EvenJudge(classes, FrameClassifier(classes), options.device)
-    side = environment.image_size
-    frames = np.random.default_rng(0).integers(0, 256, (options.groups, side, side, 3), dtype=np.uint8)
-    starts = [Start(INSTRUCTIONS[i % 2], frame, seed=i) for i, frame in enumerate(frames)]
-    describe(options, report, trained, environment, executor is not None)
-
-    parts = Clock(on_gpu)
-    parts.wrap(trained, "sample", "policy")
-    for name in ("reset", "step", "video"):
-        parts.wrap(environment, name, "world model")
-    parts.wrap(environment.loaded.autoencoder, "decode", "decode")
-    parts.wrap(judge, "judge", BESIDE, nested=False)
-    trainer = GRPOTrainer(trained, trained.model, environment, judge, starts, config, run)
-    parts.wrap(trainer, "update_policy", "update")
-
-    def step(groups: int, horizon: int) -> float:
-        trainer.config = dataclasses.replace(config, groups=groups, min_groups=groups, horizon=horizon)
-        parts.seconds.clear()
+def load(options: argparse.Namespace, precision: str) -> OpenVLAPolicy:
+    """The shipped policy, or one of full size with random weights."""
+    on_gpu = options.device.startswith("cuda")
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    dtype = dtypes.get(precision, torch.bfloat16 if on_gpu else torch.float32)
+    if options.mini:
+        made = load_policy(find_model("mini/policy"), device=options.device, dtype=dtype)
+    else:
+        made = OpenVLAPolicy(random_full_size(options.device, dtype))
+    if precision == "nf4":
+        quantise_base(made.model, options.device)
         if on_gpu:
+            torch.cuda.empty_cache()  # what the whole base took is not counted
+    return made
+
+
+class Practice:
+    """The real trainer on the real classes, with a clock on its parts."""
+
+    def __init__(self, options: argparse.Namespace, on_gpu: bool, report: Report, run: RunFolder) -> None:
+        self.options, self.on_gpu, self.report = options, on_gpu, report
+        self.config = GRPOConfig(
+            groups=options.groups,
+            min_groups=options.groups,
+            group_size=options.group_size,
+            min_group_size=min(4, options.group_size),
+            horizon=options.horizon,
+            micro_batch=options.micro_batch,
+            trainable=options.trainable,
+            recompute_activations=options.recompute,
+            base_precision=options.base_precision,
+            checkpoint_every=10**9,
+        )
+        self.trained = load(options, "float32" if options.trainable == "full" else options.base_precision)
+        self.executor = load(options, "auto") if options.executor else None
+        prepare_training(self.trained, self.config)
+        environment = WorldModelEnvironment(world_model(options, options.device), max_rollouts=options.side_by_side)
+        classes = ClassifierConfig(INSTRUCTIONS, 64 if options.mini else 224, stride=3)
+        judge = EvenJudge(classes, FrameClassifier(classes), options.device)
+        side = environment.image_size
+        frames = np.random.default_rng(0).integers(0, 256, (options.groups, side, side, 3), dtype=np.uint8)
+        starts = [Start(INSTRUCTIONS[i % 2], frame, seed=i) for i, frame in enumerate(frames)]
+        describe(options, report, self.trained, environment, self.executor is not None)
+        self.parts = Clock(on_gpu)
+        self.parts.wrap(self.trained, "sample", "policy")
+        for name in ("reset", "step", "video"):
+            self.parts.wrap(environment, name, "world model")
+        self.parts.wrap(environment.loaded.autoencoder, "decode", "decode")
+        self.parts.wrap(judge, "judge", BESIDE, nested=False)
+        self.trainer = GRPOTrainer(self.trained, self.trained.model, environment, judge, starts, self.config, run)
+        self.parts.wrap(self.trainer, "update_policy", "update")
+
+    def step(self, groups: int, horizon: int) -> float:
+        """Seconds of one step of that size."""
+        config = dataclasses.replace(self.config, groups=groups, min_groups=groups, horizon=horizon)
+        self.trainer.reconfigure(config)
+        self.parts.seconds.clear()
+        if self.on_gpu:
             torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
-        trainer.step()
+        self.trainer.step()
         return time.perf_counter() - began
 
+    def tell(self, groups: int) -> float:
+        """Take a step of this many groups and write its table; returns its seconds."""
+        total = self.step(groups, self.options.horizon)
+        tell(self.report, self.on_gpu, self.parts, total, f"{groups} groups")
+        return total
+
+
+def measure(options: argparse.Namespace, on_gpu: bool, report: Report, budget: Budget, run: RunFolder) -> None:
+    """Build everything, warm up, and tell the steps."""
+    practice = Practice(options, on_gpu, report, run)
     few = min(options.groups, max(1, options.side_by_side // options.group_size))
     if options.warm_up:
-        spent = step(few, min(options.horizon, 2 * trained.chunk_length))
+        spent = practice.step(few, min(options.horizon, 2 * practice.trained.chunk_length))
         report.say(f"warm-up: {spent:.1f} s, {memory(on_gpu)}\n")
     if few < options.groups:
-        total = step(few, options.horizon)
-        tell(report, on_gpu, parts, total, f"{few} groups")
-        needs = total * options.groups / few
+        needs = practice.tell(few) * options.groups / few
         if budget.left() < 1.2 * needs:
             report.say(f"\n{options.groups} groups: left out; {options.groups / few:g} times that, about {needs:.0f} s")
             return
         report.say()
-    tell(report, on_gpu, parts, step(options.groups, options.horizon), f"{options.groups} groups")
+    practice.tell(options.groups)
 
 
 def memory(on_gpu: bool) -> str:

@@ -53,7 +53,7 @@ def hardware(device: torch.device | str) -> str:
 
 
 class Budget:
-    """Seconds that a benchmark may take; 0: as many as it needs."""
+    """Seconds that a benchmark may take; 0: no limit."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds if seconds else float("inf")
@@ -99,7 +99,7 @@ class Report:
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """What fails inside (for want of memory, say) is told in one line; the benchmark goes on."""
+        """What fails inside (for want of memory, say) is reported in one line; the benchmark goes on."""
         try:
             yield
         except Exception as error:
@@ -127,7 +127,7 @@ class Report:
 
 
 def fits(report: Report, budget: Budget, what: str, needs: float) -> bool:
-    """Whether so many seconds are left; if not, the report says what is left out."""
+    """Whether this many seconds are left; if not, the report says what is left out."""
     if budget.left() >= needs:
         return True
     report.remark(f"{what}: left out, {max(0.0, budget.left()):.0f} s are left and it takes about {needs:.0f}")

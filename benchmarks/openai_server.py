@@ -1,4 +1,8 @@
-"""An OpenAI-style chat server on the loopback, for judging without a provider: it answers, or fails, as it is told."""
+"""A judge's server on the loopback, for judging without a provider: it answers or fails as asked.
+
+Without more it is an OpenAI-style chat server. A request that is a multipart form is given to the script as {name:
+bytes}, and its path is kept.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,11 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable
+from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = tuple[int, str] | tuple[int, str, dict[str, str]] | str | None
+Answer = tuple[int, str] | tuple[int, str | bytes, dict[str, str]] | str | None
 """(status, body) or (status, body, headers); the text of a chat answer; or None: silence."""
 SILENCE_S = 20.0
 
@@ -17,13 +22,16 @@ SILENCE_S = 20.0
 class Server:
     """The n-th request, a chat completion's, is answered by `script(n, request)`; the requests are kept and counted.
 
-    requests: what was asked. most_at_once: most requests under way together. url: for `judge.base_url`. drip_s: seconds
-    between the bytes of a body, which otherwise goes out at once.
+    requests, headers, paths: what was asked, how (names of headers in lower case), and where. most_at_once: most
+    requests under way together. url: for `judge.base_url`. drip_s: seconds between the bytes of a body, which otherwise
+    goes out at once.
     """
 
     def __init__(self, script: Callable[[int, dict[str, Any]], Answer] = lambda n, request: "Final Score: 1") -> None:
         self.script = script
         self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.at_once = self.most_at_once = 0
         self.drip_s = 0.0
         self.lock = threading.Lock()
@@ -32,10 +40,14 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                request = read_request(
+                    self.headers["Content-Type"], self.rfile.read(int(self.headers["Content-Length"]))
+                )
                 with outer.lock:
+                    outer.paths.append(self.path)
                     number = len(outer.requests)
                     outer.requests.append(request)
+                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
                     outer.at_once += 1
                     outer.most_at_once = max(outer.most_at_once, outer.at_once)
                 try:
@@ -48,8 +60,9 @@ class Server:
                 if answer is None:
                     outer.closing.wait(SILENCE_S)
                     return
-                status, text, *more = answer if isinstance(answer, tuple) else (200, chat_answer(answer))
-                body = text.encode()
+                whole = answer if isinstance(answer, tuple) else (200, chat_answer(answer))
+                status, text, *more = whole
+                body = text if isinstance(text, bytes) else text.encode()
                 self.send_response(status)
                 headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
                 for name, value in {**headers, **(more[0] if more else {})}.items():
@@ -68,7 +81,7 @@ class Server:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
 
     def close(self) -> None:
@@ -76,6 +89,15 @@ class Server:
         self.closing.set()
         self.http.shutdown()
         self.http.server_close()
+
+
+def read_request(kind: str, body: bytes) -> dict[str, Any]:
+    """A JSON object, or the fields of a multipart form."""
+    if not kind.startswith("multipart/form-data"):
+        return json.loads(body)
+    form = BytesParser().parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+    parts: list[Any] = form.get_payload()  # type: ignore[assignment]
+    return {part.get_param("name", header="Content-Disposition"): part.get_payload(decode=True) for part in parts}
 
 
 def chat_answer(text: str, finish: str = "stop") -> str:

@@ -1,8 +1,8 @@
 #!/bin/bash
 # For a GPU machine without a network: gathers what its Python lacks to run the benchmarks and parity checks.
 #   bash benchmarks/pack.sh [FOLDER] [PYTHON_VERSION]       default: .offline 3.12 (Linux x86-64, CUDA 13)
-# `python -m benchmarks.gpu` unpacks FOLDER/packages.tar.gz there for what it runs, and checks the golden values in
-# FOLDER/fixtures. torch, numpy, transformers, safetensors, tokenizers, OpenCV, Pillow, rich and PyYAML are taken to be there.
+# `python -m benchmarks.gpu` unpacks FOLDER/packages.tar.gz there for what it runs. torch, numpy,
+# transformers, safetensors, tokenizers, OpenCV, Pillow, rich and PyYAML are taken to be there.
 set -euo pipefail
 folder=${1:-.offline}
 python_version=${2:-3.12}
@@ -19,15 +19,11 @@ pinned() { # the version that is installed here, so that pydantic and its core f
     "$python" -c 'import sys, importlib.metadata as m; print(sys.argv[1] + "==" + m.version(sys.argv[1]))' "$name"
   done
 }
-fetch $(pinned pydantic pydantic_core annotated-types typing-inspection tyro docstring-parser stamina tenacity diffusers bitsandbytes)
+fetch $(pinned pydantic pydantic_core annotated-types typing-inspection tyro docstring-parser stamina tenacity diffusers bitsandbytes peft accelerate psutil)
 mkdir "$wheels/packages"
 for wheel in "$wheels"/*.whl; do "$python" -m zipfile -e "$wheel" "$wheels/packages"; done
 find "$wheels/packages/bitsandbytes" -name '*.so' ! -name '*cuda13*' ! -name '*_cpu.so' -delete
 rm -rf "$folder"
 mkdir -p "$folder"
 tar -czf "$folder/packages.tar.gz" -C "$wheels/packages" .
-if [ -d "$root/../shared/fixtures" ]; then
-  mkdir -p "$folder/fixtures"
-  cp -r "$root/../shared/fixtures/worldgym" "$root/../shared/fixtures/openvla" "$folder/fixtures/"
-fi
 du -sh "$folder"

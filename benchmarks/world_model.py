@@ -32,22 +32,17 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Budget, Report, clock, fits, hardware, matmul_peak, repeated
+from gymnast_core.data.formats import StoredEpisode, find_all
 from gymnast_core.reporting.media import write_picture
 from gymnast_core.world_model.autoencoder import Autoencoder, StableDiffusion3Autoencoder
 from gymnast_core.world_model.checkpoint import LoadedWorldModel, load_world_model
-from gymnast_core.world_model.dataset import EpisodeFile, find_all
-from gymnast_core.world_model.diffusion import SOLVERS, Schedule, Solver, SolverKind
-from gymnast_core.world_model.evaluate import evaluate_episodes
+from gymnast_core.world_model.config import CACHE_MODES, SOLVERS, CacheMode, SolverKind, WorldModelConfig
+from gymnast_core.world_model.diffusion import Schedule, Solver
 from gymnast_core.world_model.imagine import Imagination
 from gymnast_core.world_model.metrics import psnr
-from gymnast_core.world_model.model import (
-    WorldModel,
-    WorldModelConfig,
-    attend,
-    attend_reading_once,
-    parameter_count,
-)
-from gymnast_core.world_model.sampler import CACHE_MODES, CacheMode, LatentRollout
+from gymnast_core.world_model.model import WorldModel, attend, attend_reading_once, parameter_count
+from gymnast_core.world_model.pictures import evaluate_episodes
+from gymnast_core.world_model.sampler import LatentRollout
 
 
 def seconds(device: torch.device) -> float:
@@ -192,7 +187,7 @@ def decoding_table(options: argparse.Namespace, report: Report) -> None:
         report.row(name, len(wanted), f"{best:.2f}", f"{decoding / best:.0%}", f"{rate:.0f}", f"{base / best:.2f}")
 
 
-def held_out(options: argparse.Namespace) -> list[EpisodeFile]:
+def held_out(options: argparse.Namespace) -> list[StoredEpisode]:
     return [file for folder in options.data.split(",") for file in find_all(folder)][: options.episodes]
 
 
@@ -437,7 +432,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="mini/world_model", help="of the tables decoding, solvers and sliding")
     trained = parser.add_argument_group("solvers and sliding")
     trained.add_argument("--data", default="runs/data/heldout,runs/data/heldout_policy", help="folders of episodes")
-    trained.add_argument("--episodes", type=int, default=1000, help="at most so many")
+    trained.add_argument("--episodes", type=int, default=1000, help="episodes, at most")
     trained.add_argument("--picture", default="", help="PNG with the truth, exact and streaming, frame by frame")
     full = parser.add_argument_group("full size")
     full.add_argument("--batches", default="32,1,8", help="in this order")

@@ -1,206 +1,137 @@
-"""The `gymnast` command: one verb a line, each a frozen dataclass of options and a function that takes it.
+"""The `gymnast` command: `gymnast VERB [--from FILE.yaml] [options]`.
 
-A verb reads its options from `--from FILE.yaml` (a recipe, or the config.yaml of an earlier run) and from the command
-line, which overrides the file. Verbs are imported only when called, so that `gymnast --help` needs no torch.
+A verb reads its options from `--from` (a recipe, or the config.yaml of an earlier run) and from the command line,
+which overrides the file. `gymnast_core/verbs.py` lists the verbs.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
+import gc
 import importlib
 import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from gymnast_core.commands import take_next
 from gymnast_core.errors import ConfigError, GymnastError
+from gymnast_core.redaction import redact
+from gymnast_core.verbs import GROUPS, OLD_NAMES, VERBS, Verb, explain_unknown, find_verb, verbs_of
 
-# verb -> (module, config class, function, one line of help); several verbs of one family share their first word.
-VERBS: dict[str, tuple[str, str, str, str]] = {
-    "demo": (
-        "gymnast_core.demo",
-        "DemoConfig",
-        "demo",
-        "the whole job on the simulated station: practise, act, report",
-    ),
-    "up": (
-        "gymnast_core.up",
-        "UpConfig",
-        "up",
-        "start every node of a station (as `ros2 launch gymnast bridge.launch.py`)",
-    ),
-    "doctor": ("gymnast_core.doctor", "DoctorConfig", "doctor", "what is missing on this machine, and how to get it"),
-    "adapt": ("gymnast_core.rl.adapt", "AdaptConfig", "adapt", "test-time training from one frame and an instruction"),
-    "train": ("gymnast_core.rl.train", "TrainConfig", "train", "GRPO over many start frames, in imagination"),
-    "sft": ("gymnast_core.policy.sft", "SFTConfig", "sft", "supervised fine-tuning of the policy on episodes"),
-    "adapters list": ("gymnast_core.policy.manage", "ListAdaptersConfig", "list_adapters", "adapters there are"),
-    "adapters remove": ("gymnast_core.policy.manage", "RemoveAdapterConfig", "remove_adapter", "remove an adapter"),
-    "judge train": ("gymnast_core.reward.train", "JudgeTrainConfig", "train_judge", "train the learned judge"),
-    "evaluate judge": (
-        "gymnast_core.evaluation.judge",
-        "EvaluateJudgeConfig",
-        "evaluate_judge",
-        "a judge's agreement, precision and recall on labelled episodes",
-    ),
-    "evaluate adapter": (
-        "gymnast_core.evaluation.compare",
-        "CompareConfig",
-        "compare_adapter",
-        "an adapted policy against its base on the same resets of the simulated station",
-    ),
-    "evaluate policy": (
-        "gymnast_core.evaluation.trials",
-        "EvaluatePolicyConfig",
-        "evaluate_policy",
-        "success of a policy on the simulated station, without ROS",
-    ),
-    "world-model train": (
-        "gymnast_core.world_model.train",
-        "TrainConfig",
-        "train",
-        "train the world model",
-    ),
-    "world-model finetune": (
-        "gymnast_core.world_model.finetune",
-        "FinetuneConfig",
-        "finetune",
-        "train a world model on with a station's own episodes",
-    ),
-    "world-model train-autoencoder": (
-        "gymnast_core.world_model.train_autoencoder",
-        "AutoencoderTrainConfig",
-        "train_autoencoder",
-        "train the small autoencoder",
-    ),
-    "world-model evaluate": (
-        "gymnast_core.evaluation.world_model",
-        "EvaluateConfig",
-        "evaluate",
-        "picture error by horizon, and how far imagined outcomes can be trusted",
-    ),
-    "world-model rollout": (
-        "gymnast_core.world_model.rollout",
-        "RolloutConfig",
-        "rollout",
-        "play actions from any frame into a video",
-    ),
-    "world-model reconstruct": (
-        "gymnast_core.world_model.reconstruct",
-        "ReconstructConfig",
-        "reconstruct",
-        "episodes as the autoencoder shows or the world model imagines them",
-    ),
-    "data collect": (
-        "gymnast_core.evaluation.collect",
-        "CollectConfig",
-        "collect",
-        "collect episodes from the simulated station",
-    ),
-    "data recover": ("gymnast_core.data.recover", "RecoverConfig", "recover", "re-index a recording cut short"),
-    "report": ("gymnast_core.reporting.report", "ReportConfig", "report", "write report.html for a run folder again"),
-}
-
-
-# What a verb reads where no --from is given and the defaults of its options, a paper's, are not for a first try.
-DEFAULT_RECIPES = {"world-model train": "world_model/recipes/mini.yaml"}
-# Verbs of the lower levels, which know no reports: their run's page is written here.
-REPORTED = (
-    "sft",
-    "judge train",
-    "world-model train",
-    "world-model finetune",
-    "world-model train-autoencoder",
-    "evaluate policy",
-)
 MINI_DOMAIN = (
     "The shipped mini models know only pictures of the simulated drawer: photographs and other episodes are out of "
     "their domain."
 )
+HELP = ("-h", "--help", "help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 1 done but negative, 2 bad input, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for length in (2, 1):
-        verb = " ".join(words[:length])
-        if verb in VERBS:
-            return _run(verb, words[length:])
-    _print_help()
-    if words and words[0] not in ("-h", "--help", "help"):
-        print(f"error: unknown verb '{' '.join(words[:2])}'; the verbs are listed above", file=sys.stderr)
+    if not words or words[0] in HELP:
+        _print_help()
+        return 0
+    if words[0] == "--version":
+        from gymnast_core.version import describe_version
+
+        print(f"gymnast {describe_version()}")
+        return 0
+    name = find_verb(words)
+    if not name:
+        if len(words) > 1 and words[1] in HELP and (own := verbs_of(words[0])):
+            _print_verbs(own)
+            return 0
+        print(f"error: {explain_unknown(words)}", file=sys.stderr)
         return 2
-    return 0
+    rest = words[len(name.split()) :]
+    if name in OLD_NAMES:
+        print(f"note: `gymnast {name}` is called `gymnast {OLD_NAMES[name]}` now", file=sys.stderr)
+        name = OLD_NAMES[name]
+    try:
+        return _run(name, VERBS[name], rest)
+    except (GymnastError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+        return _explain(name, error)
 
 
-def _run(verb: str, words: list[str]) -> int:
+def _run(name: str, verb: Verb, words: list[str]) -> int:
+    """Read the options, do the work, write its page; returns the exit code."""
+    config = _read_options(name, verb, words)
+    if config is None:
+        return 0
+    take_next()  # of a verb that this process ran before
+    code = int(_load(name, verb.run)(config) or 0)
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun the first process alone
+    if verb.page and first:
+        _report(name, config)
+    command = take_next()
+    if command and first and code in (0, 1):
+        print(f"next: {command}", file=sys.stderr)
+    return code
+
+
+def _load(name: str, target: str) -> Any:
+    """The class or function that "module:attribute" names. Raises: ConfigError naming a package that is missing."""
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("gymnast_core", "gymnast_nodes")):
+            raise
+        raise ConfigError(
+            f"`gymnast {name}` needs the Python package '{error.name}'; `gymnast doctor` says how to get it"
+        ) from error
+
+
+def _read_options(name: str, verb: Verb, words: list[str]) -> Any:
+    """The verb's config from its recipe and the command line; None after `--help`. Raises: ConfigError."""
     import tyro
 
     from gymnast_core.config import load_config, parse_config
 
-    module_name, class_name, function_name, summary = VERBS[verb]
+    config_class = _load(name, verb.options)
+    recipe, words = _take_recipe(words)
+    if recipe is None and verb.recipe:
+        recipe = str(Path(__file__).resolve().parent / verb.recipe)
+    default = load_config(config_class, recipe) if recipe else tyro.MISSING_NONPROP
+    complaint = io.StringIO()
     try:
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith(("gymnast_core", "gymnast_nodes")):
-                raise
-            raise ConfigError(
-                f"`gymnast {verb}` needs the Python package '{error.name}'; `gymnast doctor` says how to get it"
-            ) from error
-        config_class = getattr(module, class_name)
-        recipe, words = _take_recipe(words)
-        if recipe is None and verb in DEFAULT_RECIPES:
-            recipe = str(Path(__file__).resolve().parent / DEFAULT_RECIPES[verb])
-        default = load_config(config_class, recipe) if recipe else tyro.MISSING_NONPROP
-        complaint = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(complaint):
-                config = tyro.cli(
-                    config_class, prog=f"gymnast {verb}", description=summary, args=words, default=default
-                )
-        except SystemExit as end:
-            if not end.code:  # --help
-                return 0
-            raise ConfigError(f"gymnast {verb}: {_one_line(complaint.getvalue())}") from None
-        config = parse_config(config_class, dataclasses.asdict(config), "command line")
-        arguments = [config]
-        if getattr(config, "look_ahead", 0):  # `rl` is a neighbour of `evaluation`: they do not import each other
-            from gymnast_core.rl.look_ahead import open_look_ahead
+        with contextlib.redirect_stderr(complaint):
+            config = tyro.cli(
+                config_class, prog=f"gymnast {name}", description=verb.summary, args=words, default=default
+            )
+    except SystemExit as end:
+        if not end.code:  # --help
+            return None
+        raise ConfigError(f"gymnast {name}: {_one_line(complaint.getvalue())}") from None
+    return parse_config(config_class, dataclasses.asdict(config), "command line")
 
-            arguments.append(open_look_ahead)
-        code = int(getattr(module, function_name)(*arguments) or 0)
-        if verb in REPORTED and os.environ.get("RANK", "0") == "0":  # under torchrun the first process alone
-            _report(verb, config)
-        return code
-    except GymnastError as error:
-        if run_folder := sys.modules.get("gymnast_core.run_folder"):  # it imports torch
-            run_folder.take_back()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever read our output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:  # a full or read-only disk, wherever a library met it
-        print(
-            f"error: {error.filename or verb}: {error.strerror or error}; free disk space or choose another folder",
-            file=sys.stderr,
-        )
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):  # torch says it by a RuntimeError
-            raise
-        told = " ".join(str(error).split())[:160]
-        print(
-            f"error: gymnast {verb}: not enough memory ({told}); choose a smaller batch, model or picture",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:
+
+def _explain(name: str, error: BaseException) -> int:
+    """Say in one line what ended a verb; returns the exit code. An error that is no one's input is raised again."""
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
+    if isinstance(error, BrokenPipeError):  # whoever read our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    if isinstance(error, GymnastError):
+        if run_folder := sys.modules.get("gymnast_core.run_folder"):  # it imports torch
+            run_folder.take_back()
+        told = redact(" ".join(str(error).split()))
+    elif isinstance(error, OSError):  # a full or read-only disk, wherever a library met it
+        told = f"{error.filename or name}: {error.strerror or error}; free disk space or choose another folder"
+    elif isinstance(error, MemoryError) or "memory" in str(error):  # torch says it by a RuntimeError
+        shown = " ".join(str(error).split())[:160]
+        told = f"gymnast {name}: not enough memory ({shown}); choose a smaller batch, model or picture"
+    else:
+        raise error
+    print(f"error: {told}", file=sys.stderr)
+    return 2
 
 
 def _one_line(box: str) -> str:
@@ -214,16 +145,16 @@ def _one_line(box: str) -> str:
     return f"{'; '.join(kept)[:400] or 'the options are wrong'}; --help lists the options"
 
 
-def _report(verb: str, config: Any) -> None:
+def _report(name: str, config: Any) -> None:
     """report.html of a run that logged something."""
     from gymnast_core.reporting.report import report_run
 
     run = Path(config.run)
     if (run / "metrics.jsonl").exists() or (run / "result.json").exists():
         mini = any(
-            "mini" in str(getattr(config, name, "")) for name in ("autoencoder", "init", "base", "model", "policy")
+            "mini" in str(getattr(config, field, "")) for field in ("autoencoder", "init", "base", "model", "policy")
         )
-        print(f"report: {report_run(run, f'gymnast {verb}', MINI_DOMAIN if mini else '')}", file=sys.stderr)
+        print(f"report: {report_run(run, f'gymnast {name}', MINI_DOMAIN if mini else '')}", file=sys.stderr)
 
 
 def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
@@ -240,12 +171,37 @@ def _take_recipe(words: list[str]) -> tuple[str | None, list[str]]:
 
 def _print_help() -> None:
     print("gymnast: a robot practises in imagination before it moves\n")
-    print("usage: gymnast VERB [--from FILE.yaml] [options]      gymnast VERB --help\n")
+    print("usage: gymnast VERB [--from FILE.yaml] [options]")
+    print("       gymnast VERB --help      what a verb does, and its options")
+    print("       gymnast --version        the version and, in a checkout, the commit")
+    for title, group in GROUPS.items():
+        print(f"\n{title}")
+        _print_verbs(group)
+
+
+def _print_verbs(verbs: dict[str, Verb]) -> None:
     width = max(map(len, VERBS)) + 2
-    for verb, (_, _, _, summary) in VERBS.items():
-        print(f"  {verb:<{width}}{summary}")
-    print()
+    for name, verb in verbs.items():
+        print(f"  {name:<{width}}{verb.summary}")
+
+
+def run() -> NoReturn:
+    """`main` as a process of its own."""
+    leave(main())
+
+
+def leave(code: int) -> NoReturn:
+    """End this process. What is still in memory is left to the system, not collected, which would take a second where
+    torch is loaded. One of several processes ends without taking torch down: a thread of its communication that is
+    still there would abort it."""
+    gc.freeze()
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

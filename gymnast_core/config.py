@@ -16,9 +16,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from gymnast_core.errors import ConfigError
+from gymnast_core.addresses import address_problem
+from gymnast_core.errors import ConfigError, DocumentError
+from gymnast_core.files import user_path
+from gymnast_core.plain_json import parse_json
+from gymnast_core.plain_yaml import MAX_BYTES, PlainDumper, parse_yaml
+from gymnast_core.redaction import redact
+from gymnast_core.units import (
+    METRES,
+    MILLIAMPERES,
+    MILLISECONDS,
+    RADIANS,
+    RADIANS_A_SECOND,
+    SECONDS,
+    unit_hint,
+)
 
 Config = TypeVar("Config")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -29,9 +43,32 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Vector3 = tuple[Finite, Finite, Finite]
 Vector6 = tuple[Finite, Finite, Finite, Finite, Finite, Finite]
 
+# The WidowX 250s: a grasp point reaches 0.664 m from the base's axis, from 0.44 m below to 0.774 m above the plate it
+# stands on; its joints turn pi radians a second, and its motors measure at most 3.21 A.
+Sideways = Annotated[float, Field(ge=-0.67, le=0.67, allow_inf_nan=False), METRES]
+Height = Annotated[float, Field(ge=-0.44, le=0.78, allow_inf_nan=False), METRES]
+Place = tuple[Sideways, Sideways, Height]
+
+PathText = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
+
+
+def _check_address(address: str) -> str:
+    if address and (wrong := address_problem(address)):
+        raise ValueError(f"{wrong}, needed http://host:port/path")
+    return address
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+"""Of a server: http or https, without a password; or empty."""
+
 PACKAGE_ROOT = Path(__file__).resolve().parent
 SCRIPTED_POLICIES = ("expert", "mixed", "random")
 """Names that stand for a policy of the simulated station; every other name is a folder, a file or an address."""
+REACH = 1.0
+"""Metres along an axis, base frame: the end effector is nowhere farther (a WidowX 250s reaches 0.65)."""
+Coordinate = Annotated[float, Field(ge=-REACH, le=REACH)]
+MOST_ROUNDS = 10
+"""At most this many rounds of learning and practising again."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +78,23 @@ class ArmConfig:
     namespace: Annotated[str, Field(pattern=r"^/?[A-Za-z]\w*(/[A-Za-z]\w*)*/?$")] = "/wx250s"
     """ROS namespace of the vendor's driver (its robot_name); a leading slash may be left out."""
     control_hz: Annotated[float, Field(gt=0, le=50)] = 5.0
-    """Control steps a second; Bridge data is recorded at 5."""
+    """Control steps per second; Bridge data is recorded at 5."""
     rotation: Literal["bridge", "autoeval_compat"] = "bridge"
-    """How rotation deltas compose: about the base axes (Bridge), or Euler addition as deployed AutoEval stations do."""
-    start_position: Vector3 = (0.258325, 0.0, 0.19065)
+    """How rotation deltas compose: about the base axes (Bridge), or by adding Euler angles, as AutoEval stations do."""
+    start_position: Place = (0.258325, 0.0, 0.19065)
     """End effector position after a reset, base frame, metres; the gripper points straight down."""
-    reset_seconds: Positive = 2.0
-    """Duration of the reset motion."""
-    profile_velocity_ms: Annotated[int, Field(gt=0)] = 250
+    reset_seconds: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False), SECONDS] = 2.0
+    """Duration of the reset motion; it is longer when the joints cannot move that fast."""
+    profile_velocity_ms: Annotated[int, Field(ge=20, le=5000), MILLISECONDS] = 250
     """Dynamixel time profile: duration of one step's motion, milliseconds (1.25 x the control period)."""
-    profile_acceleration_ms: Annotated[int, Field(ge=0)] = 100
+    profile_acceleration_ms: Annotated[int, Field(ge=0, le=2500), MILLISECONDS] = 100
     """Dynamixel time profile: ramp, milliseconds."""
     gripper: Literal["pwm", "linear_position"] = "pwm"
     """How the gripper is driven: by PWM, as the vendor's default, or by distance."""
-    driver_timeout_s: Positive = 3.0
-    """How long to wait for the driver, and for the camera's, before giving up; both are started before the graph."""
-    max_effort_ma: Annotated[float, Field(gt=0)] = 1500.0
-    """Measured joint effort above which the arm holds, milliamperes."""
+    driver_timeout_s: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False), SECONDS] = 3.0
+    """How long to wait for the drivers of arm and camera before giving up; start both before the graph."""
+    max_effort_ma: Annotated[float, Field(ge=100, le=3210, allow_inf_nan=False), MILLIAMPERES] = 1500.0
+    """Measured joint effort above which the arm holds, milliamperes; at most what the motors can measure."""
 
     @property
     def driver(self) -> str:
@@ -73,13 +110,13 @@ class CameraConfig:
     """Subscribe to a driver's image topic, or open a video device."""
     topic: Annotated[str, Field(pattern=r"^/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*$")] = "/camera/image_raw"
     """Image topic (sensor_msgs/Image, rgb8 or bgr8): subscribed to, or published when the source is a device."""
-    device: str = "/dev/video0"
+    device: PathText = "/dev/video0"
     """Video device, read when the source is "device"."""
     width: Annotated[int, Field(ge=16, le=8192)] = 640
     height: Annotated[int, Field(ge=16, le=8192)] = 480
     rate_hz: Annotated[float, Field(gt=0, le=30)] = 10.0
-    """Frames a second of a device or of the simulated camera."""
-    max_age_s: Positive = 1.0
+    """Frames per second of a device or of the simulated camera."""
+    max_age_s: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False), SECONDS] = 1.0
     """A frame older than this is stale: the policy stops and the arm holds."""
     observation_size: Annotated[int, Field(ge=32, le=1024)] = 256
     """Side in pixels of the square observation every frame is squashed to before policy and log."""
@@ -87,22 +124,30 @@ class CameraConfig:
 
 @dataclass(frozen=True)
 class SafetyConfig:
-    """The envelope everything passes on its way to the arm."""
+    """The envelope everything passes on its way to the arm. Each bound is what the arm itself can do."""
 
-    max_translation: Positive = 0.05
-    """Largest translation of one step along one axis, metres."""
-    max_rotation: Positive = 0.25
-    """Largest rotation of one step about one axis, radians."""
-    workspace_min: Vector3 = (0.1, -0.2, -0.01)
-    """Lower corner of the box the end effector's target stays in, base frame, metres."""
-    workspace_max: Vector3 = (0.45, 0.25, 0.30)
+    max_translation: Annotated[float, Field(gt=0, le=0.42, allow_inf_nan=False), METRES] = 0.05
+    """Largest translation of one step along one axis, metres; at most what the outstretched arm covers in 0.2 s."""
+    max_rotation: Annotated[float, Field(gt=0, le=1.571, allow_inf_nan=False), RADIANS] = 0.25
+    """Largest rotation of one step about one axis, radians; at most a quarter turn, which takes half a second."""
+    workspace_min: Place = (0.1, -0.2, -0.01)
+    """Lower corner of the box the end effector's target stays in, base frame, metres, within the arm's reach."""
+    workspace_max: Place = (0.45, 0.25, 0.30)
     """Upper corner."""
-    max_joint_speed: Positive = 3.14
+    max_joint_speed: Annotated[float, Field(gt=0, le=3.142, allow_inf_nan=False), RADIANS_A_SECOND] = 3.14
     """Radians a second; the WidowX 250s reaches pi."""
-    max_drift: Positive = 0.10
-    """Largest distance between target and measured end effector, metres: beyond it the target stops running ahead."""
-    command_timeout_s: Positive = 0.4
-    """An action older than this is refused, and the arm holds when none came for this long."""
+    max_drift: Annotated[float, Field(gt=0, le=0.52, allow_inf_nan=False), METRES] = 0.10
+    """Largest distance between target and measured end effector, metres: the target runs no farther ahead. At most what
+    the outstretched arm covers within one motion of 250 ms."""
+    max_joint_drift: Annotated[float, Field(gt=0, le=1.571, allow_inf_nan=False), RADIANS] = 0.7
+    """The same for each joint, radians: a little more than one control step at the WidowX 250s's largest speed."""
+    command_timeout_s: Annotated[float, Field(gt=0, le=2, allow_inf_nan=False), SECONDS] = 0.4
+    """An action older than this is refused, and the arm holds when none came for this long; seconds, at most 2."""
+
+    def __post_init__(self) -> None:
+        low, high = list(self.workspace_min), list(self.workspace_max)
+        if not all(a < b for a, b in zip(low, high)):
+            raise ConfigError(f"safety.workspace_min {low} is not below workspace_max {high}")
 
 
 @dataclass(frozen=True)
@@ -110,39 +155,41 @@ class TaskConfig:
     """One task of a station."""
 
     instruction: Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$")]
-    """What the policy is told: one line."""
+    """The instruction that the policy gets, one line."""
     max_steps: Annotated[int, Field(gt=0, le=10000)] = 40
     """Steps after which an episode ends."""
     question: str = ""
     """What a vision-language model judge is asked besides the instruction; empty: the instruction alone."""
     partial_credit_criteria: str = ""
-    """When half a point is given; empty: none."""
+    """When the judge gives half a point; empty: never."""
 
 
 @dataclass(frozen=True)
 class ModelsConfig:
     """Checkpoint folders; relative paths are looked up beside the station file, then in the shipped weights."""
 
-    policy: str = "mini/policy"
+    policy: PathText = "mini/policy"
     unnorm_key: str = "station"
     """Which statistics of the policy's checkpoint un-normalise its actions."""
-    world_model: str = "mini/world_model"
-    autoencoder: str = ""
-    """Only for a WorldGym checkpoint, which holds none: "sd3:FOLDER" with Stable Diffusion 3's autoencoder."""
+    world_model: PathText = "mini/world_model"
+    second_world_model: PathText = ""
+    """Another world model, trained apart, that confirms imagined successes where the recipe asks for it."""
+    autoencoder: PathText = ""
+    """Only for a WorldGym checkpoint, which holds no autoencoder: "sd3:FOLDER", Stable Diffusion 3's."""
     sampling_steps: Annotated[int, Field(ge=1, le=1000)] = 10
-    """Denoising steps a frame."""
+    """Denoising steps per frame."""
     guidance: NotNegative = 1.0
-    """Classifier-free guidance of the world model; 1 is none."""
+    """Classifier-free guidance of the world model; 1: no guidance."""
     solver: Literal["ddim", "dpm++"] = "ddim"
-    """How a frame is denoised: DDIM, or DPM-Solver++(2M); up to two steps they are the same."""
+    """How a frame is denoised: by DDIM, or by DPM-Solver++(2M); with one or two steps both give the same."""
     cache: Literal["exact", "streaming"] = "streaming"
     """What happens to the world model's keys and values when its window slides: "exact" computes the window anew,
     "streaming" keeps the old ones."""
     compile_world_model: bool = False
     """torch.compile and CUDA graphs for the imagination: for a GPU."""
     imagined_rollouts: Annotated[int, Field(ge=1, le=4096)] = 128
-    """Imagined rollouts side by side at most: each costs memory (a third of a gigabyte at full size)."""
-    adapters: str = "runs/adapters"
+    """At most this many imagined rollouts run side by side: each costs memory (a third of a gigabyte at full size)."""
+    adapters: Annotated[PathText, Field(min_length=1)] = "runs/adapters"
     """Folder that adapted policies (LoRA adapters) are kept in."""
     device: str = "auto"
     """"cpu", "cuda", "cuda:1", or "auto": a GPU where there is one."""
@@ -152,58 +199,154 @@ class ModelsConfig:
 class JudgeConfig:
     """Who scores episodes."""
 
-    kind: Literal["classifier", "vlm", "truth"] = "classifier"
-    checkpoint: str = "mini/judge"
-    """Folder of the learned classifier."""
+    kind: Literal["classifier", "vlm", "transformers", "robometer", "truth"] = "classifier"
+    """A learned classifier, a vision-language model behind a server or in this process, a Robometer server, or the
+    station's own state."""
+    checkpoint: PathText = "mini/judge"
+    """Folder of the learned classifier, or (kind transformers) of a vision-language model."""
     model: str = "gpt-4o"
     """Name of the vision-language model at the server."""
-    base_url: str = ""
-    """OpenAI-compatible server; empty: the client's default."""
+    base_url: Address = ""
+    """OpenAI-compatible server, "http://host:port/v1"; empty: OPENAI_BASE_URL, or OpenAI's own. Kind robometer: its
+    evaluation server, "http://host:port"."""
+    scale: Literal["0-1", "1-5", "log_p_true"] = "0-1"
+    """What a vision-language model is asked for: done or not, a grade from 1 to 5 (RoboReward), or the log-probability
+    that "True" is its answer (TOPReward)."""
+    threshold: Finite | None = None
+    """The grade from which an episode counts as completed, as `gymnast judge evaluate` prints it. Empty: a learned
+    judge's own; the majority of the votes (0-1); 4.5 (1-5); -0.693, the log of a half (log_p_true); 0.5 (robometer)."""
+    prompt: PathText = ""
+    """A text file with a prompt of your own, which holds {instruction} and may hold {question}; empty: the scale's."""
+    frames_as: Literal["images", "video"] = "images"
+    """Show the frames as pictures, or as one film (vLLM; in this process models that read films, with torchvision)."""
+    device: str = ""
+    """Kind transformers: "cpu", "cuda", "cuda:1"; empty: as `models.device`."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Kind transformers: precision of the weights; auto: bfloat16 on a GPU, float32 on a CPU."""
     votes: Annotated[int, Field(ge=1, le=25)] = 5
     stride: Annotated[int, Field(ge=1)] = 3
     """Every stride-th frame is shown, and always the last one."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    """Of the votes: at 0 they are all alike."""
+    """Sampling temperature of the votes; at 0 all votes are alike."""
     answer_tokens: Annotated[int, Field(ge=1, le=100_000)] = 400
     """Longest answer; a model that reasons before it answers needs some thousands."""
-    timeout_s: Positive = 60.0
-    """For one answer; one that does not come, or not whole, is asked for again."""
+    timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False), SECONDS] = 60.0
+    """Time for one answer; an answer that does not come whole within it is asked for again."""
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
-    """Requests under way together at most."""
+    """At most this many requests are under way at the same time."""
     requests_per_minute: NotNegative = 0.0
-    """Requests sent at most; 0: as many as `concurrency` lets through."""
+    """At most this many requests per minute; 0: only `concurrency` limits them."""
     max_dollars: NotNegative = 20.0
     """Spend limit of one run, US dollars, its resumptions included."""
     max_total_tokens: Annotated[int, Field(ge=0)] = 0
-    """Limit of one run in tokens, in and out; 0: none."""
+    """Limit of one run in tokens, input and output together; 0: no limit."""
     dollars_per_million_input_tokens: NotNegative = 2.5
     dollars_per_million_output_tokens: NotNegative = 10.0
+
+    @property
+    def asks(self) -> bool:
+        """Whether this judge asks a model, which may take `timeout_s` to answer."""
+        return self.kind in ("vlm", "transformers", "robometer")
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("vlm", "transformers") and (self.scale != "0-1" or self.prompt):
+            name, found = ("scale", self.scale) if self.scale != "0-1" else ("prompt", self.prompt)
+            raise ConfigError(f"judge.{name}: found '{found}', which kind {self.kind} does not have; leave it out")
+        if self.threshold is None:
+            return
+        if self.kind == "truth":
+            raise ConfigError("judge.threshold: found one, but the station's truth has none; leave it out")
+        graded = self.kind in ("vlm", "transformers")
+        low, high = {"1-5": (1.0, 5.0), "log_p_true": (-30.0, 0.0)}.get(self.scale if graded else "", (0.0, 1.0))
+        if not low <= self.threshold <= high:
+            what = f"scale {self.scale}" if graded else f"kind {self.kind}"
+            raise ConfigError(f"judge.threshold: found {self.threshold:g}, allowed for {what} is {low:g} to {high:g}")
 
 
 @dataclass(frozen=True)
 class AdaptationConfig:
     """Test-time training: budget and recipe. The recipe file holds the optimiser's settings."""
 
-    recipe: str = "mini"
+    recipe: PathText = "mini"
     """A shipped GRPO recipe ("paper", "mini") or the path of a YAML file."""
     iterations: Annotated[int, Field(gt=0)] = 20
     """At most this many updates."""
-    seconds: Positive = 480.0
-    """At most this long, before and after measurements not counted."""
+    seconds: Positive = 3600.0
+    """Practice takes at most this long; the measurements before and after it are not counted. This is a last resort,
+    because a busy machine does less in an hour than an idle one: limit practice by `iterations`."""
     evaluation_rollouts: Annotated[int, Field(ge=8)] = 64
-    """Imagined rollouts of the before and after measurements each, on seeds the training never saw."""
+    """Imagined rollouts of each measurement, before and after practice, on seeds that training never saw."""
     horizon: Annotated[int, Field(gt=0, le=1000)] = 30
-    """Imagined steps a rollout."""
+    """Imagined steps per rollout."""
+    frames: Annotated[int, Field(ge=1, le=64)] = 1
+    """Start frames of one practice over ROS: the scene is reset and looked at so often."""
+    logged_frames: Annotated[int, Field(ge=0, le=256)] = 0
+    """Further start frames of a practice, from logged episodes of its instruction in `recorder.folder`: any step at
+    which the task is not done."""
+    rehearsal: Annotated[PathText, Field(min_length=1)] = "auto"
+    """Start frames of the station's other tasks, which practice mixes in so that they are not forgotten, and which the
+    gate looks at: a folder, "auto" (captured over ROS where the station resets itself; otherwise from logged episodes
+    in `recorder.folder`), or "off"."""
+    rehearsal_frames: Annotated[int, Field(ge=0, le=64)] = 2
+    """Start frames of each other task that a practice over ROS captures."""
     gate_judge: str | JudgeConfig = ""
-    """Another judge, which trains no adapter, for the before and after measurements: the folder of a learned one, or a
-    section like `judge` (another model behind an API). Empty: the one judge does both, and the report says so."""
+    """Another judge for the measurements before and after practice, which trains no adapter: the folder of a learned
+    judge, or a section like `judge` (another model behind an API). Empty: one judge does both; the report says so."""
     world_model_gate: Literal["require", "warn"] = "require"
-    """What follows where the world model's figures or the start frame do not hold (below): the base policy is kept, or
-    a warning is all."""
+    """What happens when the world model's figures miss the limits below, or a start frame is not familiar: "require"
+    keeps the base policy, "warn" only prints a warning."""
     min_agreement: Fraction = 0.85
     """Least share of replayed station episodes that end as they really did (`gymnast world-model evaluate`)."""
     max_bias: Fraction = 0.10
     """Largest distance between a policy's success in imagination and on the station."""
+
+
+@dataclass(frozen=True)
+class CanaryConfig:
+    """Canary trials: base and adapter on the same resets of the robot, until one is clearly better."""
+
+    trials: Annotated[int, Field(ge=0, le=1000)] = 0
+    """At most this many pairs of trials, after an adapter passed the gate; 0: the gate has the last word."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Largest probability of confirming an adapter that is no better, and of rejecting one that is no worse."""
+    power: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """The report says which rise in success these trials would find with this probability."""
+    undecided: Literal["base", "adapter"] = "base"
+    """Which policy acts when the trials are spent and neither is clearly better."""
+    other_trials: Annotated[int, Field(ge=0, le=1000)] = 8
+    """Pairs of trials on each other task of the station, which the adapter must not harm; 0: no such trials."""
+
+
+@dataclass(frozen=True)
+class PractiseConfig:
+    """Rounds of practice: where canary trials rolled an adapter back, world model and judges learn from the episodes of
+    those trials, the gate is measured anew, and the task is practised again."""
+
+    rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = 0
+    """At most this many rounds of learning and practising again; 0: one practice, and what the canary says holds."""
+    held_out: Annotated[float, Field(ge=0.05, le=0.9)] = 0.3
+    """Share of the canary's resets whose episodes teach nothing; the gate is measured on them."""
+    old_data: tuple[PathText, ...] = ()
+    """Folders of episodes that are mixed in when the world model learns, each as FOLDER or FOLDER@WEIGHT, so that it
+    keeps what it knew."""
+    held_out_data: tuple[PathText, ...] = ()
+    """Folders of further episodes of this station on which the gate is measured, and from which nothing is learned."""
+    measuring_trials: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Episodes of the base policy at each task, from further resets, on which the gate is measured, too: a canary alone
+    holds out few. They run once, before the first round of learning. None: 20 where the station is simulated, and none
+    on a real one."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    """A frame of the canary's episodes is drawn this many times as often as one of `old_data`."""
+    world_model_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    """Optimiser steps of the world model in each round."""
+    world_model_batch: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Clips per step."""
+    world_model_learning_rate: NotNegative = 0.0
+    """0: a twentieth of the one that the model was trained with: a canary's episodes are few."""
+    judge_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 300
+    """Optimiser steps of each learned judge in each round; 0: the judges stay as they are."""
+    judge_learning_rate: Annotated[float, Field(gt=0, le=0.1)] = 2e-4
+    """The highest learning rate of the judges."""
 
 
 @dataclass(frozen=True)
@@ -213,18 +356,31 @@ class LookAheadConfig:
     rollouts: Annotated[int, Field(ge=0, le=1024)] = 0
     """Sampled candidates beside the greedy one, before every chunk; 0: act without looking ahead."""
     horizon: Annotated[int, Field(gt=0, le=1000)] = 20
-    """Imagined steps of each, the candidate chunk included."""
+    """Imagined steps of each candidate; its chunk counts."""
     temperature: Positive = 1.0
-    """Of sampling the candidates and what follows them in imagination."""
+    """Temperature of sampling the candidates and the actions after them in imagination."""
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """When an episode on the arm ends before its steps are spent."""
+
+    stop_at_success: bool = False
+    """End an episode when the judge sees success on its frames; the arm then holds. False: go on to `max_steps`."""
+    look_every: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Steps between two looks of the judge. A look of a vision-language model costs what judging an episode costs."""
+    success_looks: Annotated[int, Field(ge=1, le=100)] = 1
+    """Looks in a row that must see success: the time that the scene is given to settle, in which the arm goes on. A
+    learned judge already wants two frames in a row."""
 
 
 @dataclass(frozen=True)
 class RecorderConfig:
     """Where episodes go."""
 
-    folder: str = "runs/episodes"
+    folder: Annotated[PathText, Field(min_length=1)] = "runs/episodes"
     mcap_compression: Literal["none", "lz4", "zstd"] = "none"
-    """Camera frames hardly compress and zstd costs more than the frame's time: none or lz4 for cameras."""
+    """Compression of the bag. Use none or lz4: camera frames hardly compress, and zstd is slower than the camera."""
     min_free_mb: Annotated[int, Field(ge=0)] = 500
     """A recording is refused when less disk space is free, megabytes."""
 
@@ -233,7 +389,7 @@ class RecorderConfig:
 class SimulationConfig:
     """The simulated station; absent where the arm is real."""
 
-    scene: str = "drawer"
+    scene: PathText = "drawer"
     """A shipped scene or the path of a scene file."""
     seed: int = 0
 
@@ -250,7 +406,10 @@ class StationConfig:
     models: ModelsConfig = field(default_factory=ModelsConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    canary: CanaryConfig = field(default_factory=CanaryConfig)
+    practise: PractiseConfig = field(default_factory=PractiseConfig)
     look_ahead: LookAheadConfig = field(default_factory=LookAheadConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     simulation: SimulationConfig | None = None
 
@@ -275,19 +434,7 @@ def load_config(cls: type[Config], path: str | os.PathLike[str], overrides: Mapp
 
     Raises: ConfigError, one line naming the file, the field, what was found and what is allowed.
     """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such config file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: nested too deeply for a config file") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: found {type(content).__name__}, needed a mapping of fields")
+    content = read_mapping(path)
     for name, value in (overrides or {}).items():
         target = content
         *parents, last = name.split(".")
@@ -296,7 +443,29 @@ def load_config(cls: type[Config], path: str | os.PathLike[str], overrides: Mapp
             if not isinstance(target, dict):
                 raise ConfigError(f"override {name}: '{parent}' is not a section")
         target[last] = value
-    return parse_config(cls, content, str(path))
+    return parse_config(cls, content, str(Path(path)))
+
+
+def read_mapping(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of a YAML or JSON file, unchecked. Raises: ConfigError, one line naming the file and what is wrong."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as stream:
+            text = stream.read(MAX_BYTES + 1).decode("utf-8-sig")
+        content = parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except DocumentError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path}: found {'nothing' if content is None else type(content).__name__}, needed a mapping of fields"
+        )
+    return content
 
 
 def parse_config(cls: type[Config], content: Mapping[str, Any], source: str) -> Config:
@@ -304,7 +473,7 @@ def parse_config(cls: type[Config], content: Mapping[str, Any], source: str) -> 
 
     Raises: ConfigError, one line naming `source`, the field, what was found and what is allowed.
     """
-    _refuse_unknown(cls, content, source, "")
+    _refuse_wrong(cls, content, source, "")
     try:
         return _adapter(cls).validate_python(content)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -315,8 +484,9 @@ def parse_config(cls: type[Config], content: Mapping[str, Any], source: str) -> 
         places = [place for place in problems if not any(o != place and o[: len(place)] == place for o in problems)]
         where = ".".join(str(part) for part in places[0]) or "file"
         found = problems[places[0]]
-        shown = "nothing" if found[0]["type"] == "missing" else repr(found[0]["input"])[:80]
-        allowed = ", or: ".join(str(one["msg"]) for one in found)
+        shown = "nothing" if found[0]["type"] == "missing" else redact(repr(found[0]["input"]))[:80]
+        allowed = ", or: ".join(str(one["msg"]).removeprefix("Value error, ") for one in found)
+        allowed += unit_hint(_field_at(cls, places[0]), found[0].get("input"))
         more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
         raise ConfigError(f"{source}: {where}: found {shown}; {allowed}{more}") from error
     except ConfigError as error:  # a dataclass's own check of fields that must fit together
@@ -325,7 +495,7 @@ def parse_config(cls: type[Config], content: Mapping[str, Any], source: str) -> 
 
 def dump_config(config: Any) -> str:
     """A config as YAML text that `load_config` reads back."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+    return yaml.dump(_plain(dataclasses.asdict(config)), Dumper=PlainDumper, sort_keys=False, allow_unicode=True)
 
 
 def find_model(name: str, config_path: str | os.PathLike[str] | None = None) -> Path:
@@ -333,7 +503,7 @@ def find_model(name: str, config_path: str | os.PathLike[str] | None = None) -> 
 
     Raises: ConfigError listing where it was looked for.
     """
-    candidates = [Path(name).expanduser()]
+    candidates = [user_path(name)]
     if not candidates[0].is_absolute():
         if config_path is not None:
             candidates.append(Path(config_path).resolve().parent / name)
@@ -349,19 +519,50 @@ def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(cls, config=None if dataclasses.is_dataclass(cls) else ConfigDict(extra="forbid"))
 
 
-def _refuse_unknown(cls: Any, content: Any, source: str, where: str) -> None:
-    """Name misspelt fields: pydantic ignores unknown fields of plain dataclasses."""
+def _refuse_wrong(cls: Any, content: Any, source: str, where: str) -> None:
+    """Name misspelt fields, which pydantic ignores in plain dataclasses, and values of another kind, which it converts:
+    true is no number, and text in quotes is none either."""
     cls = _unwrap(cls)
     if dataclasses.is_dataclass(cls) and isinstance(content, Mapping):
         hints = get_type_hints(cls, include_extras=False)
         known = [f.name for f in dataclasses.fields(cls)]
         for key, value in content.items():
             if key not in known:
-                raise ConfigError(f"{source}: unknown field '{where}{key}'; allowed here: {', '.join(known)}")
-            _refuse_unknown(hints[key], value, source, f"{where}{key}.")
+                comma = "; is this a decimal comma? write 0.4" if value is None and str(key).isdigit() else ""
+                raise ConfigError(f"{source}: unknown field '{where}{key}'{comma}; allowed here: {', '.join(known)}")
+            _refuse_wrong(hints[key], value, source, f"{where}{key}.")
     elif get_origin(cls) is dict and isinstance(content, Mapping):
         for key, value in content.items():
-            _refuse_unknown(get_args(cls)[1], value, source, f"{where}{key}.")
+            _refuse_wrong(get_args(cls)[1], value, source, f"{where}{key}.")
+    elif get_origin(cls) in (tuple, list) and isinstance(content, (list, tuple)):
+        for index, value in enumerate(content):
+            _refuse_wrong(_element(cls, index), value, source, f"{where}{index}.")
+    elif (cls in (int, float) and isinstance(content, (bool, str))) or (cls is bool and type(content) in (int, float)):
+        needed = "true or false" if cls is bool else "a number alone, without quotes or unit"
+        raise ConfigError(f"{source}: {where[:-1]}: found {content!r:.80}; needed {needed}")
+
+
+def _field_at(cls: Any, place: tuple[Any, ...]) -> Any:
+    """The annotated type of the field at a place of a config; None where there is none."""
+    for part in place:
+        inner = _unwrap(get_args(cls)[0] if get_origin(cls) is Annotated else cls)
+        if dataclasses.is_dataclass(inner):
+            cls = get_type_hints(inner, include_extras=True).get(part)
+        elif get_origin(inner) is dict:
+            cls = get_args(inner)[1]
+        elif get_origin(inner) in (tuple, list) and isinstance(part, int):
+            cls = _element(inner, part)
+        else:
+            return None
+    return cls
+
+
+def _element(cls: Any, index: int) -> Any:
+    """The type of an element of a list or tuple type; None where there are fewer."""
+    parts = get_args(cls)
+    if len(parts) == 1 or (parts and parts[-1] is Ellipsis):
+        return parts[0]
+    return parts[index] if index < len(parts) else None
 
 
 def _unwrap(cls: Any) -> Any:

@@ -21,20 +21,25 @@ from gymnast_core.errors import ConfigError
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Bring the station up, try the base policy, practise from one frame, try the adapted policy, write a report."""
+    """Bring the station up, try the base policy, practise from several frames, let the robot have the last word on the
+    adapter, write a report."""
 
     config: str = "simulated_drawer"
     """Station file: a path, or the name of a shipped one."""
     task: str = "close_drawer"
     """Task of the station file."""
-    trials: Annotated[int, Field(ge=1, le=100)] = 10
-    """Trials of the base policy, and of the adapted one on the same seeds."""
+    trials: Annotated[int, Field(ge=1, le=100)] = 5
+    """Trials of the base policy before practice."""
+    frames: Annotated[int, Field(ge=0, le=64)] = 4
+    """Start frames of practice, each of another reset; 0: as the station file says."""
+    canary_trials: Annotated[int, Field(ge=0, le=1000)] = 12
+    """At most this many pairs of trials, base against adapter, after the gate; 0: as the station file says."""
     iterations: Annotated[int, Field(ge=0)] = 0
     """Updates of the adaptation; 0: as the station file says."""
     seconds: NotNegative = 0.0
     """Training time of the adaptation; 0: as the station file says."""
     seed: Seed = 0
-    """Of the test frame and the practice; trials use the seeds after it."""
+    """Seed of the test frame and of practice; trials use the seeds after it."""
     run: str = ""
     """Run folder; empty: a new one below runs/demo."""
 

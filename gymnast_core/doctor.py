@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from gymnast_core.config import PACKAGE_ROOT, StationConfig, find_model, load_config
-from gymnast_core.errors import ConfigError
+from gymnast_core.errors import CheckpointError, ConfigError, JudgeError
 
 Status = Literal["ok", "missing", "optional"]
 SERIAL_DEVICE = Path("/dev/ttyDXL")
@@ -49,7 +49,7 @@ class DoctorConfig:
     config: str = ""
     """Station file, or the name of a shipped one: its models, arm and judge are checked too."""
     core: bool = False
-    """Only what the library needs without ROS and without a station."""
+    """Check only what the library needs without ROS and without a station."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
     station: StationConfig | None = None
     path: Path | None = None
     if config.config:
-        from gymnast_core.graph import find_station_file
+        from gymnast_core.station_file import find_station_file
 
         path = find_station_file(config.config)
         station = load_config(StationConfig, path)
@@ -98,7 +98,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
     ]
     for name, reason in (
         ("openai", "judging with a vision-language model"),
-        ("transformers", "published checkpoints"),
+        ("peft", "adapters: practice, and acting with what it made"),
         ("diffusers", "the Stable Diffusion 3 autoencoder"),
         ("mcap", "episode logs"),
     ):
@@ -121,6 +121,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
         if station.simulation is None and not config.core:
             checks.append(("arm", check_serial_device))
             checks.append(("arm driver", check_driver))
+            checks.append(("ROS graph", partial(check_speakers, path)))
 
     findings = []
     for name, check in checks:
@@ -267,6 +268,8 @@ def check_shipped_models() -> Finding:
     folder = PACKAGE_ROOT / "weights" / "mini"
     names = ("policy", "world_model", "world_model/autoencoder", "judge", "gate_judge")
     absent = [name for name in names if not any((folder / name).glob("*.safetensors"))]
+    if broken := [words for name in names if (words := _broken_weights(folder / name))]:
+        return Finding("shipped models", "missing", "; ".join(broken), "fetch or download these files again")
     if not absent:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
         return Finding("shipped models", "ok", f"{', '.join(names)} ({size:.0f} MB)")
@@ -278,22 +281,35 @@ def check_shipped_models() -> Finding:
     )
 
 
+def _broken_weights(folder: Path) -> str:
+    """What is wrong with the weights files of a folder, from their heads; "" where there is nothing."""
+    from gymnast_core.tensor_files import survey
+
+    try:
+        survey(sorted(folder.glob("*.safetensors")))
+    except CheckpointError as error:
+        return _one_line(str(error))
+    return ""
+
+
 def check_models(station: StationConfig, path: Path) -> Finding:
     """The checkpoints that a station file names."""
     absent = []
     names = {"policy": station.models.policy, "world_model": station.models.world_model}
     if station.models.autoencoder:
         names["autoencoder"] = station.models.autoencoder.removeprefix("sd3:")
-    if station.judge.kind == "classifier":
+    in_folders = ("classifier", "transformers")
+    if station.judge.kind in in_folders:
         names["judge"] = station.judge.checkpoint
     gate_judge = station.adaptation.gate_judge
     if isinstance(gate_judge, str):
         names |= {"gate_judge": gate_judge} if gate_judge else {}
-    elif gate_judge.kind == "classifier":
+    elif gate_judge.kind in in_folders:
         names["gate_judge"] = gate_judge.checkpoint
     for role, name in names.items():
         try:
-            find_model(name, path)
+            if words := _broken_weights(find_model(name, path)):
+                absent.append(f"{role}: {words}")
         except ConfigError as error:
             absent.append(f"{role}: {_one_line(str(error))}")
     if absent:
@@ -302,17 +318,26 @@ def check_models(station: StationConfig, path: Path) -> Finding:
 
 
 def check_judge(station: StationConfig) -> Finding:
-    """The key and client of vision-language judges: the one that trains, and the gate's."""
+    """The packages, keys and addresses of vision-language judges: the one that trains, and the gate's."""
     gate_judge = station.adaptation.gate_judge
     judges = [station.judge, *([] if isinstance(gate_judge, str) else [gate_judge])]
-    models = [judge for judge in judges if judge.kind == "vlm"]
-    if not models:
+    if any(judge.kind == "transformers" for judge in judges) and importlib.util.find_spec("transformers") is None:
+        return Finding("judge", "missing", "transformers is not installed", "pip install -e '.[local-judge]'")
+    asked = [judge for judge in judges if judge.kind in ("vlm", "robometer")]
+    if not asked:
         return Finding("judge", "ok", station.judge.kind)
     if importlib.util.find_spec("openai") is None:
         return Finding("judge", "missing", "the package openai is not installed", "pip install -e '.[vlm]'")
+    models = [judge for judge in asked if judge.kind == "vlm"]
     if not os.environ.get("OPENAI_API_KEY") and not all(judge.base_url for judge in models):
         return Finding("judge", "missing", "OPENAI_API_KEY is not set", "export OPENAI_API_KEY=...")
-    told = [f"{judge.model} at {judge.base_url or 'the default server of the client'}" for judge in models]
+    from gymnast_core.reward.server import check_settings
+
+    try:
+        settings = [check_settings(judge) for judge in asked]
+    except JudgeError as error:
+        return Finding("judge", "missing", _one_line(str(error)), "correct that setting")
+    told = [f"{judge.model if judge in models else judge.kind} at {one.address}" for judge, one in zip(asked, settings)]
     return Finding("judge", "ok", ", ".join(told))
 
 
@@ -329,7 +354,7 @@ def check_serial_device() -> Finding:
 
 def check_driver() -> Finding:
     """The vendor's driver package; it may run on another machine of the same ROS domain."""
-    from gymnast_core.graph import ament_prefixes
+    from gymnast_core.station_file import ament_prefixes
 
     prefixes = ament_prefixes("interbotix_xs_sdk")
     if prefixes:
@@ -340,6 +365,19 @@ def check_driver() -> Finding:
         "interbotix_xs_sdk is not in AMENT_PREFIX_PATH",
         "install the vendor's workspace and source its setup.bash",
     )
+
+
+def check_speakers(path: Path) -> Finding:
+    """Driver and camera as they are in the ROS graph now: each there once, frames offered so that they arrive."""
+    from gymnast_core.up import look, ros_domain
+
+    found = look(["--station", str(path)])
+    if found is None:
+        return Finding("ROS graph", "optional", "nobody can look into it", "see the lines about ROS above")
+    if found:
+        status: Status = "optional" if all(line.startswith("advice: ") for line in found) else "missing"
+        return Finding("ROS graph", status, "; ".join(found), "see docs/explanation/safety.md, Speakers and Camera")
+    return Finding("ROS graph", "ok", f"nobody speaks twice in ROS domain {ros_domain()}")
 
 
 def _run_python(code: str, **environment: str) -> tuple[bool, str]:

@@ -23,3 +23,11 @@ class StationError(GymnastError):
 
 class JudgeError(GymnastError):
     """A judge cannot be built or reached. A single failed vote is an abstention, not this error."""
+
+
+class DocumentError(ValueError):
+    """A YAML or JSON text cannot be read, or says something twice. Whoever reads it adds the file's name."""
+
+
+class TwiceError(DocumentError):
+    """A key stands twice in one mapping."""

@@ -1,7 +1,7 @@
 """The one description of a station's ROS graph: which nodes run, with which names, parameters and duties.
 
 Data only. `launch/bridge.launch.py` turns it into launch_ros nodes and `gymnast up` into processes; the supervisor
-node is told here which nodes it manages and in which order. Nothing of it is said a second time elsewhere.
+node learns here which nodes it manages and in which order. It is said nowhere else.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from gymnast_core.config import PACKAGE_ROOT, StationConfig, load_config
+from gymnast_core.config import StationConfig, load_config
 from gymnast_core.errors import ConfigError
+from gymnast_core.station_file import ament_prefixes, find_station_file
 
 ParameterValue = str | bool | int | float | tuple[str, ...]
 NODE_PACKAGE = "gymnast_nodes"
@@ -73,7 +73,7 @@ def station_graph(
     nodes = []
     if station.simulation is not None:
         # The driver lives in its own namespace, scene and camera with gymnast's other names.
-        names = ["station/reset_scene", "station/scene_state"]
+        names = ["station/reset_scene", "station/scene_state", "station/truth"]
         names += [] if station.camera.topic.startswith("/") else [station.camera.topic]
         remapped = tuple((name, f"{namespace}/{name}") for name in names)
         nodes.append(NodeDescription(NODE_PACKAGE, "station", "xs_sdk", driver_namespace, (config,), remapped))
@@ -89,32 +89,6 @@ def station_graph(
             )
         )
     return tuple(nodes)
-
-
-def find_station_file(name: str | os.PathLike[str]) -> Path:
-    """A station file: as given, or by name among the shipped ones ("simulated_drawer").
-
-    Raises: ConfigError listing the shipped names.
-    """
-    given = Path(name).expanduser()
-    if given.is_file():
-        return given.resolve()
-    folders = [PACKAGE_ROOT.parent / "robot_configs"]
-    folders += [prefix / "share" / "gymnast" / "robot_configs" for prefix in ament_prefixes("gymnast")]
-    known: list[str] = []
-    for folder in folders:
-        for candidate in (folder / given.name, folder / f"{given.name}.yaml"):
-            if candidate.is_file() and given.parent in (Path("."), Path("robot_configs")):
-                return candidate.resolve()
-        known += [path.stem for path in sorted(folder.glob("*.yaml"))]
-    raise ConfigError(f"station file '{name}' not found; give a path or one of: {', '.join(dict.fromkeys(known))}")
-
-
-def ament_prefixes(package: str) -> list[Path]:
-    """Install prefixes of a ROS package, from AMENT_PREFIX_PATH's resource index; empty when it is not installed."""
-    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    marker = Path("share", "ament_index", "resource_index", "packages", package)
-    return [prefix for prefix in prefixes if (prefix / marker).is_file()]
 
 
 def find_executable(node: NodeDescription) -> list[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
 
@@ -59,14 +61,45 @@ class Interruption:
         console.print("stopping at the next safe place; once more to stop now")
 
 
+class Stopped(KeyboardInterrupt):
+    """Something long was given up halfway, since the run was asked to stop."""
+
+
+_interruptions: list[Interruption] = []
+_thread = threading.local()
+
+
+def check_stop() -> None:
+    """For work that takes long, between its pieces. Raises: Stopped once an `interruptible` run was asked to stop, or
+    the `readers` that this thread belongs to are left.
+    """
+    leaving: threading.Event | None = getattr(_thread, "leaving", None)
+    if any(_interruptions) or (leaving is not None and leaving.is_set()):
+        raise Stopped
+
+
+@contextmanager
+def readers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that read files; whoever leaves the block, by an exception or not, waits for no more than a frame."""
+    leaving = threading.Event()
+    with ThreadPoolExecutor(count, "reader", lambda: setattr(_thread, "leaving", leaving)) as pool:
+        try:
+            yield pool
+        finally:
+            leaving.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
     """Within the block SIGINT and SIGTERM set the yielded flag, so that a loop can save and leave."""
     interruption = Interruption()
     previous = {number: signal.signal(number, interruption._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    _interruptions.append(interruption)
     try:
         yield interruption
     finally:
+        _interruptions.remove(interruption)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -97,3 +130,8 @@ def die_with_parent() -> None:
     """In a child: ask Linux for SIGTERM when the parent dies, so that a killed parent leaves nobody behind."""
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def say(text: str, style: str = "") -> None:
+    """A line for people, as it is. style: rich's, such as "yellow"."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

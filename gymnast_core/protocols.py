@@ -1,6 +1,6 @@
 """The small contracts through which neighbours meet: a policy acts, an environment resets and steps, a judge scores.
 
-Conventions, everywhere: frames are uint8 RGB (H, W, 3); actions are float32 in the Bridge convention, 7 numbers a step:
+Conventions, everywhere: frames are uint8 RGB (H, W, 3); actions are float32, Bridge convention, 7 numbers per step:
 translation (dx, dy, dz) in metres and rotation (droll, dpitch, dyaw) in radians along the base axes, then the gripper,
 absolute, 1 = open and 0 = closed. N counts rollouts, K the actions of one chunk, T the steps of an episode.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ import torch
 class Start:
     """Where one rollout begins: a frame to imagine from, or a reset of a station.
 
-    instruction: what the policy is told.
+    instruction: the one that the policy gets.
     frame: (H, W, 3) uint8 RGB; needed by a world model, ignored by a station.
     task: name of a task of the station's scene; needed by a station, ignored by a world model.
     seed: decides everything random of this rollout: the station's reset and the world model's noise.
@@ -40,20 +40,26 @@ class StepResult:
 
     frames: (N, H, W, 3) uint8, each rollout's frame after the last action of the chunk.
     executed: (N, K, 7) float32, the actions after the safety envelope (in imagination, the limits that need no arm).
-    success: (N,) float32, the environment's own truth at this moment (1 or 0), NaN where it has none (imagination).
-    safety_events: for each rollout, the names of the safety envelope's interventions during this chunk.
+    success: (N, K) float32, the environment's own truth after each action (1 or 0), NaN where it has none
+        (imagination).
+    safety_events: for each rollout and each of its actions, the names of the safety envelope's interventions.
     changed: (N, K) bool, the actions it did not let through as they were; `executed` alone does not tell, since
         rotations may be commanded by another convention (`arm.rotation`).
-    credit: (N,) float32, how far the task has come by that truth, 0 to 1, and 1 only where success is; None where the
-        environment tells success alone.
+    credit: (N, K) float32, how far the task has come by that truth, 0 to 1, and 1 only where success is; None where
+        the environment tells success alone.
+    holds: for each rollout and each of its actions, the kinds of the faults that held the arm after it; empty where
+        there is no arm. loads: (N, K) float32, the largest share of its allowed effort that a joint took meanwhile;
+        None where there is no arm.
     """
 
     frames: np.ndarray
     executed: np.ndarray
     success: np.ndarray
-    safety_events: tuple[tuple[str, ...], ...]
+    safety_events: Sequence[Sequence[tuple[str, ...]]]
     changed: np.ndarray
     credit: np.ndarray | None = None
+    holds: Sequence[Sequence[tuple[str, ...]]] = ()
+    loads: np.ndarray | None = None
 
 
 @runtime_checkable
@@ -78,6 +84,28 @@ class Environment(Protocol):
 
         A world model decodes only what is asked for here.
         """
+        ...
+
+
+@runtime_checkable
+class DoubtingEnvironment(Environment, Protocol):
+    """An environment that can tell which of its rollouts should not be believed."""
+
+    def doubts(self) -> list[str]:
+        """For each rollout since the reset why not, in words; "" where nothing speaks against it."""
+        ...
+
+
+@runtime_checkable
+class MeasuredEnvironment(Environment, Protocol):
+    """An environment that also measures: what episodes log besides frames and actions."""
+
+    def states(self) -> np.ndarray:
+        """Measured states since the reset, (N, T + 1, 7) float32, see `Episode.states`."""
+        ...
+
+    def facts(self) -> list[dict[str, Any]]:
+        """For each rollout, what else an episode's metadata should hold."""
         ...
 
 
@@ -109,10 +137,19 @@ class Policy(Protocol):
 
 @runtime_checkable
 class EpisodicPolicy(Policy, Protocol):
-    """A policy that goes on from call to call (a script, a server with a memory): it is told when an episode begins."""
+    """A policy that remembers earlier calls (a script, a server with a memory): it learns when an episode begins."""
 
     def restart(self) -> None:
         """A new episode begins."""
+        ...
+
+
+@runtime_checkable
+class SeededPolicy(Policy, Protocol):
+    """A policy with a memory or chance of its own: each episode begins with a seed, and runs by itself."""
+
+    def begin(self, seed: int) -> None:
+        """A new episode begins; `seed` decides everything random in it."""
         ...
 
 
@@ -123,7 +160,7 @@ class TrainablePolicy(Policy, Protocol):
     def sample(
         self, frames: np.ndarray, instructions: Sequence[str], temperature: float, seeds: Sequence[int]
     ) -> PolicySample:
-        """Draw one chunk a row; row i's draw depends on seeds[i] alone, so batch make-up changes nothing."""
+        """Draw one chunk per row. Row i depends on seeds[i] alone, so the other rows of the batch change nothing."""
         ...
 
     def log_probs(
@@ -141,12 +178,17 @@ class Verdict:
     confidence: 0 to 1.
     reason: why, in words or figures, for the report.
     completed_at: which of the shown frames first shows the task completed; None where that is not known.
+    grade: on the judge's own scale, what its threshold is held against; None where it has no scale.
+    progress: how far the task has come, 0 to 1, in each of the shown frames; one value where only the end is known,
+        none where nothing is. It is partial credit only where a recipe asks for it (`progress_credit`).
     """
 
     score: float | None
     confidence: float
     reason: str
     completed_at: int | None = None
+    grade: float | None = None
+    progress: tuple[float, ...] = ()
 
     @property
     def completed(self) -> bool | None:
@@ -166,5 +208,14 @@ class Judge(Protocol):
         ...
 
     def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
-        """One verdict a video; each video is (n, H, W, 3) uint8, the frames `frame_indices` named."""
+        """One verdict per video; each video is (n, H, W, 3) uint8, the frames `frame_indices` named."""
+        ...
+
+
+@runtime_checkable
+class OutcomeJudge(Judge, Protocol):
+    """A judge that scores what an environment itself says of the outcome, not frames."""
+
+    def judge_outcomes(self, success: np.ndarray, credit: np.ndarray) -> list[Verdict]:
+        """Verdicts of outcomes (N,), 0 or 1 or NaN where an environment has no truth; credit (N,), 0 to 1 or NaN."""
         ...

@@ -15,11 +15,9 @@ runs/<kind>/<name>/
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
-import random
 import shutil
 import time
 import weakref
@@ -27,12 +25,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from gymnast_core.config import dump_config
-from gymnast_core.data.frames import write_bytes
+from gymnast_core.contents import name_file
+from gymnast_core.data.formats import episodes_in
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
+from gymnast_core.files import append_line, is_number, read_json_lines, write_bytes
+from gymnast_core.locks import try_lock
+from gymnast_core.results import write_result
 
 LOCK = ".lock"
 BEGINNINGS = frozenset(("config.yaml", "progress.jsonl", LOCK))
@@ -45,16 +46,13 @@ class FolderLock:
     """A folder for this process alone, as long as the object lives; `lock_folder` makes them."""
 
     def __init__(self, path: Path) -> None:
-        number = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        number = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)  # a link would be emptied
         weakref.finalize(self, os.close, number)
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        taken = try_lock(number)
+        if taken is False:
             holder = os.read(number, 20).decode(errors="replace").strip() or "(unknown)"
-            raise ConfigError(
-                f"{path}: process {holder} works in this folder; wait for it, or choose another one"
-            ) from None
-        except OSError:  # a file system without locks
+            raise ConfigError(f"{path}: process {holder} works in this folder; wait for it, or choose another one")
+        if taken is None:
             return
         os.truncate(number, 0)
         os.write(number, f"{os.getpid()}\n".encode())
@@ -87,16 +85,23 @@ def refuse_other_options(path: str | os.PathLike[str], then: Mapping[str, Any], 
 
 def _refuse_episodes(path: Path) -> None:
     """A run among logged episodes would mix its files with theirs. Raises: ConfigError naming the first one."""
-    videos = (video for video in path.glob("*.mp4") if video.with_suffix(".npz").exists())
-    for episode in (*path.glob("episode.json"), *path.glob("*/episode.json"), *videos):
-        first = episode.relative_to(path)
-        raise ConfigError(f"run: found {path}, which holds episodes ({first}); choose another --run")
+    for folder in (path, *path.glob("*/")):
+        for episode in episodes_in(folder):
+            if folder in (path, episode.path):
+                first = episode.path.relative_to(path)
+                raise ConfigError(f"run: found {path}, which holds episodes ({first}); choose another --run")
 
 
 def take_back() -> None:
     """After bad input: what this process's runs wrote before they had checked it, and nothing else, goes away."""
     for run in list(_runs):
         run.take_back()
+
+
+def _kind_of(config: Any) -> str:
+    """The kind of run that has this config, as its checkpoints name it: "module.Class" of the verb's module, whose
+    options stand in `module_config`."""
+    return f"{type(config).__module__.removesuffix('_config')}.{type(config).__qualname__}"
 
 
 class RunFolder:
@@ -131,7 +136,7 @@ class RunFolder:
         if config is not None:
             write_bytes(file, dump_config(config).encode())
             _runs.add(self)
-        self._kind = f"{type(config).__module__}.{type(config).__qualname__}" if config is not None else ""
+        self._kind = _kind_of(config) if config is not None else ""
         self._tensorboard_wanted = tensorboard
         self._tensorboard: Any = None
         self._best: tuple[int, float] | None = None
@@ -161,10 +166,10 @@ class RunFolder:
         line = {"time": time.time(), "phase": phase, "iteration": iteration, "iterations": iterations, **facts}
         self._append("progress.jsonl", line)
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, whole or not at all."""
+    def write_result(self, result: Any) -> None:
+        """Write result.json, whole or not at all. result: a dataclass or a mapping."""
         _runs.discard(self)
-        write_bytes(self.path / "result.json", json.dumps(dict(result), indent=1).encode())
+        write_result(self.path, result)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl so far; a line cut short by a crash is left out."""
@@ -215,6 +220,8 @@ class RunFolder:
             try:
                 state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=mapped)
                 state["step"] = int(state["step"])
+                best = state.get("best")
+                best = best and (int(best[0]), float(best[1]))
             except Exception as error:  # torch raises many kinds for a damaged file
                 problem = error
                 continue
@@ -222,12 +229,14 @@ class RunFolder:
                 raise CheckpointError(f"{self.path}: holds another run ({state['kind']}); choose another --run")
             if tidy:
                 self._cut_metrics(state["step"])
-            best = state.get("best")
-            self._remember_best(best and (int(best[0]), float(best[1])))
+            self._remember_best(best)
             return state
         if found:
             name = f"{found[-1]}/state.pt"
-            raise CheckpointError(f"{name}: unreadable, perhaps cut short; delete it to start anew") from problem
+            told = name_file(name)
+            other = told and "zip archive" not in told
+            why = f"found {told}, needed a state of a run" if other else "unreadable, perhaps cut short"
+            raise CheckpointError(f"{name}: {why}; delete it to start anew") from problem
         return None
 
     def load_best(self) -> dict[str, Any] | None:
@@ -291,44 +300,4 @@ class RunFolder:
         write_bytes(self.path / "metrics.jsonl", text.encode())
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        try:
-            with open(self.path / name, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise DataError(f"{self.path / name}: cannot write: {error.strerror or error}; free disk space") from error
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of a JSON-lines file; empty where there is no file. What is no object is left out, for instance a last line
-    cut short by a crash."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value read from JSON is a number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries draw from the global generator
-    torch.manual_seed(seed)
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on all parts and on nothing else (not on Python's hash seed)."""
-    import hashlib
-
-    digest = hashlib.blake2b("/".join(str(part) for part in parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+        append_line(self.path / name, json.dumps(line))

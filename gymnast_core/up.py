@@ -8,18 +8,14 @@ SIGINT but which also ends one that is still importing without a traceback; SIGK
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import tyro
 import yaml
@@ -27,6 +23,7 @@ import yaml
 from gymnast_core.errors import ConfigError
 from gymnast_core.graph import NodeDescription, find_executable, station_graph
 from gymnast_core.progress import die_with_parent
+from gymnast_core.ros_logs import settle_log_folder
 
 RESPAWN_DELAY_S = 1.0
 MAX_RESPAWNS = 5
@@ -201,11 +198,11 @@ def up(config: UpConfig) -> int:
     if config.log_level not in ("debug", "info", "warn", "error"):
         raise ConfigError(f"log_level: found '{config.log_level}', allowed are debug, info, warn, error")
     nodes = station_graph(config.config, config.namespace, config.without)
+    if told := settle_log_folder():
+        _say(told)
     runner = GraphRunner(nodes, config.log_level)
-    with contextlib.ExitStack() as held:
-        for node in nodes:
-            held.enter_context(_only_one(node))
-        return _run(runner)
+    _refuse_second(nodes)
+    return _run(runner)
 
 
 def _run(runner: GraphRunner) -> int:
@@ -219,24 +216,38 @@ def _run(runner: GraphRunner) -> int:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _only_one(node: NodeDescription) -> Iterator[None]:
-    """Hold the node's name in this ROS domain on this machine: two graphs of the same names would fight over the arm.
+def _refuse_second(nodes: Sequence[NodeDescription]) -> None:
+    """Two graphs of the same names, on whichever machines of one ROS domain, would fight over the arm.
 
-    Raises: ConfigError when another `gymnast up` of this user has it.
+    Raises: ConfigError naming the nodes that are up already. Where nobody can look, the supervisor finds out.
     """
-    domain = os.environ.get("ROS_DOMAIN_ID", "") or "0"
-    name = f"{node.namespace.rstrip('/')}/{node.name}"
-    path = Path(tempfile.gettempdir()) / f"gymnast_up_{os.getuid()}_{domain}{name.replace('/', '.')}.lock"
-    with open(path, "w", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"node {name} is up already in ROS domain {domain}; stop that `gymnast up`, or choose another "
-                "ROS_DOMAIN_ID or --namespace"
-            ) from error
-        yield  # the lock goes with the process, however it ends
+    names = [f"{node.namespace.rstrip('/')}/{node.name}" for node in nodes if node.executable != "supervisor"]
+    if found := look(names):
+        raise ConfigError(
+            f"{', '.join(found)}: up already in ROS domain {ros_domain()}; stop that graph, or choose another "
+            "ROS_DOMAIN_ID or --namespace"
+        )
+
+
+def ros_domain() -> str:
+    """The ROS domain that processes started from here join."""
+    return os.environ.get("ROS_DOMAIN_ID", "") or "0"
+
+
+def look(arguments: Sequence[str]) -> list[str] | None:
+    """What `gymnast_nodes.look` finds in the ROS graph, line by line; None where there is no ROS for this Python."""
+    looking = subprocess.Popen(
+        [sys.executable, "-m", "gymnast_nodes.look", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
+    lines = looking.communicate()[0].splitlines()
+    if looking.returncode == 0:
+        return []
+    return lines if looking.returncode == 1 and lines else None
 
 
 def _say(text: str) -> None:

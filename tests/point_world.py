@@ -118,19 +118,20 @@ class PointEnvironment:
         return self._frames[0]
 
     def step(self, actions: np.ndarray) -> StepResult:
+        success = np.full(actions.shape[:2], np.nan, dtype=np.float32)
         for step in range(actions.shape[1]):
             noise = np.stack([g.normal(size=2) for g in self._generators]) * self._noise
             self._position = np.clip(self._position + actions[:, step, :2] + noise, 0.05, 0.95)
             self._frames.append(render(self._position))
-        success = np.array(
-            [
-                float("nan") if start.frame is not None else float(reached(position, start.instruction))
-                for start, position in zip(self._starts, self._position)
-            ],
-            dtype=np.float32,
-        )
+            for row, (start, position) in enumerate(zip(self._starts, self._position)):
+                if start.frame is None:
+                    success[row, step] = reached(position, start.instruction)
         return StepResult(
-            self._frames[-1], actions, success, ((),) * len(self._starts), np.zeros(actions.shape[:2], bool)
+            self._frames[-1],
+            actions,
+            success,
+            [[()] * actions.shape[1] for _ in self._starts],
+            np.zeros(actions.shape[:2], bool),
         )
 
     def video(self, indices: Sequence[int] | None = None) -> np.ndarray:

@@ -9,13 +9,40 @@ CORE = Path(__file__).resolve().parent.parent / "gymnast_core"
 LEVELS = [
     {"data"},
     {"robot", "reporting"},
-    {"policy", "world_model", "reward", "station"},
+    {"policy", "world_model", "reward", "simulation"},
+    {"rollout"},
     {"rl", "evaluation"},
-    {"serve"},
+    {"workflows", "serve"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 # Modules of the root that every part may use, and that use no part but data.
-BASE = {"config", "device", "errors", "protocols", "progress", "run_folder", "graph"}
+BASE = {
+    "addresses",
+    "clocks",
+    "commands",
+    "plain_json",
+    "plain_yaml",
+    "units",
+    "config",
+    "contents",
+    "device",
+    "errors",
+    "estimates",
+    "files",
+    "graph",
+    "locks",
+    "progress",
+    "protocols",
+    "ranks",
+    "redaction",
+    "results",
+    "ros_logs",
+    "run_folder",
+    "seeds",
+    "sequential_test",
+    "station_file",
+    "tensor_files",
+}
 ROS = ("rclpy", "gymnast_nodes", "gymnast_msgs", "sensor_msgs", "std_msgs", "interbotix_xs_msgs", "launch")
 
 

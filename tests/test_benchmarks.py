@@ -19,7 +19,7 @@ def test_every_command_and_its_retries_are_understood(
     command: gpu.Command, toy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for extra in ("", *command.otherwise):
-        text = f"{command.toy if toy else command.arguments} {extra}".format(seconds=10, fixtures="f")
+        text = f"{command.toy if toy else command.arguments} {extra}".format(seconds=10)
         _, module, *rest = text.split()
         monkeypatch.setattr("sys.argv", ["x", *rest, "--out", "o"])
         if module == "benchmarks.policy":

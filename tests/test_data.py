@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 
 from gymnast_core.config import StationConfig, dump_config, load_config, parse_config
 from gymnast_core.data.episode import EpisodeWriter, find_episodes, read_episode, write_episode
+from gymnast_core.data.formats import find_all, open_episode
 from gymnast_core.data.frames import read_image
 from gymnast_core.data.worldgym import (
-    find_worldgym_episodes,
     read_actions,
-    read_worldgym_episode,
     scale_actions,
     unscale_actions,
 )
@@ -163,9 +162,9 @@ def test_worldgym_scaling_has_an_inverse_inside_its_range(translation: list[floa
 
 @pytest.mark.skipif(not (SHARED / "data/bridge_episodes").is_dir(), reason="no ../shared/data/bridge_episodes here")
 def test_real_bridge_episodes_are_read() -> None:
-    videos = find_worldgym_episodes(SHARED / "data/bridge_episodes")
+    videos = find_all(SHARED / "data/bridge_episodes")
     assert len(videos) == 8
-    episode = read_worldgym_episode(videos[0], size=64)
+    episode = videos[0].read(64)
     assert episode.frames.shape == (episode.length + 1, 64, 64, 3)
     assert np.abs(episode.actions[:, :3]).max() <= 0.05 + 1e-6 and set(np.unique(episode.actions[:, 6])) <= {0.0, 1.0}
 
@@ -180,10 +179,10 @@ def test_a_worldgym_episode_of_the_wrong_length_is_refused(tmp_path: Path) -> No
         container.mux(stream.encode())
     np.savez(tmp_path / "0.npz", arr_0=np.zeros((4, 10), np.float32))
     with pytest.raises(DataError, match=r"4 actions for the 5 frames"):
-        read_worldgym_episode(tmp_path / "0.mp4")
+        open_episode(tmp_path / "0.mp4").read()
     np.savez(tmp_path / "0.npz", arr_0=np.full((5, 10), np.nan, np.float32))
     with pytest.raises(DataError, match="needed finite"):
-        read_worldgym_episode(tmp_path / "0.mp4")
+        open_episode(tmp_path / "0.mp4").read()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "robot_configs").glob("*.yaml")), ids=lambda path: path.stem)
@@ -259,7 +258,7 @@ def test_a_file_of_actions_is_numbers_of_the_right_shape_or_one_line(tmp_path: P
         ("text", lambda p: np.savez(p, actions=np.full((3, 7), "1")), "needed real numbers"),
         ("complex", lambda p: np.savez(p, actions=good * 1j), "complex64; needed real numbers"),
         ("objects", lambda p: np.savez(p, actions=objects), "Python objects"),
-        ("pickle", lambda p: p.write_bytes(b"\x80\x04]."), "Python objects or no arrays"),
+        ("pickle", lambda p: p.write_bytes(b"\x80\x04]."), "found a Python pickle, which is not read"),
         ("cut", lambda p: p.write_bytes(whole[:-40]), "cannot read an array"),
         ("damaged", lambda p: p.write_bytes(whole[:60] + b"????" + whole[64:]), "cannot read an array"),
         ("folder", lambda p: p.mkdir(), "directory"),

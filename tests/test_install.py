@@ -20,6 +20,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from tests.machine import HANG_S
+
 ROOT = Path(__file__).resolve().parent.parent
 NODES = ROOT / "ros2_ws" / "src" / "gymnast_nodes"
 PACKAGES = ["gymnast", "gymnast_msgs", "gymnast_nodes", "interbotix_xs_msgs"]
@@ -37,7 +39,7 @@ def listed_by_colcon(folder: Path, *options: str) -> list[str]:
         env={**os.environ, "COLCON_DEFAULTS_FILE": os.devnull},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANG_S,
         check=True,
     )
     return sorted(result.stdout.split())
@@ -75,7 +77,7 @@ def test_declared_ranges_cover_what_is_installed_and_agree_with_each_other() -> 
 
     # What the lab's own code is promised by name.
     names = {canonicalize_name(Requirement(line).name) for line in [*arguments["install_requires"], *extras["full"]]}
-    assert {"torch", "transformers", "diffusers", "openai", "opencv-python", "numpy", "pyyaml"} <= names
+    assert {"torch", "peft", "transformers", "diffusers", "openai", "opencv-python", "numpy", "pyyaml"} <= names
     ros = {element.text for element in ElementTree.parse(ROOT / "package.xml").iter("exec_depend")}
     assert {"rclpy", "launch_ros", "gymnast_msgs", "gymnast_nodes", "interbotix_xs_modules"} <= ros
 
@@ -143,17 +145,20 @@ def test_the_base_install_is_enough_for_adapting_and_training(tmp_path: Path) ->
     absent = {"mcap_ros2" if name == "mcap_ros2_support" else name for name in absent} | {"rclpy"}
     code = (
         "import importlib\n"
-        "from gymnast_core.cli import VERBS\n"
-        "for verb, (module, *_) in VERBS.items():\n"
-        "    if verb.split()[0] in ('adapt', 'train', 'sft', 'judge', 'world-model', 'report', 'doctor', 'up'):\n"
-        "        importlib.import_module(module)\n"
+        "from gymnast_core.verbs import VERBS\n"
+        "station = ('demo', 'stop', 'rearm', 'canary', 'policy evaluate', 'adapter evaluate', 'data collect')\n"
+        "station += ('data recover', 'benchmark transfer', 'practise')\n"
+        "for name, verb in VERBS.items():\n"
+        "    for target in () if name in station else (verb.options, verb.run):\n"
+        "        module, _, attribute = target.partition(':')\n"
+        "        assert callable(getattr(importlib.import_module(module), attribute)), name\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **environment_without(absent, tmp_path)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANG_S,
         check=False,
     )
     assert result.returncode == 0, result.stderr[-2000:]
@@ -185,7 +190,7 @@ def test_the_wheel_carries_recipes_scenes_weights_and_launch_files(tmp_path: Pat
         [sys.executable, "-m", "pip", "wheel", *options, "."],
         cwd=tmp_path / "checkout",
         check=True,
-        timeout=240,
+        timeout=HANG_S,
     )
     (wheel,) = tmp_path.glob("gymnast-*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
@@ -207,7 +212,7 @@ def run_doctor(*words: str, **environment: str) -> subprocess.CompletedProcess[s
         env={**clean, **environment},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANG_S,
         check=False,
     )
 
@@ -253,7 +258,7 @@ def test_setup_on_a_machine_without_compiler_and_apt_fails_in_one_line_with_the_
         env={"PATH": str(programs), "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
         check=False,
     )
     assert result.returncode == 1

@@ -20,8 +20,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parity.policy import compare
-from parity.policy import main as parity_main
 from safetensors.torch import load_file, save_file
 
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
@@ -33,18 +31,20 @@ from gymnast_core.policy.load import open_policy
 from gymnast_core.policy.manage import ListAdaptersConfig, RemoveAdapterConfig, list_adapters, remove_adapter
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
 from gymnast_core.policy.prompt import PromptTokens, normalise_instruction
-from gymnast_core.policy.recipe import ModelRecipe, TowerRecipe, new_checkpoint
+from gymnast_core.policy.recipe import new_checkpoint
 from gymnast_core.policy.remote import RemotePolicy
 from gymnast_core.policy.scripted import load_script
+from gymnast_core.policy.sft_config import ModelRecipe, TowerRecipe
 from gymnast_core.policy.statistics import compute_statistics, read_statistics
 from gymnast_core.policy.tokens import ActionTokens
 from gymnast_core.protocols import EpisodicPolicy, Policy, TrainablePolicy
+from tests.golden_values import GOLDENS, label, policy_goldens, unpack
+from tests.machine import in_time
+from tests.parity.policy import compare
+from tests.parity.policy import main as parity_main
 from tests.policy_server import PolicyServer
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
-FIXTURE = SHARED / "fixtures" / "openvla"
-needs_fixture = pytest.mark.skipif(not FIXTURE.exists(), reason=f"golden values not found at {FIXTURE}")
-
+GOLDEN = GOLDENS / "openvla"
 TINY = ModelRecipe(
     image_size=32,
     patch_size=8,
@@ -87,46 +87,42 @@ def edit_json(path: Path, **changes: object) -> None:
 # --- the reference ------------------------------------------------------------------------------------------------
 
 
-@needs_fixture
-def test_every_golden_value_is_met() -> None:
-    comparison = compare(FIXTURE)
+@pytest.mark.parametrize("goldens", policy_goldens(), ids=label)
+def test_every_golden_value_is_met(goldens: Path) -> None:
+    comparison = compare(goldens)
     bad = [line for line in comparison.lines if not line[1] <= line[2]]
     assert len(comparison.lines) > 80
     assert not bad
 
 
 @pytest.fixture
-def fixture_copy(tmp_path: Path) -> Path:
+def golden_copy(tmp_path: Path) -> Path:
     """The golden values, to be damaged."""
-    target = tmp_path / "fixture"
-    shutil.copytree(FIXTURE, target)
-    target.chmod(0o755)
-    for path in target.iterdir():
-        path.chmod(0o644)
+    target = tmp_path / "goldens"
+    target.mkdir()
+    unpack(GOLDEN, target)
     return target
 
 
-@needs_fixture
-def test_parity_check_names_what_is_missing_or_altered(fixture_copy: Path) -> None:
-    golden = load_file(str(fixture_copy / "golden.safetensors"))
+def test_parity_check_names_what_is_missing_or_altered(golden_copy: Path) -> None:
+    golden = load_file(str(golden_copy / "golden.safetensors"))
     gradient = next(name for name in golden if name.startswith("grpo_clipped_grad."))
     del golden["row0_projected"], golden[gradient]
     golden["sampled_entropy"][1, 7] += 1e-3
-    save_file(golden, str(fixture_copy / "golden.safetensors"))
-    comparison = compare(fixture_copy)
+    save_file(golden, str(golden_copy / "golden.safetensors"))
+    comparison = compare(golden_copy)
     bad = {name for name, error, tolerance in comparison.lines if not error <= tolerance}
     assert bad == {"row0_projected (missing)", "sampled_entropy", "grpo_clipped_grad.* (1 of 6 missing)"}
     del golden["input_ids"]
-    save_file(golden, str(fixture_copy / "golden.safetensors"))
-    assert parity_main([str(fixture_copy)]) == 1
-    (fixture_copy / "model.safetensors").unlink()
-    assert parity_main([str(fixture_copy)]) == 1
+    save_file(golden, str(golden_copy / "golden.safetensors"))
+    assert parity_main([str(golden_copy)]) == 1
+    (golden_copy / "model.safetensors").unlink()
+    assert parity_main([str(golden_copy)]) == 1
 
 
-@needs_fixture
 @pytest.mark.parametrize("mistake", ["rms_norm_eps", "vision_eps"])
-def test_parity_check_notices_small_mistakes(mistake: str, fixture_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = fixture_copy
+def test_parity_check_notices_small_mistakes(mistake: str, golden_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = golden_copy
     if mistake == "rms_norm_eps":  # the mistake that moves the goldens least
         text = json.loads((target / "config.json").read_text())["text_config"]
         edit_json(target / "config.json", text_config={**text, "rms_norm_eps": 1e-5})
@@ -135,10 +131,9 @@ def test_parity_check_notices_small_mistakes(mistake: str, fixture_copy: Path, m
     assert parity_main([str(target)]) == 1
 
 
-@needs_fixture
 def test_full_size_network_has_exactly_the_checkpoint_keys() -> None:
-    wanted = json.loads((FIXTURE / "full_size_keys.json").read_text())
-    content = json.loads((FIXTURE / "config.json").read_text())
+    wanted = json.loads((GOLDEN / "full_size_keys.json").read_text())
+    content = json.loads((GOLDEN / "config.json").read_text())
     del content["tiny_vision_backbones"]
     content["text_config"] = {"model_type": "llama", "pad_token_id": 32000, "vocab_size": 32064}
     model = build_meta(read_policy_config(content, "config.json"))
@@ -269,7 +264,7 @@ def break_statistics(folder: Path, dimension: int, low: float, high: float, **ch
         (lambda f: edit_json(f / "config.json", num_actions_chunk=10**9), "num_actions_chunk is 1000000000"),
         (lambda f: edit_json(f / "config.json", image_sizes=[[32], [32]]), "image_sizes"),
         (lambda f: edit_text_config(f, num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
-        (quantise, "'projector.fc1.weight' holds int8; a quantised checkpoint"),
+        (quantise, "its weights are quantised \\('projector.fc1.weight' is I8\\)"),
         (lambda f: break_statistics(f, 3, -1e300, 1e300), "dimension 3 goes from -1e\\+300 to 1e\\+300"),
         (lambda f: break_statistics(f, 3, -(10**400), 1.0), "int too large"),
         (lambda f: break_statistics(f, 0, 0.0, 1.0, mask=["no"] * 7), "mask is not made of true and false"),
@@ -717,7 +712,7 @@ def test_adapters_come_and_go_and_leave_the_base_untouched(
     assert np.array_equal(running.act(FRAMES, INSTRUCTIONS), outcomes["open_drawer",])
     assert [r.name for r in store.list(running.checkpoint.fingerprint)] == ["open_drawer"]
     assert list_adapters(ListAdaptersConfig(str(tmp_path))) == 0
-    assert capsys.readouterr().out.startswith("open_drawer  (lab / open_drawer, ")
+    assert capsys.readouterr().out.startswith("open_drawer  imagined, ungated  (lab / open_drawer, ")
     assert remove_adapter(RemoveAdapterConfig("open_drawer", str(tmp_path))) == 0
     assert store.list() == []
     with pytest.raises(CheckpointError, match="present: none"):
@@ -727,18 +722,25 @@ def test_adapters_come_and_go_and_leave_the_base_untouched(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: edit_json(f / "adapter.json", rank=4), r"found torch.float32 of shape \(2, 32\), needed floats of"),
+        (lambda f: edit_json(f / "adapter.json", rank=4), "rank is 4, adapter_config.json beside it says 2"),
+        (
+            lambda f: edit_json(f / "adapter_config.json", r=4),
+            r"found torch.float32 of shape \(2, 32\), needed floats of",
+        ),
+        (lambda f: edit_json(f / "adapter_config.json", r=0), "r is 0, needed a whole number from 1"),
+        (lambda f: (f / "adapter_config.json").unlink(), "adapter_config.json is missing"),
         (lambda f: edit_json(f / "adapter.json", rank=True), "rank is True"),
         (lambda f: edit_json(f / "adapter.json", alpha="5"), "alpha is '5'"),
         (lambda f: edit_json(f / "adapter.json", alpha=math.inf), "alpha is inf"),
         (lambda f: edit_json(f / "adapter.json", created=3), "created is 3"),
         (lambda f: edit_json(f / "adapter.json", metrics={"a": "b"}), "metrics.a is 'b'"),
         (lambda f: edit_json(f / "adapter.json", modules="abc"), "modules is 'abc'"),
-        (lambda f: edit_json(f / "adapter.json", modules=["language_model.x"]), "layer 'language_model.x', which this"),
-        (lambda f: edit_json(f / "adapter.json", modules=[LAYER]), "which its adapter.json does not name"),
+        (lambda f: edit_json(f / "adapter.json", modules=["language_model.x"]), "modules is \\['language_model.x'"),
+        (lambda f: edit_json(f / "adapter_config.json", target_modules=[LAYER]), "which adapter_config.json does not"),
+        (lambda f: edit_json(f / "adapter_config.json", target_modules=["x"]), "names no layer that this policy has"),
         (lambda f: (f / "adapter.json").write_text("{}"), "it lacks base, rank, alpha, modules"),
-        (lambda f: (f / "adapter.json").write_text(DEEP), "not a readable adapter record"),
-        (lambda f: (f / "adapter_model.safetensors").write_bytes(b"{"), "missing or damaged"),
+        (lambda f: (f / "adapter.json").write_text(DEEP), "not readable adapter record"),
+        (lambda f: (f / "adapter_model.safetensors").write_bytes(b"{"), "needed a safetensors file"),
         (lambda f: change_factors(f, lambda factor: factor.to(torch.int8)), "found torch.int8"),
         (lambda f: change_factors(f, lambda factor: factor * math.nan), "holds a value that is not finite"),
     ],
@@ -861,7 +863,6 @@ def test_a_policy_behind_a_server_acts_like_the_policy(policy: OpenVLAPolicy, se
         (lambda actions: json.dumps(actions[0].tolist()).encode(), "1 actions, needed 5"),
         (lambda actions: json.dumps([[0.0] * 7] * 100).encode(), "100 actions, needed 5"),
         (lambda actions: json.dumps((actions * math.nan).tolist()).encode(), "finite"),
-        (lambda actions: json.dumps({"action": actions.tolist()}).encode(), "found dict"),
         (lambda actions: b'{"__numpy__": "AAAA", "dtype": "|O", "shape": [1]}', "not an array"),
         (lambda actions: b'{"__numpy__": "AAAA", "dtype": "(,)f4", "shape": [1]}', "not an array"),
         (lambda actions: b"[" * 100_000, "no JSON"),
@@ -898,4 +899,4 @@ def test_a_server_that_never_comes_to_an_end_is_left(forever: bytes) -> None:
         began = time.monotonic()
         with pytest.raises(DataError, match=r"no policy server answers \(timed out\)"):
             RemotePolicy(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout_s=0.3)
-        assert time.monotonic() - began < 5.0
+        assert in_time(5.0, began)

@@ -25,8 +25,11 @@ from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.policy import adapters
 from gymnast_core.policy.dataset import OUTCOMES, Order, Samples, chunk_at, find_entries
 from gymnast_core.policy.openvla import load_policy
-from gymnast_core.policy.recipe import ModelRecipe, TowerRecipe
-from gymnast_core.policy.sft import RECIPES, SFTConfig, Trainer, sft
+from gymnast_core.policy.sft import Trainer, sft
+from gymnast_core.policy.sft_config import ModelRecipe, SFTConfig, TowerRecipe
+from gymnast_core.policy.sft_loss import token_logits, token_loss
+from gymnast_core.policy.sft_start import RECIPES
+from tests.machine import HANG_S
 
 ROOT = Path(__file__).resolve().parent.parent
 BRIDGE = ROOT.parent / "shared" / "data" / "bridge_episodes"
@@ -74,7 +77,7 @@ def config(data: Path, tmp_path: Path, name: str = "a", **changes: object) -> SF
         out=str(tmp_path / f"out_{name}"),
         run=str(tmp_path / f"run_{name}"),
         steps=8,
-        batch_size=8,
+        batch=8,
         learning_rate=3e-3,
         crop_area=0.9,
         evaluate_every=1000,
@@ -91,7 +94,7 @@ def test_the_mix_takes_judged_successes_only(data: Path, tmp_path: Path) -> None
     chosen = {kept: [e.path.name for e in find_entries([str(tmp_path / "mix")], kept=kept)] for kept in OUTCOMES}  # type: ignore[arg-type]
     assert chosen == {"all": ["0", "1", "2"], "not failures": ["0", "2"], "successes": ["0"]}
     trainer = Trainer(config(data, tmp_path, "mix", mix=(str(tmp_path / "mix"),)))
-    assert [len(source.entries) for source in trainer.sources] == [10, 1]
+    assert [len(source.entries) for source in trainer.data.sources] == [10, 1]
     write_episode(tmp_path / "none" / "0", make_episode(0, "open", None))
     with pytest.raises(DataError, match="1 episodes, none of them judged a success"):
         Trainer(config(data, tmp_path, "none", mix=(str(tmp_path / "none"),)))
@@ -103,9 +106,9 @@ def test_a_missing_or_broken_frame_is_named_before_training(data: Path, tmp_path
     frame.write_bytes(frame.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"03/frames/000002\.png: not a whole PNG"):
         Trainer(config(tmp_path / "data", tmp_path, "cut"))
-    for shape, kind, words in (((32, 32), np.uint8, "grey of 8 bits"), ((32, 32, 3), np.uint16, "RGB of 16 bits")):
+    for shape, kind, words in (((32, 32), np.uint8, r"1 channel\(s\)"), ((32, 32, 3), np.uint16, "uint16 pixels")):
         cv2.imwrite(str(frame), np.zeros(shape, kind))
-        with pytest.raises(DataError, match=rf"03/frames/000002\.png: found {words}, needed RGB of 8 bits"):
+        with pytest.raises(DataError, match=rf"03/frames/000002\.png: found {words}.*, needed .*; convert the image"):
             Trainer(config(tmp_path / "data", tmp_path, "colours"))
     cv2.imwrite(str(frame), np.zeros((8, 32, 3), np.uint8))
     with pytest.raises(DataError, match=r"03/frames/000002\.png: found 32x8 pixels, allowed are sides of 16"):
@@ -160,8 +163,8 @@ def test_a_frame_that_goes_missing_midway_costs_no_training(data: Path, tmp_path
     settings = config(tmp_path / "data", tmp_path, "gone", save_every=1000)
     trainer = Trainer(settings)
     for sample in range(40):  # the first steps find their frames in memory
-        source, index = trainer.order(sample)
-        trainer.sources[source].frame(index)
+        source, index = trainer.data.order(sample)
+        trainer.data.sources[source].frame(index)
     shutil.rmtree(tmp_path / "data")
     with pytest.raises(DataError, match="no such image file"):
         trainer.train()
@@ -258,7 +261,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data: Path, tmp_path: Path, adapter: 
     shutil.rmtree(other / "00")
     write_episode(other / "00", make_episode(99, "open"))
     for option, told in (
-        ({"batch_size": 4}, "batch_size '8', found '4'; give the same options, or choose another --run"),
+        ({"batch": 4}, "batch '8', found '4'; give the same options, or choose another --run"),
         ({"weight_decay": 0.5}, "weight_decay '0.01', found '0.5'"),
         ({"data": (str(other),)}, r"data \(digest\)"),
         ({"chunk_length": 3, "image_variant": "center_crop"}, "chunk_length '2', found '3'"),
@@ -276,7 +279,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data: Path, tmp_path: Path, adapter: 
 
 
 def test_it_learns_and_writes_a_policy_that_acts(data: Path, tmp_path: Path) -> None:
-    settings = config(data, tmp_path, "learn", steps=100, batch_size=16, schedule="cosine", warmup=5)
+    settings = config(data, tmp_path, "learn", steps=100, batch=16, schedule="cosine", warmup=5)
     assert sft(settings) == 0
     result = json.loads((tmp_path / "run_learn" / "result.json").read_text())
     assert result["held_out_token_accuracy"] > 0.9
@@ -295,10 +298,10 @@ def test_it_learns_and_writes_a_policy_that_acts(data: Path, tmp_path: Path) -> 
 
 def test_spread_labels_are_centred_on_the_bin(data: Path, tmp_path: Path) -> None:
     trainer = Trainer(config(data, tmp_path, "spread"))
-    frames, instructions, bins = trainer.batch(0)
+    frames, instructions, bins = trainer.data(0)
     with torch.no_grad():
-        whole = trainer.logits(frames, instructions)
-        sharp, narrow = (float(trainer.loss(whole, bins, sigma)[0]) for sigma in (0.0, 0.05))
+        whole = token_logits(trainer.policy, frames, instructions)
+        sharp, narrow = (float(token_loss(trainer.policy, whole, bins, sigma)[0]) for sigma in (0.0, 0.05))
         assert sharp == pytest.approx(narrow, rel=1e-5)
         logits = trainer.policy.model.action_logits(*trainer.policy.inputs(frames, instructions))
         first = trainer.policy.config.first_action_id
@@ -311,7 +314,8 @@ def test_adapter_training_leaves_the_base_and_its_statistics(data: Path, tmp_pat
     other = tmp_path / "other"
     for seed in range(4):
         episode = make_episode(seed + 50, "open")
-        write_episode(other / str(seed), replace(episode, executed=episode.executed * 3, actions=episode.actions * 3))
+        wider = episode.actions * np.array([3, 3, 3, 3, 3, 3, 1], np.float32)
+        write_episode(other / str(seed), replace(episode, executed=wider, actions=wider))
     tuned = config(
         data,
         tmp_path,
@@ -351,7 +355,7 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(data: Path, tmp_path: P
     tower = "{width: 16, depth: 2, heads: 2}"
     recipe.write_text(
         f"model: {{image_size: 32, patch_size: 8, dino: {tower}, siglip: {tower}, width: 48, depth: 3, heads: 2, "
-        "mlp_hidden: 96, n_bins: 8, chunk_length: 2}\nlora_rank: 0\nsteps: 100000\nbatch_size: 8\nlog_every: 1\n"
+        "mlp_hidden: 96, n_bins: 8, chunk_length: 2}\nlora_rank: 0\nsteps: 100000\nbatch: 8\nlog_every: 1\n"
         "save_every: 100000\nthreads: 1\ndevice: cpu\n"
     )
     paths = ["--data", str(data), "--out", str(tmp_path / "out"), "--run", str(tmp_path / "run")]
@@ -367,7 +371,7 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(data: Path, tmp_path: P
             except subprocess.TimeoutExpired:
                 continue
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=HANG_S)
     finally:
         process.kill()
     assert process.returncode == 130, errors
@@ -379,16 +383,16 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(data: Path, tmp_path: P
 
 @pytest.mark.timeout(600)
 def test_two_processes_do_what_one_does_with_twice_the_batch(data: Path, tmp_path: Path) -> None:
-    alone = Trainer(config(data, tmp_path, "alone", steps=3, batch_size=8, learning_rate=1e-3))
+    alone = Trainer(config(data, tmp_path, "alone", steps=3, batch=8, learning_rate=1e-3))
     assert alone.train()
-    two = config(data, tmp_path, "two", steps=2, batch_size=4, learning_rate=1e-3, save_every=1)
+    two = config(data, tmp_path, "two", steps=2, batch=4, learning_rate=1e-3, save_every=1)
     for steps in (2, 3):  # the second start resumes the first
         recipe = tmp_path / "two.yaml"
         recipe.write_text(dump_config(replace(two, steps=steps)))
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         command = [*torchrun, "-m", "gymnast_core.cli", "sft", "--from", str(recipe)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANG_S)
         assert done.returncode == 0, done.stderr[-3000:]
     assert "resuming" in done.stderr
     wanted = alone.policy.model.state_dict()
@@ -402,7 +406,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(data: Path, tmp_pat
 
 @pytest.mark.skipif(not BRIDGE.exists(), reason=f"real episodes not found at {BRIDGE}")
 def test_real_bridge_episodes_train(tmp_path: Path) -> None:
-    settings = config(BRIDGE, tmp_path, "bridge", steps=2, instruction="put the pot on the stove", batch_size=4)
+    settings = config(BRIDGE, tmp_path, "bridge", steps=2, instruction="put the pot on the stove", batch=4)
     with pytest.raises(DataError, match="no instruction"):
         Trainer(replace(settings, instruction=""))
     assert sft(settings) == 0
@@ -412,7 +416,7 @@ def test_real_bridge_episodes_train(tmp_path: Path) -> None:
 def test_shipped_recipes_are_valid() -> None:
     mini, paper = (load_config(SFTConfig, RECIPES / f"{name}.yaml") for name in ("mini", "paper"))
     assert mini.model is not None and mini.model.chunk_length == 5 and mini.lora_rank == 0
-    assert (paper.lora_rank, paper.learning_rate, paper.batch_size * paper.accumulation) == (32, 5e-4, 32)
+    assert (paper.lora_rank, paper.learning_rate, paper.batch * paper.accumulation) == (32, 5e-4, 32)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,8 @@
 """The recorder process keeps every message, survives being killed, and says in one line when the disk is full."""
 
-# ruff: noqa: E402 - ROS is asked for before it is imported
-
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -18,11 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here; run `make setup` or source one")
-pytest.importorskip("gymnast_msgs.msg", reason="the ROS interfaces are not built; run `make setup`")
-
-from diagnostic_msgs.msg import DiagnosticStatus
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from gymnast_msgs.msg import ArmState, BridgeAction, EpisodeStep, ExecutedAction
 from gymnast_msgs.srv import StartRecording, StopRecording
 from lifecycle_msgs.msg import Transition
@@ -36,10 +30,16 @@ from sensor_msgs.msg import Image, JointState
 
 import gymnast_nodes  # noqa: F401 - its shared memory settings, before the first participant
 from gymnast_core.data.episode import read_episode
+from gymnast_core.data.formats import open_episode
 from gymnast_core.data.recover import RecoverConfig, recover
+from gymnast_core.robot.strain import read_strain
+from gymnast_nodes.truth import TRUTH_TOPIC, truth_message
+from tests.ros_tools import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = (480, 640)
+DONE_FROM = 25
+"""The picture that first shows the task done."""
 
 
 class Publishers:
@@ -55,7 +55,20 @@ class Publishers:
         self.executed = node.create_publisher(ExecutedAction, "arm/executed", 10)
         self.states = node.create_publisher(ArmState, "arm/state", 10)
         self.steps = node.create_publisher(EpisodeStep, "executor/step", 10)
+        self.truths = node.create_publisher(DiagnosticArray, TRUTH_TOPIC, 10)
         self._joint_ns = time.time_ns()
+        self.stamps = "right"
+        """How pictures are stamped: right, zero, swapped (every two in the wrong order), or seconds ahead."""
+        self.taken: dict[int, int] = {}
+        """When each picture was really taken, nanoseconds, by the number that its pixels show."""
+        self._held: Image | None = None
+        self.mute: frozenset[int] = frozenset()
+        """Steps that the arm does not answer."""
+        self.answer_after_s = 0.0
+        self.hold_at = -1
+        """Tick of `play` at which the arm is held for an overload."""
+        self.holds, self.load = 0, 0.5
+        self._answers: list[tuple[float, ExecutedAction]] = []
 
     def now(self) -> Any:
         return self.node.get_clock().now().to_msg()
@@ -67,9 +80,21 @@ class Publishers:
         frame[:, :, self.sent["image"] % 3] = self.sent["image"] % 256
         message = Image(height=SIDE[0], width=SIDE[1], step=SIDE[1] * 3, encoding="rgb8")
         message.data = array.array("B", frame.tobytes())
-        message.header.stamp = self.now()
-        self.images.publish(message)
+        self.taken[self.sent["image"] % 256] = taken = time.time_ns()
+        if self.stamps not in ("zero", "right", "swapped"):
+            taken += int(float(self.stamps) * 1e9)
+        if self.stamps != "zero":
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(taken, 10**9)
+        done = {"open_drawer": False, "close_drawer": self.sent["image"] >= DONE_FROM}
+        self.truths.publish(truth_message(message.header.stamp, done))
         self.sent["image"] += 1
+        if self.stamps == "swapped" and self._held is None:
+            self._held = message
+            return
+        self.images.publish(message)
+        if self._held is not None:
+            self.images.publish(self._held)
+            self._held = None
 
     def joint(self) -> None:
         self._joint_ns += 10_000_000
@@ -78,9 +103,10 @@ class Publishers:
         self.joints.publish(message)
         self.sent["joint_states"] += 1
         if self.sent["joint_states"] % 5 == 0:
-            state = ArmState(gripper=1.0)
+            state = ArmState(gripper=1.0, holds=self.holds, hold="overload" if self.holds else "")
+            state.load = np.array([0.1, self.load, 0, 0, 0, np.nan], np.float32)
             state.bridge_pose = np.array([0.25, 0, 0.2, 0, 0, 0], np.float32)
-            state.header.stamp = message.header.stamp
+            state.header.stamp = self.now()  # joint stamps keep their rhythm also where this process is late
             self.states.publish(state)
 
     def step(self, episode_id: str, step: int) -> None:
@@ -92,14 +118,24 @@ class Publishers:
         executed = ExecutedAction(commanded=action, gripper=1.0, accepted=True, safety_events=["clipped"])
         executed.translation = np.array([0.005, 0, 0], np.float32)
         executed.header.stamp = self.now()
-        self.executed.publish(executed)
+        if step not in self.mute:
+            self._answers.append((time.monotonic() + self.answer_after_s, executed))
+        self.answer()
+
+    def answer(self) -> None:
+        """Publish the answers that are due."""
+        while self._answers and self._answers[0][0] <= time.monotonic():
+            self.executed.publish(self._answers.pop(0)[1])
 
     def play(self, seconds: float, episode_id: str) -> int:
         """Joint states at 100 Hz, frames at 20 Hz, steps at 5 Hz; returns the number of steps."""
         start = time.monotonic()
         steps = 0
         for tick in range(int(seconds * 100)):
+            self.holds += tick == self.hold_at
+            self.load = 1.25 if 0 <= tick - self.hold_at < 5 and self.hold_at >= 0 else 0.5
             self.joint()
+            self.answer()
             if tick % 5 == 0:
                 self.image()
             if tick % 20 == 10:
@@ -160,7 +196,11 @@ class Recorder:
 
     def record(self, episode_id: str) -> Any:
         self.publishers.image()
-        time.sleep(1.0)  # the recorder looks for publishers twice a second
+        heard = [self.publishers.images, self.publishers.joints, self.publishers.actions]
+        heard += [self.publishers.executed, self.publishers.states, self.publishers.steps, self.publishers.truths]
+        # The recorder looks for publishers twice a second. A killed one's subscriptions are there a while longer.
+        time.sleep(1.0)
+        wait_until(lambda: all(one.get_subscription_count() for one in heard), 20.0, "a recorder that listens")
         request = StartRecording.Request(episode_id=episode_id, instruction="close the drawer")
         request.metadata_json = json.dumps({"task": "close_drawer"})
         return self.call(StartRecording, "recorder/start", request)
@@ -181,8 +221,6 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def recorder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorder]:
-    os.environ["ROS_DOMAIN_ID"] = str(100 + os.getpid() % 100)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     folder = tmp_path_factory.mktemp("recorder")
     config = {
         "name": "bench",
@@ -196,10 +234,13 @@ def recorder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorder]:
 
 
 def test_every_message_published_is_in_the_log_and_other_readers_open_it(recorder: Recorder) -> None:
+    recorder.publishers.sent["image"] = 0  # pictures are numbered from here on, whichever test came before
     started = recorder.record("whole")
     assert started.success, started.message
     before = dict(recorder.publishers.sent)
+    recorder.publishers.hold_at = 78  # after the fourth action, before the fifth
     steps = recorder.publishers.play(4.0, "whole")
+    recorder.publishers.hold_at = -1
     recorder.publishers.image()
     sent = {key: value - before[key] for key, value in recorder.publishers.sent.items()}
     time.sleep(0.3)
@@ -228,11 +269,17 @@ def test_every_message_published_is_in_the_log_and_other_readers_open_it(recorde
     episode = read_episode(folder)
     assert episode.length == steps and episode.complete and episode.success is True
     assert episode.frames.shape == (steps + 1, 64, 64, 3)
+    cost = read_strain(folder)
+    assert [number for number, step in enumerate(cost) if step.holds] == [3] and cost[3].holds == ("overload",)
+    assert [step.load for step in cost] == [1.25 if number == 3 else 0.5 for number in range(steps)]
     assert np.all(np.diff(episode.stamps) > 0)
     np.testing.assert_allclose(episode.actions[:, 0], 0.01, atol=1e-6)
     np.testing.assert_allclose(episode.executed[:, 0], 0.005, atol=1e-6)
     np.testing.assert_allclose(episode.states[:, 0], 0.25, atol=1e-6)
     assert episode.metadata["task"] == "close_drawer"
+    shown = [int(frame.max()) for frame in episode.frames]  # the number of each picture
+    assert counts["/station/truth"] == sent["image"] and shown[1] < DONE_FROM < shown[-1]
+    assert open_episode(folder).truths() == [number >= DONE_FROM for number in shown[1:]], "each of its own picture"
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_readable_logs(recorder: Recorder) -> None:
@@ -253,7 +300,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_readable_logs(recorder: Record
     assert not list(folder.rglob("*.tmp"))
     assert recover(RecoverConfig(folder)) == 0
     with AnyReader([folder / "log"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
-        assert reader.message_count > 100
+        assert reader.message_count > 30, "whole chunks from before the disk was full"
     assert recorder.record("after").success
     recorder.publishers.play(0.5, "after")
     assert recorder.finish("after").success
@@ -268,13 +315,118 @@ def test_a_killed_recorder_leaves_the_log_up_to_the_last_step(recorder: Recorder
     folder = recorder.folder / "episodes" / "killed"
     assert read_episode(folder).length >= steps - 1
     recorder.process = recorder.start_process()  # repairs what its predecessor left
-    end = time.monotonic() + 10
-    while not (folder / "log" / "metadata.yaml").exists() and time.monotonic() < end:
-        time.sleep(0.1)
+    wait_until(lambda: (folder / "log" / "metadata.yaml").exists(), 10.0, "a mended log")
     with AnyReader([folder / "log"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
         counts = {topic: information.msgcount for topic, information in reader.topics.items()}
     assert counts["/executor/step"] == counts["/arm/executed"] == steps
     assert json.loads((folder / "episode.json").read_text())["status"] == "incomplete"
+
+
+@pytest.mark.parametrize("stamps", ["right", "zero", "swapped", "5", "0.3", "-0.3"])
+def test_no_picture_taken_after_an_action_stands_before_it(recorder: Recorder, stamps: str) -> None:
+    """Whatever the camera's stamps say; and what is wrong with them stands in the episode."""
+    publishers = recorder.publishers
+    publishers.stamps = stamps
+    try:
+        assert recorder.record(f"stamps_{stamps}").success
+        publishers.play(2.0, f"stamps_{stamps}")
+        for _ in range(12):  # a camera goes on
+            time.sleep(0.05)
+            publishers.image()
+        stopped = recorder.finish(f"stamps_{stamps}")
+        assert stopped.success and not stopped.message
+    finally:
+        publishers.stamps = "right"
+    folder = Path(stopped.path)
+    episode = read_episode(folder)
+    lines = [json.loads(text) for text in (folder / "steps.jsonl").read_text().splitlines()]
+    sent = [line["stamp_ns"] for line in lines if "step" in line]
+    taken = [publishers.taken[int(frame.max())] for frame in episode.frames]
+    ages = [(action - picture) * 1e-9 for action, picture in zip(sent, taken, strict=False)]
+    assert len(sent) == episode.length == 10 and episode.complete
+    assert min(ages) >= 0.0, ages
+    assert float(np.median(ages)) < 0.5, ages
+    assert taken[-1] > sent[-1], "the last picture shows what came of the last action"
+    told = episode.metadata.get("frame_stamps", "")
+    wanted = {"zero": "zero", "swapped": "out of order", "5": "ahead of the clock", "0.3": "ahead of the clock"}
+    assert wanted[stamps] in told if stamps in wanted else not told
+
+
+def test_a_step_without_a_picture_of_its_own_ends_the_recording(recorder: Recorder) -> None:
+    assert recorder.record("blind").success
+    recorder.publishers.play(0.5, "blind")
+    time.sleep(2.3)
+    recorder.publishers.step("blind", 2)
+    wait_until(lambda: any("was sent, allowed" in status.message for status in recorder.status), 5.0, "a refusal")
+    assert not read_episode(recorder.folder / "episodes" / "blind").complete
+
+
+def test_a_log_that_lacks_answers_says_so(recorder: Recorder) -> None:
+    publishers = recorder.publishers
+    assert recorder.record("unanswered").success
+    publishers.mute = frozenset((2, 3, 9))
+    try:
+        steps = publishers.play(2.0, "unanswered")
+        publishers.image()
+        stopped = recorder.finish("unanswered")
+    finally:
+        publishers.mute = frozenset()
+    assert stopped.success and f"3 of {steps} steps have no answer" in stopped.message
+    episode = read_episode(stopped.path)
+    assert episode.length == steps and not episode.complete and episode.metadata["log_unanswered"] == 3
+    assert np.flatnonzero(np.isnan(episode.executed).any(axis=1)).tolist() == [2, 3, 9]
+
+
+def test_answers_that_come_late_are_in_the_episode(recorder: Recorder) -> None:
+    publishers = recorder.publishers
+    assert recorder.record("late").success
+    publishers.answer_after_s = 1.0
+    try:
+        steps = publishers.play(2.0, "late")
+        publishers.image()
+        request = StopRecording.Request(episode_id="late", outcome_json="{}")
+        client = recorder.node.create_client(StopRecording, "recorder/stop")
+        assert client.wait_for_service(10.0)
+        stopping = client.call_async(request)
+        wait_until(lambda: publishers.answer() or stopping.done(), 10.0, "the end of the recording")
+    finally:
+        publishers.answer_after_s = 0.0
+    stopped = stopping.result()
+    assert stopped.success and not stopped.message
+    episode = read_episode(stopped.path)
+    assert episode.complete and episode.answered == episode.length == steps
+
+
+def test_a_lost_step_ends_the_recording(recorder: Recorder) -> None:
+    assert recorder.record("lost").success
+    recorder.publishers.play(0.5, "lost")
+    recorder.publishers.step("lost", 7)
+    wait_until(lambda: any("did not reach the recorder" in status.message for status in recorder.status), 5.0, "an end")
+
+
+def test_killing_a_listener_costs_the_log_nothing(recorder: Recorder) -> None:
+    """A process that heard the same topics is killed in mid-episode, and its reader says no farewell."""
+    code = (
+        "import rclpy, gymnast_nodes\nfrom gymnast_msgs.msg import *\nrclpy.init()\nn = rclpy.create_node('listener')\n"
+        "for kind, topic in ((ExecutedAction, 'arm/executed'), (EpisodeStep, 'executor/step')):\n"
+        "    n.create_subscription(kind, topic, lambda m: None, 10)\nprint('up', flush=True)\nrclpy.spin(n)\n"
+    )
+    assert recorder.record("listener").success
+    listener = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert listener.stdout is not None and listener.stdout.readline() == "up\n"
+        wait_until(lambda: recorder.publishers.executed.get_subscription_count() >= 2, 10.0, "the listener")
+        killing = threading.Timer(1.5, listener.kill)
+        killing.start()
+        steps = recorder.publishers.play(8.0, "listener")
+        recorder.publishers.image()
+    finally:
+        listener.kill()
+        listener.wait()
+    stopped = recorder.finish("listener")
+    assert stopped.success and not stopped.message
+    episode = read_episode(stopped.path)
+    assert episode.complete and episode.answered == episode.length == steps
 
 
 @pytest.mark.parametrize("episode_id", ["", "../out", "a/b", "x" * 200])

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from gymnast_core.cli import main
 from gymnast_core.errors import DataError
+from gymnast_core.estimates import paired_difference, success_rate
+from gymnast_core.reporting.drawings import curve_svg
 from gymnast_core.reporting.media import film_strip, sheet, write_picture, write_video
-from gymnast_core.reporting.report import Bar, Curve, Figure, Section, Series, curve_svg, write_report
-from gymnast_core.reporting.statistics import paired_difference, success_rate
+from gymnast_core.reporting.report import Bar, Curve, Figure, Section, Series, write_report
 
 
 def test_a_success_rate_is_never_certain() -> None:

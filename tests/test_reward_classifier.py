@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import torch
 from gymnast_core.cli import main
 from gymnast_core.config import StationConfig, parse_config
 from gymnast_core.data.episode import EpisodeWriter
+from gymnast_core.data.formats import open_episode
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.protocols import Judge, Verdict
-from gymnast_core.reward import TruthJudge, load_judge
 from gymnast_core.reward.agreement import measure_agreement
-from gymnast_core.reward.classifier import load_classifier
+from gymnast_core.reward.classifier import load_classifier, taught_by
+from gymnast_core.reward.factory import load_judge
 from gymnast_core.reward.train import garble, label_frames
+from gymnast_core.reward.truth import TruthJudge
 
 OPEN, CLOSE = "open the box", "close the box"
 
@@ -62,7 +65,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_agrees_with_what_happened_on_fresh_episodes(trained: Path) -> None:
     words = ["--data", trained / "fresh", "--config", trained / "station.yaml", "--run", trained / "evaluation"]
-    assert main(["evaluate", "judge", *map(str, words)]) == 0
+    assert main(["judge", "evaluate", *map(str, words)]) == 0
     result = json.loads((trained / "evaluation" / "result.json").read_text())
     assert result["judged"] == result["episodes"] == 24 and result["agreement"] >= 0.9
     assert (trained / "evaluation" / "report.html").exists()
@@ -75,9 +78,9 @@ def test_what_is_undefined_is_null_and_why_a_judge_abstained_is_said(
     for path in (tmp_path / "data").glob("*/episode.json"):
         path.write_text(path.read_text().replace(OPEN, "sing").replace(CLOSE, "sing"))
     words = ["--data", tmp_path / "data", "--config", trained / "station.yaml", "--run", tmp_path / "run"]
-    assert main(["evaluate", "judge", *map(str, words)]) == 0
+    assert main(["judge", "evaluate", *map(str, words)]) == 0
     told = " ".join(capsys.readouterr().err.split())
-    assert "on 0 of 4 labelled episodes" in told and "abstained 4 times: 'sing' is none of" in told
+    assert "on 0 of 4 labelled episodes" in told and "abstained 4 times: this judge does not know 'sing'" in told
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
@@ -85,6 +88,26 @@ def test_what_is_undefined_is_null_and_why_a_judge_abstained_is_said(
     written = (tmp_path / "run" / "result.json", trained / "judge" / "gymnast.json", trained / "run" / "result.json")
     results = [json.loads(path.read_text(), parse_constant=refuse) for path in written]
     assert results[0]["agreement"] is None and results[0]["judged"] == 0 and results[1]["agreement"] > 0.5
+
+
+def test_a_judge_trained_further_keeps_what_it_knew_and_learns_another_instruction(
+    trained: Path, tmp_path: Path
+) -> None:
+    write_episodes(tmp_path / "data", 24, 4)
+    for path in (tmp_path / "data").glob("*/episode.json"):
+        path.write_text(path.read_text().replace(OPEN, "sing"))
+    words = ["--data", tmp_path / "data", "--init", trained / "judge", "--out", tmp_path / "judge", "--steps", 100]
+    assert main(["judge", "train", *map(str, words), "--run", str(tmp_path / "run")]) == 0
+    before, after = load_classifier(trained / "judge"), load_classifier(tmp_path / "judge")
+    assert after.config == dataclasses.replace(before.config, instructions=(CLOSE, OPEN, "sing"))
+    marks = taught_by(tmp_path / "judge")
+    assert taught_by(trained / "judge") < marks and len(marks) > len(taught_by(trained / "judge")) + 15
+    fresh = [open_episode(path) for path in sorted((trained / "fresh").iterdir())]
+    videos = [episode.pick(after.frame_indices(episode.count())) for episode in fresh]
+    truth = [bool(episode.outcome().success) for episode in fresh]
+    for names in ({}, {OPEN: "sing"}):
+        instructions = [names.get(episode.instruction(), episode.instruction()) for episode in fresh]
+        assert measure_agreement(after.judge(videos, instructions), truth).agreement >= 0.85
 
 
 def test_a_picture_that_fell_apart_is_no_success(trained: Path) -> None:
@@ -114,7 +137,7 @@ def test_an_unknown_instruction_is_an_abstention_and_one_odd_frame_no_success(tr
 
 def test_frame_labels_without_truth_leave_out_what_nobody_knows(tmp_path: Path) -> None:
     write_episodes(tmp_path, 4, 0, truth=False)
-    good, bad = label_frames(tmp_path / "000", 32), label_frames(tmp_path / "002", 32)
+    good, bad = (label_frames(open_episode(tmp_path / name), 32) for name in ("000", "002"))
     assert good is not None and bad is not None
     assert good.labels[-2:].tolist() == [1, 1] and good.labels[0] == 0 and np.isnan(good.labels[4])
     assert (bad.labels == 0).all()
@@ -145,8 +168,8 @@ def test_broken_episodes_are_left_out_and_a_foreign_checkpoint_is_named(
     told = " ".join(capsys.readouterr().err.split())
     assert told.count("left out") == 2 and "000003.png" in told and "found 7" in told and "3 episodes to train" in told
     station = ["--config", str(trained / "station.yaml"), "--run", str(tmp_path / "evaluation")]
-    assert main(["evaluate", "judge", "--data", str(tmp_path / "data"), *station]) == 0
-    assert json.loads((tmp_path / "evaluation" / "result.json").read_text())["judged"] == 5
+    assert main(["judge", "evaluate", "--data", str(tmp_path / "data"), *station]) == 0
+    assert json.loads((tmp_path / "evaluation" / "result.json").read_text())["judged"] == 4
     path = tmp_path / "run" / "checkpoints" / "step_00000002" / "state.pt"
     state = torch.load(path, weights_only=True)
     for name, value in {"network": [], "optimizer": {}, "schedule": None}.items():
@@ -159,7 +182,7 @@ def test_broken_episodes_are_left_out_and_a_foreign_checkpoint_is_named(
     for words_of_now, expected in (
         (["--steps", 4], "holds a run with steps '2', found '4'"),
         (["--width", 6], "width: found 6; Input should be a multiple of 4"),
-        (["--out", tmp_path / "data"], "data, which is no folder of a judge; choose another --out"),
+        (["--out", tmp_path / "data"], "data, which is not a judge's folder; choose another --out"),
     ):
         capsys.readouterr()
         assert main(["judge", "train", *map(str, [*words, *words_of_now])]) == 2
@@ -176,7 +199,7 @@ def test_the_station_file_chooses_the_judge() -> None:
     assert isinstance(truth, TruthJudge) and isinstance(truth, Judge)
     outcomes, credit = np.array([1.0, 0.0, 0.0, np.nan]), np.array([1.0, 0.4, np.nan, np.nan])
     assert [v.score for v in truth.judge_outcomes(outcomes, credit)] == [1.0, 0.0, 0.0, None]
-    assert [v.score for v in TruthJudge(partial_credit=True).judge_outcomes(outcomes, credit)] == [1.0, 0.4, 0.0, None]
+    assert [v.progress for v in truth.judge_outcomes(outcomes, credit)] == [(1.0,), (0.4,), (), ()]
     assert load_judge(station(kind="vlm", base_url="http://127.0.0.1:1/v1")).frame_indices(5) == [0, 3, 4]
     with pytest.raises(ConfigError, match="not found"):
         load_judge(station(kind="classifier", checkpoint="nowhere"))

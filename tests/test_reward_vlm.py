@@ -14,17 +14,18 @@ import cv2
 import numpy as np
 import pytest
 import stamina
-from point_world import PointEnvironment, PointPolicy, locate, point_starts
 
 from benchmarks.openai_server import Answer, Server, chat_answer
 from gymnast_core.config import JudgeConfig, StationConfig, parse_config
 from gymnast_core.errors import JudgeError
 from gymnast_core.protocols import Start
-from gymnast_core.reward import load_judge
-from gymnast_core.reward.scores import parse_score
+from gymnast_core.reward.factory import load_judge
 from gymnast_core.reward.vlm import TaskQuestion, VLMJudge
-from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
+from gymnast_core.rl.config import GRPOConfig
+from gymnast_core.rl.trainer import GRPOTrainer
 from gymnast_core.run_folder import RunFolder
+from tests.machine import in_time
+from tests.point_world import PointEnvironment, PointPolicy, locate, point_starts
 
 
 @pytest.fixture
@@ -43,93 +44,19 @@ def always(answer: Answer) -> Callable[[int, dict[str, Any]], Answer]:
     return lambda n, request: answer
 
 
+def heard(server: Server, **fields: Any) -> VLMJudge:
+    """A judge that this server has answered before."""
+    vlm, script = judge(server, **fields), server.script
+    server.script = always("Final Score: 1")
+    vlm.judge(videos(), ["was it answered"])
+    server.script = script
+    server.requests.clear()
+    return vlm
+
+
 def judge(server: Server, **fields: Any) -> VLMJudge:
     extra = {name: fields.pop(name) for name in ("questions", "cache", "raw") if name in fields}
     return VLMJudge(JudgeConfig(kind="vlm", base_url=server.url, **{"timeout_s": 5.0, **fields}), **extra)
-
-
-@pytest.mark.parametrize(
-    ("answer", "score"),
-    [
-        ("Final Score: 1", 1.0),
-        ("**Final Score:** 1", 1.0),
-        ("Final Score: **1**", 1.0),
-        ("final score : 0.0", 0.0),
-        ("**Final Score: 1.**", 1.0),
-        ("### Final Score:\n\n**0**", 0.0),
-        ("Final Score: `1`", 1.0),
-        ("Final Score: $1$", 1.0),
-        ("Final_Score = 1", 1.0),
-        ("The Final Score is 0.", 0.0),
-        ("Final Score: 1/1", 1.0),
-        ("Final Score: 1 / 10", None),
-        ("Final Score: 10", None),
-        ("Final Score: 0.5", None),
-        ("Final Score: 0.51", None),
-        ("Final Score: -1", None),
-        ("Final Score: X", None),
-        ("I would say it worked.", None),
-        ("", None),
-        ("I will end with 'Final Score: 0' or so. It opens.\nFinal Score: 1", 1.0),
-        # fences, JSON, tables, LaTeX, other signs
-        ("```\nFinal Score: 1\n```", 1.0),
-        ('```json\n{"reasoning": "it opened", "final_score": 1}\n```', 1.0),
-        ('{"Final Score": "0", "confidence": 0.9}\nHope this helps!', 0.0),
-        ('{"score": 1}', 1.0),
-        ('{"frame": 1, "score": 0}\n{"frame": 2, "score": 1}', None),
-        ('{"final_score": 0}\n{"final_score": 1}', 1.0),
-        ('{"final_score": true}', None),
-        ("| Final Score | 1 |", 1.0),
-        ("$$\\boxed{\\text{Final Score: } 1}$$", 1.0),
-        ("Final Score: \\boxed{0}", 0.0),
-        ("Final Score – 1", 1.0),
-        ("Final Score：1", 1.0),
-        ("Final Score: +1", 1.0),
-        ("Final Score: 1️⃣", 1.0),
-        ("**Score:** 0", 0.0),
-        ("**1**", 1.0),
-        # the scale named before or after the number
-        ("Final Score (0 or 1): 1", 1.0),
-        ("**Final Score (0 = not completed, 1 = completed):** 1", 1.0),
-        ("Final Score [0-1]: 0", 0.0),
-        ("Final Score: 1 out of 1", 1.0),
-        ("Final Score: 1 out of 10", None),
-        ("Final Score: 10/10", 1.0),
-        ("Final Score: 100%", 1.0),
-        ("Final Score: 1%", None),
-        ("Final Score: 0 or 1, hard to tell", None),
-        ("Final Score: 0-1", None),
-        # words after it, before it, instead of it
-        ("Yes. Final Score: 1. No further remarks.", 1.0),
-        ("Final Score: 1\n\nNote: the final score reflects the last frame only.", 1.0),
-        ("Final Score: 0. Had the drawer moved, the final score would be 1.", 0.0),
-        ("Final Score: 1\nOn reflection, Final Score: cannot be determined", None),
-        ("Final Score:\n1. The gripper closes\n2. The drawer moves", None),
-        ("<think>Final Score: 0? No, wait.</think>\nIt is open.\nFinal Score: 1", 1.0),
-        ("<think>Perhaps Final Score: 1, but let me look at frame 3 ag", None),
-        ("... so Final Score: 0, I think.</think>Final Score: 1", 1.0),
-        ("Final Score: 0…", None),
-        ("Yes.", None),
-        ("No, because the drawer stays closed.", None),
-        ("I'm sorry, but I can't assist with that request.", None),
-        ("La gaveta está abierta.\nPuntuación final: 1", None),
-        ("最终得分：1", None),
-        ("The answer is 1", None),
-        ("Final Score: one", None),
-        ("Score the attempt:\n0 = not completed\n1 = completed", None),
-        ("blah " * 100_000 + "final score" + " " * 100_000 + "Final Score: 1", 1.0),
-    ],
-)  # fmt: skip
-def test_answers_are_read_tolerantly_and_never_guessed(answer: str, score: float | None) -> None:
-    assert parse_score(answer) == score
-
-
-def test_half_points_only_where_partial_credit_is_asked_for() -> None:
-    assert parse_score("Final Score: 0.5", partial=True) == 0.5
-    assert parse_score("Final Score: 0,5", partial=True) == 0.5
-    assert parse_score("Final Score: .5", partial=True) == parse_score("Final Score: 5/10", partial=True) == 0.5
-    assert parse_score("Final Score: 50 %", partial=True) == 0.5 and parse_score("Final Score: 50%") is None
-    assert parse_score("Final Score: 0.7", partial=True) is parse_score("Final Score: 0.5 or 1", partial=True) is None
 
 
 def test_the_request_shows_every_stride_frame_and_the_last_and_asks_the_question(server: Server) -> None:
@@ -164,7 +91,7 @@ def test_passing_faults_are_retried_and_lasting_ones_abstain(server: Server) -> 
     assert verdict.score == 1.0 and len(server.requests) == 12
 
     server.script = lambda n, request: (503, "down")
-    vlm = judge(server, votes=3)
+    vlm = heard(server, votes=3)
     (verdict,) = vlm.judge(videos(), ["open it"])
     assert verdict.score is None and vlm.spending.failed_votes == 3 and "3 requests failed" in verdict.reason
     assert "503" in verdict.reason
@@ -186,18 +113,18 @@ def test_passing_faults_are_retried_and_lasting_ones_abstain(server: Server) -> 
     bodies += tuple(f'{{"choices": [{{"message": null}}], "usage": {usage}}}' for usage in usages)
     for body in bodies:
         server.script = always((200, body))
-        assert judge(server, votes=1).judge(videos(), ["open it"])[0].score is None
+        assert heard(server, votes=1).judge(videos(), ["open it"])[0].score is None
     server.script = lambda n, request: (200, '{"choices": [{"message": {"content": [{"text": "Final Score: 1"}]}}]}')
     assert judge(server, votes=1).judge(videos(), ["open it"])[0].score == 1.0
 
 
 def test_an_answer_cut_short_is_not_read_as_a_whole_one(server: Server) -> None:
-    answers = {"Final Score: 0": None, "Final Score: 1\n\nIn detail": 1.0, "": None}
-    for text, score in answers.items():
-        server.script = always((200, chat_answer(text, "length")))
-        (verdict,) = judge(server, votes=1).judge(videos(), ["open it"])
-        assert verdict.score == score, "0 may have become 0.5"
-    assert "raise judge.answer_tokens" in verdict.reason
+    for ended in ("length", "content_filter", "max_tokens", "error"):
+        for text in ("Final Score: 0", "It is closed.\nFinal Score: 1", "Final Score: 1\n\nIn detail", ""):
+            server.script = always((200, chat_answer(text, ended)))
+            (verdict,) = judge(server, votes=1).judge(videos(), ["open it"])
+            assert verdict.score is None, "what it would have gone on to say is not known"
+            assert ("raise judge.answer_tokens" in verdict.reason) == (ended in ("length", "max_tokens"))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +141,7 @@ def test_what_would_fail_for_ever_ends_the_run_at_once(server: Server, status: i
         judge(server, votes=5, concurrency=1).judge(videos(), ["open it"])
     assert len(server.requests) == 1
     server.script = lambda n, request: (400, '{"error": {"message": "picture not liked"}}')
-    (verdict,) = judge(server, votes=1).judge(videos(), ["open it"])
+    (verdict,) = heard(server, votes=1).judge(videos(), ["open it"])
     assert verdict.score is None and "picture not liked" in verdict.reason, "of this video alone, perhaps"
 
 
@@ -228,7 +155,7 @@ def test_a_server_that_asks_for_a_pause_gets_it_from_every_thread(server: Server
     server.script = busy
     (verdict,) = judge(server, votes=3, concurrency=1).judge(videos(), ["open it"])
     assert verdict.score == 1.0 and verdict.confidence == 1.0
-    assert came[1] - came[0] >= 0.6 and came[-1] - came[1] < 0.5
+    assert came[1] - came[0] >= 0.6 and in_time(0.5, came[1], came[-1])
 
 
 def test_requests_a_minute_are_limited(server: Server) -> None:
@@ -240,15 +167,16 @@ def test_requests_a_minute_are_limited(server: Server) -> None:
 def test_a_server_that_keeps_sending_a_little_times_out(server: Server) -> None:
     server.drip_s = 0.05
     began = time.monotonic()
-    (verdict,) = judge(server, votes=1, timeout_s=0.3).judge(videos(), ["open it"])
-    assert verdict.score is None and "no whole answer within" in verdict.reason and time.monotonic() - began < 10
+    with pytest.raises(JudgeError, match="no whole answer within"):
+        judge(server, votes=1, timeout_s=0.3).judge(videos(), ["open it"])
+    assert in_time(10.0, began)
 
 
 def test_a_silent_server_times_out_to_an_abstention(server: Server) -> None:
     server.script = lambda n, request: None
     began = time.monotonic()
-    (verdict,) = judge(server, votes=2, timeout_s=0.2).judge(videos(), ["open it"])
-    assert verdict.score is None and time.monotonic() - began < 10
+    (verdict,) = heard(server, votes=2, timeout_s=0.5).judge(videos(), ["open it"])
+    assert verdict.score is None and in_time(10.0, began)
 
 
 def test_concurrency_has_a_cap(server: Server) -> None:
@@ -279,14 +207,17 @@ def test_spending_stays_below_its_limit(server: Server, limit: dict[str, Any]) -
 def test_what_may_have_been_answered_is_paid_for_and_what_was_refused_is_not(server: Server) -> None:
     def spent(script: Answer, timeout: float = 5.0) -> tuple[int, int]:
         server.script = lambda n, request: script
-        vlm = judge(server, votes=1, timeout_s=timeout)
+        vlm = heard(server, votes=1, timeout_s=timeout)
         vlm.judge(videos(), ["open it"])
-        return vlm.spending.input_tokens, vlm.spending.output_tokens
+        return vlm.spending.input_tokens - 1000, vlm.spending.output_tokens - 100
 
     assert spent("Final Score: 1") == (1000, 100)
     assert spent((503, "down")) == spent((400, "{}")) == (0, 0)
+    assert spent((200, '{"error": "no"}')) == spent((200, "<html>Sign in</html>")) == (0, 0), (
+        "pages in place of answers"
+    )
     uncounted = spent((200, '{"choices": [{"message": {"content": "Final Score: 1"}}]}'))
-    assert 5 * 85 < uncounted[0] < 1000 and uncounted[1] == 400, "as estimated, with the longest answer"
+    assert uncounted == (1000, 400), "as large as the largest so far, with the longest answer"
     assert spent(None, 0.2) == (4 * uncounted[0], 4 * 400) == spent((200, '{"half')), "each of four attempts"
 
 
@@ -309,10 +240,10 @@ def test_answers_are_cached_by_content_and_kept_raw(server: Server, tmp_path: Pa
     assert len(server.requests) == 8, "another instruction is another question"
 
     backwards = [videos()[0][::-1]]
-    unreadable: tuple[Answer, ...] = ((503, "down"), "I cannot say.")
+    unreadable: tuple[Answer, ...] = ((503, "down"), "I cannot say.", (200, chat_answer("Final Score: 0", "length")))
     for unread in unreadable:
         server.script = always(unread)
-        assert judge(server, votes=1, cache=cache).judge(backwards, ["open it"])[0].score is None
+        assert heard(server, votes=1, cache=cache).judge(backwards, ["open it"])[0].score is None
     server.script = lambda n, request: "Final Score: 1"
     (verdict,) = judge(server, votes=1, cache=cache).judge(backwards, ["open it"])
     assert verdict.score == 1.0, "a vote that failed or gave no score is not cached"

@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_station import INSTRUCTION, build_tiny_station, picture
 
 from gymnast_core.config import load_config
 from gymnast_core.errors import ConfigError
 from gymnast_core.policy import adapters
+from gymnast_core.policy.lora import adapter_of
 from gymnast_core.policy.openvla import OpenVLAPolicy
-from gymnast_core.rl import parts
+from gymnast_core.ranks import Ranks
 from gymnast_core.rl.adapt import AdaptConfig, adapt
+from gymnast_core.rl.config import GRPOConfig, load_recipe
 from gymnast_core.rl.four_bit import BLOCK, FourBitLinear, quantise_base
-from gymnast_core.rl.trainer import GRPOConfig, load_recipe
+from gymnast_core.rl.trainable import ADAPTER, open_recipe, open_trainable_policy, prepare_training
+from gymnast_core.station_file import open_station
+from tests.tiny_station import INSTRUCTION, build_tiny_station, picture
 
 pytest.importorskip("bitsandbytes")
 RECIPE = GRPOConfig(trainable="lora", base_precision="nf4", lora_rank=4)
@@ -31,8 +34,8 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def open_both(station: Path) -> tuple[OpenVLAPolicy, OpenVLAPolicy]:
-    opened = parts.open_station(str(station))
-    return parts.open_policy(opened), parts.open_policy(opened, RECIPE)
+    opened = open_station(str(station))
+    return open_trainable_policy(opened), open_trainable_policy(opened, RECIPE)
 
 
 def logits(policy: OpenVLAPolicy) -> torch.Tensor:
@@ -65,7 +68,7 @@ def test_four_bits_a_weight_and_logits_close_to_the_full_base_s(station: Path) -
 
 def test_only_the_adapter_learns_and_likelihoods_are_the_quantised_base_s(station: Path) -> None:
     full, small = open_both(station)
-    parts.prepare_training(small, RECIPE)
+    prepare_training(small, RECIPE)
     frames, told = np.stack([picture(i) for i in range(4)]), [INSTRUCTION] * 4
     drawn = small.sample(frames, told, 1.3, [1, 2, 3, 4])
     codes = {name: buffer.clone() for name, buffer in small.model.named_buffers()}
@@ -80,7 +83,7 @@ def test_only_the_adapter_learns_and_likelihoods_are_the_quantised_base_s(statio
         optimizer.zero_grad()
         (-log_probs.sum()).backward()
         assert {name for name, p in small.model.named_parameters() if p.grad is not None} == {
-            name for name, _ in small.model.named_parameters() if ".adapters.practice." in name
+            name for name, _ in small.model.named_parameters() if adapter_of(name) == "practice"
         }
         optimizer.step()
     assert float(log_probs.sum().detach()) > first + 1, "it learns"
@@ -97,7 +100,7 @@ def test_the_gradient_is_that_of_the_dequantised_weights(station: Path) -> None:
             same.model.get_submodule(name).weight.data.copy_(layer.weight)  # type: ignore[operator]
     gradients = []
     for policy in (small, same):
-        parts.prepare_training(policy, dataclasses.replace(RECIPE, recompute_activations=policy is small))
+        prepare_training(policy, dataclasses.replace(RECIPE, recompute_activations=policy is small))
         with torch.no_grad():
             for parameter in policy.parameters():
                 parameter.add_(0.05)  # a fresh adapter's first factor has no gradient
@@ -124,19 +127,19 @@ def test_an_adapter_of_a_4_bit_base_acts_on_the_full_one(station: Path, tmp_path
     assert json.loads((tmp_path / "run" / "result.json").read_text())["iterations"] == 2
 
     full, small = open_both(station)
-    parts.prepare_training(small, RECIPE)
+    prepare_training(small, RECIPE)
     with torch.no_grad():
         for index, parameter in enumerate(small.parameters()):
             parameter.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(index))
     store = adapters.AdapterStore(tmp_path / "adapters")
     base = distance(full, small)
-    store.save(small, parts.ADAPTER, "mine")
+    store.save(small, ADAPTER, "mine")
     for policy in (full, small):
         store.load(policy, "mine")
         adapters.activate(policy, "mine")
     state = adapters.adapter_state(full, "mine")
     assert all(torch.equal(value, state[name]) for name, value in adapters.adapter_state(small, "mine").items())
-    untouched = parts.open_policy(parts.open_station(str(station)))
+    untouched = open_trainable_policy(open_station(str(station)))
     assert distance(untouched, full) > 0.3, "the adapter does something"
     assert distance(full, small) < max(0.2, 2 * base), "and nearly the same on either base"
 
@@ -148,11 +151,11 @@ def test_what_does_not_go_with_four_bits_is_refused(
     with pytest.raises(ConfigError, match="all weights need float32"):
         load_recipe(str(tmp_path / "full.yaml"))
     (tmp_path / "lora.yaml").write_text("trainable: lora\nbase_precision: nf4\n")
-    several = parts.Ranks()
+    several = Ranks()
     several.size = 2
     with pytest.raises(ConfigError, match="shard: false"):
-        parts.open_recipe(str(tmp_path / "lora.yaml"), several)
+        open_recipe(str(tmp_path / "lora.yaml"), several)
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.functional", None)
     with pytest.raises(ConfigError, match="four-bit"):
-        quantise_base(parts.open_policy(parts.open_station(str(station))).model, "cpu")
+        quantise_base(open_trainable_policy(open_station(str(station))).model, "cpu")
     assert load_config(GRPOConfig, tmp_path / "lora.yaml").base_precision == "nf4"

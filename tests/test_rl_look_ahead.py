@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy, locate, point_starts
-from tiny_station import build_tiny_station, picture
 
 from benchmarks.openai_server import Server
 from gymnast_core.cli import main
 from gymnast_core.config import ArmConfig, LookAheadConfig, SafetyConfig
 from gymnast_core.errors import ConfigError
-from gymnast_core.evaluation.compare import run_trials
 from gymnast_core.policy.load import open_policy
 from gymnast_core.policy.scripted import ScriptedPolicy
 from gymnast_core.protocols import Start, Verdict
-from gymnast_core.rl.look_ahead import LookAheadPolicy, best, open_look_ahead
-from gymnast_core.rl.rollout import Rollout
 from gymnast_core.robot.safety import DeadReckoning
+from gymnast_core.rollout.look_ahead import LookAheadPolicy, best, open_look_ahead
+from gymnast_core.rollout.rollout import Rollout
+from gymnast_core.rollout.trials import run_trials
+from tests.point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy, locate, point_starts
+from tests.tiny_station import build_tiny_station, picture
 
 OPTIONS = LookAheadConfig(rollouts=12, horizon=9, temperature=1.0)
 
@@ -114,11 +114,16 @@ def test_imagination_begins_where_the_chunks_so_far_have_brought_the_arm() -> No
     assert seen[4] == arm.begin().tolist(), "of other robots nothing is known"
 
 
-def rollout(score: float | None, confidence: float = 1.0, completed_at: int | None = None) -> Rollout:
+def rollout(
+    score: float | None, confidence: float = 1.0, completed_at: int | None = None, progress: tuple[float, ...] = ()
+) -> Rollout:
     nothing = np.zeros((1, 21))
-    verdict = Verdict(score, confidence, "", completed_at)
-    actions, changed = np.zeros((9, 7)), np.zeros(9, bool)
-    return Rollout(Start("x"), nothing, nothing, nothing, nothing, actions, np.nan, (), changed, verdict)
+    verdict = Verdict(score, confidence, "", completed_at, progress=progress)
+    actions, changed, truth = np.zeros((9, 7)), np.zeros(9, bool), np.full(9, np.nan)
+    events = ((),) * 9
+    return Rollout(
+        Start("x"), nothing, nothing, nothing, nothing, actions, actions, 9, truth, np.nan, events, changed, verdict
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,10 +133,13 @@ def rollout(score: float | None, confidence: float = 1.0, completed_at: int | No
         (rollout(None), rollout(0.0, 0.9)),
         (rollout(1.0, 0.6), rollout(1.0, 0.95)),
         (rollout(0.0, 0.95), rollout(0.0, 0.6)),
+        (rollout(0.0, 0.6, progress=(0.9, 0.2)), rollout(0.0, 0.95, progress=(0.1, 0.7))),
+        (rollout(0.0, progress=(0.99,)), rollout(1.0, 0.6, progress=(0.8,))),
+        (rollout(0.0, progress=(float("nan"),)), rollout(0.0, progress=(0.4,))),
     ],
-    ids=["score", "an abstention never wins", "surer success", "less sure failure"],
+    ids=["score", "an abstention never wins", "surer success", "less sure failure", "farther", "done", "no number"],
 )
-def test_the_best_is_told_by_score_then_by_certainty(worse: Rollout, better: Rollout) -> None:
+def test_the_best_is_told_by_score_then_by_progress_then_by_certainty(worse: Rollout, better: Rollout) -> None:
     assert best([worse, better], PointJudge()) is better and best([better, worse], PointJudge()) is better
     assert best([worse, worse], PointJudge()) is worse
 
@@ -149,9 +157,9 @@ def test_trials_on_the_station_can_look_ahead(tmp_path: Path, capsys: pytest.Cap
     station = build_tiny_station(tmp_path / "station", simulated=True)
     words = ["--config", station, "--policy", tmp_path / "station" / "policy", "--trials", 2, "--horizon", 5]
     words += ["--run", tmp_path / "run", "--workers", 1, "--look-ahead", 3]
-    assert main(["evaluate", "policy", *map(str, words)]) == 0
+    assert main(["policy", "evaluate", *map(str, words)]) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["all"]["n"] == 2
-    assert main(["evaluate", "policy", "--policy", "expert", "--look-ahead", "3", "--run", str(tmp_path / "no")]) == 2
+    assert main(["policy", "evaluate", "--policy", "expert", "--look-ahead", "3", "--run", str(tmp_path / "no")]) == 2
     assert "look_ahead: found 3 with policy expert" in capsys.readouterr().err
 
 

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,28 +17,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from point_world import PointEnvironment, PointJudge, PointPolicy, point_starts
 from safetensors.torch import load_file, save_file
-from test_rl_trainer import CONFIG, roll
-from tiny_station import build_tiny_station, picture
 from torch import nn
 
+from gymnast_core.cli import leave
 from gymnast_core.config import dump_config, load_config
 from gymnast_core.data.frames import write_image
 from gymnast_core.policy.adapters import AdapterStore
 from gymnast_core.policy.checkpoint import with_statistics
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
-from gymnast_core.policy.parallel import Ranks
-from gymnast_core.policy.recipe import ModelRecipe, TowerRecipe, new_checkpoint
+from gymnast_core.policy.recipe import new_checkpoint
+from gymnast_core.policy.sft_config import ModelRecipe, TowerRecipe
+from gymnast_core.policy.sharding import shard
 from gymnast_core.protocols import TrainablePolicy, Verdict
+from gymnast_core.ranks import Ranks
 from gymnast_core.rl.adapt import AdaptConfig, adapt
-from gymnast_core.rl.parts import prepare_training
-from gymnast_core.rl.rollout import Group
-from gymnast_core.rl.train import TrainConfig
-from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
+from gymnast_core.rl.config import GRPOConfig
+from gymnast_core.rl.train_config import TrainConfig
+from gymnast_core.rl.trainable import prepare_training
+from gymnast_core.rl.trainer import GRPOTrainer
+from gymnast_core.rollout.rollout import Group
 from gymnast_core.run_folder import RunFolder
+from tests.machine import HANG_S, overdue
+from tests.point_world import PointEnvironment, PointJudge, PointPolicy, point_starts
+from tests.processes import two_processes, wait_for
+from tests.test_rl_trainer import CONFIG, roll
+from tests.tiny_station import build_tiny_station, picture
 
-HERE = Path(__file__).resolve()
+ROOT = Path(__file__).resolve().parent.parent
+MYSELF = [sys.executable, "-m", "tests.test_rl_processes"]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ONE_STEP = dataclasses.replace(CONFIG, minibatch=10_000, micro_batch=9, learning_rate=1e-2)
 TOWER = TowerRecipe(16, 2, 2)
@@ -70,7 +77,7 @@ class OddJudge(PointJudge):
 def trainer(folder: Path, config: GRPOConfig, kind: str = "replicated", side_by_side: int = 64) -> GRPOTrainer:
     policy, module = point_policy(kind, folder)
     if kind != "replicated":
-        Ranks().shard(module)
+        shard(Ranks(), module)
     judge = PointJudge() if kind == "replicated" else OddJudge()
     run = RunFolder(folder, config if Ranks().first else None, False)
     return GRPOTrainer(policy, module, PointEnvironment(side_by_side), judge, point_starts(6), config, run)
@@ -105,14 +112,14 @@ def one_rank(folder: Path) -> None:
         shares = {"shared": groups[ranks.rank :: 2], "on_one": groups if ranks.rank == 0 else []}
         for name, share in shares.items():
             own = trainer(folder / f"{kind}_{name}_{ranks.rank}", ONE_STEP, kind)
-            assert own.sharded == (kind != "replicated")
+            assert own.trained.sharded == (kind != "replicated")
             if kind == "replicated" and ranks.rank == 1:
                 with torch.no_grad():
-                    own._parameters[0].add_(1.0)  # a process that started elsewhere is put right
+                    own.update_policy.parameters[0].add_(1.0)  # a process that started elsewhere is put right
             if kind == "replicated":
-                ranks.broadcast(own._parameters)
+                ranks.broadcast(own.update_policy.parameters)
             likelihood(own)  # a pass before the update: weights gathered for it must not be used after it
-            told[f"{kind}_{name}"] = dataclasses.asdict(own.update_policy(share))
+            told[f"{kind}_{name}"] = dataclasses.asdict(own.update_policy(share, own.update))
             told[f"{kind}_{name}"]["likelihood"] = likelihood(own)
             weights = own.weights()
             assert bool(weights) == ranks.first
@@ -132,34 +139,16 @@ def one_rank(folder: Path) -> None:
     ranks.finish()
 
 
-def two_processes(*command: str) -> list[subprocess.Popen[str]]:
-    """Two processes of one run, with no torchrun that would end the one when the other does."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    return [
-        subprocess.Popen(
-            command,
-            cwd=HERE.parent.parent,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-
-
-@pytest.mark.timeout(600)
 def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
-    for process in two_processes(sys.executable, str(HERE), str(tmp_path)):
-        _, errors = process.communicate(timeout=550)
-        assert process.returncode == 0, errors[-3000:]
+    with two_processes(*MYSELF, str(tmp_path)) as processes:
+        for process in processes:
+            _, errors = process.communicate(timeout=HANG_S)
+            assert process.returncode == 0, errors[-3000:]
     told = [json.loads((tmp_path / f"told{rank}.json").read_text()) for rank in range(2)]
     for kind in KINDS:
         alone = trainer(tmp_path / f"{kind}_alone", ONE_STEP, kind)
         start = alone.weights()
-        statistics = alone.update_policy(fixed_groups(kind, tmp_path / "none"))
+        statistics = alone.update_policy(fixed_groups(kind, tmp_path / "none"), alone.update)
         wanted = alone.weights()
         moved = max(float((wanted[name] - start[name]).abs().max()) for name in wanted)
         assert moved > 1e-3, "the update must have done something"
@@ -183,7 +172,6 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
         assert math.isfinite(one.step()["loss"])
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_two_processes_train_and_save_one_policy(kind: str, tmp_path: Path) -> None:
     station = build_tiny_station(tmp_path)
@@ -201,7 +189,7 @@ def test_two_processes_train_and_save_one_policy(kind: str, tmp_path: Path) -> N
     if kind == "lora":
         policy = load_policy(tmp_path / "policy", device="cpu")
         AdapterStore(tmp_path / "adapters").load(policy, "both")
-        found = {name.replace(".adapters.both.", ".adapters.practice."): p for name, p in named(policy)}
+        found = {name.replace(".both.", ".practice."): p for name, p in named(policy)}
     else:
         found = dict(named(load_policy(tmp_path / "trained", device="cpu")))
     assert all(torch.equal(found[name], value) for name, value in state["weights"].items())
@@ -211,11 +199,11 @@ def run_in_two_processes(*words: str) -> None:
     """Under torchrun, to a good end."""
     done = subprocess.run(
         [*TORCHRUN, *words],
-        cwd=HERE.parent.parent,
+        cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -228,7 +216,6 @@ def adaptation(folder: Path, run: str, **fields: Any) -> list[str]:
     return ["-m", "gymnast_core.cli", "adapt", "--from", str(folder / f"{run}.yaml")]
 
 
-@pytest.mark.timeout(600)
 def test_two_processes_adapt_as_one_does(tmp_path: Path) -> None:
     station = build_tiny_station(tmp_path)
     recipe = tmp_path / "recipe.yaml"
@@ -267,21 +254,21 @@ def trainer_start(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in named(policy)}
 
 
-@pytest.mark.timeout(600)
 def test_no_process_is_left_waiting_for_one_that_ended(tmp_path: Path) -> None:
     build_tiny_station(tmp_path)
     words = adaptation(tmp_path, "run", iterations=100_000, seconds=9999.0, validation_rollouts=2)
     progress = tmp_path / "run" / "progress.jsonl"
     for number in (signal.SIGINT, signal.SIGKILL):
         before = progress.read_text().count('"train"') if progress.exists() else 0
-        processes = two_processes(sys.executable, *words)
-        deadline = time.monotonic() + 200
-        while not progress.exists() or progress.read_text().count('"train"') < before + 2:
-            assert all(one.poll() is None for one in processes) and time.monotonic() < deadline
-            time.sleep(0.05)
-        processes[1].send_signal(number)
-        told = [process.communicate(timeout=30)[1] for process in processes]
-        codes = [process.returncode for process in processes]
+        with two_processes(sys.executable, *words) as processes:
+            wait_for(
+                lambda before=before: progress.exists() and progress.read_text().count('"train"') >= before + 2,
+                200.0,
+                *processes,
+            )
+            processes[1].send_signal(number)
+            told = [process.communicate(timeout=HANG_S)[1] for process in processes]
+            codes = [process.returncode for process in processes]
         assert codes == [130, -number if number == signal.SIGKILL else 130], told
         assert not any("Traceback" in text for text in told), told
         assert "resume with --run" in told[0] and "resume" not in told[1]
@@ -297,19 +284,17 @@ def named(policy: OpenVLAPolicy) -> list[tuple[str, nn.Parameter]]:
 
 
 def test_a_killed_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
-    command = [sys.executable, str(HERE), str(tmp_path / "killed"), "steps"]
+    command = [*MYSELF, str(tmp_path / "killed"), "steps"]
     for _ in range(2):
         before = len(RunFolder(tmp_path / "killed", tensorboard=False).read_metrics())
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
+        process = subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD, stderr=subprocess.DEVNULL)
+        started = time.monotonic()
         while len(RunFolder(tmp_path / "killed", tensorboard=False).read_metrics()) < before + 2:
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None and not overdue(120.0, started)
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(
-        command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120, stderr=subprocess.DEVNULL
-    )
+    subprocess.run(command, check=True, cwd=ROOT, env=ONE_THREAD, timeout=HANG_S, stderr=subprocess.DEVNULL)
     many_steps(tmp_path / "straight")
 
     def curve(name: str) -> list[dict[str, float]]:
@@ -346,3 +331,4 @@ if __name__ == "__main__":
         many_steps(Path(sys.argv[1]))
     else:
         one_rank(Path(sys.argv[1]))
+        leave(0)

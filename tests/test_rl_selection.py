@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from point_world import PointEnvironment, PointJudge, PointPolicy, point_starts
 
 from gymnast_core.errors import CheckpointError
-from gymnast_core.rl.adapt import train_within
-from gymnast_core.rl.selection import SOLVED_FOR, BestAdapter
-from gymnast_core.rl.trainer import GRPOConfig, GRPOTrainer
+from gymnast_core.rl.best_adapter import SOLVED_FOR, BestAdapter
+from gymnast_core.rl.config import GRPOConfig
+from gymnast_core.rl.practice import train_within
+from gymnast_core.rl.trainer import GRPOTrainer
 from gymnast_core.run_folder import RunFolder
+from tests.point_world import PointEnvironment, PointJudge, PointPolicy, point_starts
 
 CONFIG = GRPOConfig(
     groups=4, min_groups=1, group_size=8, horizon=9, temperature=1.0, learning_rate=5e-3, checkpoint_every=1, seed=3
@@ -30,14 +31,15 @@ def build(folder: Path) -> GRPOTrainer:
 @pytest.mark.parametrize(
     ("measured", "expected"),
     [
-        ([(0.5, 0.1), (0.9, 0.2), (0.4, 0.0)], 2),
-        ([(0.5, 0.1), (0.9, 0.3), (0.6, 0.2)], 3),  # the second meets the safety envelope more often than the base
-        ([(0.7, 0.1), (0.7, 0.1), (math.nan, 0.0)], 2),  # the latest of equals; an unjudged one never wins
-        ([(1.0, 0.0), (0.97, 0.2), (0.9, 0.0)], 2),  # one failure in thirty is chance
-        ([(0.9, 0.5), (1.0, 0.3), (1.0, 0.4)], 2),  # none is safe: the safest
+        ([(0.5, 0.1, 0.0), (0.9, 0.2, 0.0), (0.4, 0.0, 0.0)], 2),
+        ([(0.5, 0.1, 0.0), (0.9, 0.3, 0.0), (0.6, 0.2, 0.0)], 3),  # the second meets the envelope more than the base
+        ([(0.7, 0.1, 0.0), (0.7, 0.1, 0.0), (math.nan, 0.0, 0.0)], 2),  # the latest of equals, no unjudged one
+        ([(1.0, 0.0, 0.0), (0.97, 0.2, 0.0), (0.9, 0.0, 0.0)], 2),  # one failure in thirty is chance
+        ([(0.9, 0.5, 0.0), (1.0, 0.3, 0.0), (1.0, 0.4, 0.0)], 2),  # none is safe: the safest
+        ([(0.9, 0.1, 0.0), (1.0, 0.1, 0.3)], 1),  # what the other tasks lose is lost
     ],
 )
-def test_the_best_weights_come_back(measured: list[tuple[float, float]], expected: int, tmp_path: Path) -> None:
+def test_the_best_weights_come_back(measured: list[tuple[float, float, float]], expected: int, tmp_path: Path) -> None:
     trainer = build(tmp_path)
     answers = iter(measured)
     best = BestAdapter(trainer, lambda: next(answers), base_safety=0.2)
@@ -58,7 +60,7 @@ def test_a_run_killed_before_its_validation_goes_on_as_if_it_had_not_been(tmp_pa
 
     def build_best(folder: Path) -> BestAdapter:
         trainer = build(folder)
-        return BestAdapter(trainer, lambda: (0.98 if trainer.update > 1 else 0.9, 0.1), base_safety=0.2)
+        return BestAdapter(trainer, lambda: (0.98 if trainer.update > 1 else 0.9, 0.1, 0.0), base_safety=0.2)
 
     whole = build_best(tmp_path / "whole")
     for _ in range(updates):
@@ -90,14 +92,14 @@ def test_a_run_killed_before_its_validation_goes_on_as_if_it_had_not_been(tmp_pa
 
 
 def test_best_weights_that_are_not_those_on_record_are_named(tmp_path: Path) -> None:
-    answers = iter([(0.9, 0.1), (0.1, 0.1), (1.0, 0.1)])
+    answers = iter([(0.9, 0.1, 0.0), (0.1, 0.1, 0.0), (1.0, 0.1, 0.0)])
     trainer = build(tmp_path)
     best = BestAdapter(trainer, lambda: next(answers))
     for _ in range(3):
         trainer.step()
         best()
     shutil.rmtree(tmp_path / "checkpoints" / "step_00000003")  # lost; the weights that were best lie beside
-    resumed = BestAdapter(build(tmp_path), lambda: (1.0, 0.1))
+    resumed = BestAdapter(build(tmp_path), lambda: (1.0, 0.1, 0.0))
     assert resumed.trainer.update == 2 and resumed.best is not None and resumed.best.update == 1
     with pytest.raises(CheckpointError, match="weights after update 3, the best on record are those after 1"):
         resumed.restore()
@@ -108,7 +110,7 @@ def test_best_weights_that_are_not_those_on_record_are_named(tmp_path: Path) -> 
 
 def test_damaged_best_weights_are_named(tmp_path: Path) -> None:
     trainer = build(tmp_path)
-    answers = iter([(0.9, 0.1), (0.1, 0.1)])
+    answers = iter([(0.9, 0.1, 0.0), (0.1, 0.1, 0.0)])
     best = BestAdapter(trainer, lambda: next(answers))
     for _ in range(2):
         trainer.step()

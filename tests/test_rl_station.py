@@ -10,22 +10,28 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from point_world import INSTRUCTIONS, PointEnvironment, PointPolicy, locate
-from tiny_station import build_tiny_station
 
 from gymnast_core.cli import main
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.episode import find_episodes, read_episode
-from gymnast_core.evaluation.compare import CompareConfig, compare_adapter, run_trials
+from gymnast_core.evaluation.adapter import compare_adapter
+from gymnast_core.evaluation.adapter_config import CompareConfig
 from gymnast_core.policy import adapters
 from gymnast_core.policy.openvla import load_policy
 from gymnast_core.protocols import Start, StepResult
-from gymnast_core.reward import TruthJudge
-from gymnast_core.rl.trainer import BudgetSpent, GRPOConfig, GRPOTrainer
+from gymnast_core.results import read_result
+from gymnast_core.reward.truth import TruthJudge
+from gymnast_core.rl.config import GRPOConfig
+from gymnast_core.rl.groups import BudgetSpent
+from gymnast_core.rl.train_result import TrainResult
+from gymnast_core.rl.trainer import GRPOTrainer
+from gymnast_core.rollout.trials import run_trials
 from gymnast_core.run_folder import RunFolder
-from gymnast_core.station.environment import StationEnvironment
-from gymnast_core.station.expert import ExpertPolicy
-from gymnast_core.station.scene import Success
+from gymnast_core.simulation.environment import StationEnvironment
+from gymnast_core.simulation.expert import ExpertPolicy
+from gymnast_core.simulation.scene import Success
+from tests.point_world import INSTRUCTIONS, PointEnvironment, PointPolicy, locate
+from tests.tiny_station import build_tiny_station
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +50,21 @@ def test_grpo_on_the_station_is_labelled_as_the_upper_bound(station: Path, tmp_p
     page = (run / "report.html").read_text()
     assert "Upper bound" in page and "no update was made" not in page
     assert (tmp_path / "bound" / "adapter.json").exists()
+    assert read_result(TrainResult, run).chosen_update == 1
+
+
+def test_a_training_that_time_ended_says_so_loudly(
+    station: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--environment", "station", "--config", station, "--run", tmp_path / "run", "--updates", 1000]
+    words += ["--partial-credit", "--resets", 2, "--seconds", 0.5, "--out", "bound", "--adapters", tmp_path]
+    assert main(["train", *map(str, words)]) in (0, 1)
+    result = read_result(TrainResult, tmp_path / "run")
+    assert result.stopped_by == "time" and result.updates < 1000
+    words = f"time ended this practice after {result.updates} updates, not its number of updates (1000)"
+    assert (
+        words in " ".join(capsys.readouterr().err.split()) and words in (tmp_path / "run" / "report.html").read_text()
+    )
 
 
 def test_a_training_without_any_update_has_its_page_and_saves_nothing(station: Path, tmp_path: Path) -> None:
@@ -71,7 +92,7 @@ def test_an_adapter_is_compared_with_its_base_on_the_same_resets(station: Path, 
     assert all(len(episode.frames) == episode.length + 1 and episode.complete for episode in episodes)
     assert "open_drawer" in (tmp_path / "run" / "report.html").read_text()
 
-    words = ["evaluate", "adapter", "--adapter", "fresh", "--config", station, "--tasks", "open_drawer", "--trials", 2]
+    words = ["adapter", "evaluate", "--adapter", "fresh", "--config", station, "--tasks", "open_drawer", "--trials", 2]
     words += ["--adapters", tmp_path, "--look-ahead", 2, "--run", tmp_path / "thinking", "--log"]
     assert main([str(word) for word in words]) == 0
     thinking = json.loads((tmp_path / "thinking" / "result.json").read_text())
@@ -106,8 +127,8 @@ def test_the_drawer_s_travel_is_credit_until_it_is_success(station: Path, task: 
     for _ in range(25):
         result = environment.step(expert.act(frames, [task.replace("_", " the ")]))
         assert result.credit is not None
-        credits.append(float(result.credit[0]))
-        successes.append(bool(result.success[0]))
+        credits.append(float(result.credit[0, -1]))
+        successes.append(bool(result.success[0, -1]))
         if successes[-1]:
             break
     assert successes[-1] and credits[-1] == 1.0 and max(credits[:-1]) < 1.0 and credits[0] == 0.0
@@ -120,20 +141,22 @@ class ShyEnvironment(PointEnvironment):
     def step(self, actions: np.ndarray) -> StepResult:
         result = super().step(actions)
         credit = np.floor(np.clip((self._position[:, 0] - 0.3) / 2, 0, 0.99) * 100) / 100
-        return replace(result, success=np.zeros_like(result.success), credit=credit)
+        spread = np.repeat(credit[:, None], actions.shape[1], axis=1)
+        return replace(result, success=np.zeros_like(result.success), credit=spread)
 
 
 def test_partial_credit_teaches_where_every_rollout_fails(tmp_path: Path) -> None:
-    config = GRPOConfig(groups=4, min_groups=1, horizon=9, temperature=1.0, learning_rate=5e-3, warn_after=1)
     starts = [Start(INSTRUCTIONS[0], None, "right", seed) for seed in range(8)]
 
-    def build(judge: TruthJudge) -> GRPOTrainer:
-        policy = PointPolicy()
-        return GRPOTrainer(policy, policy, ShyEnvironment(), judge, starts, config, RunFolder(tmp_path, None, False))
+    def build(credit: float) -> GRPOTrainer:
+        config = GRPOConfig(groups=4, min_groups=1, horizon=9, temperature=1.0, learning_rate=5e-3, warn_after=1)
+        config = replace(config, progress_credit=credit)
+        policy, run = PointPolicy(), RunFolder(tmp_path, None, False)
+        return GRPOTrainer(policy, policy, ShyEnvironment(), TruthJudge(), starts, config, run)
 
     with pytest.raises(BudgetSpent):
-        build(TruthJudge()).generate(late=lambda: True)
-    trainer = build(TruthJudge(partial_credit=True))
+        build(0.0).source.generate(0, 0, late=lambda: True)
+    trainer = build(1.0)
     metrics = [trainer.step() for _ in range(12)]
     assert all(m["success/move_the_dot_right"] == 0 for m in metrics), "credit is no success"
     assert metrics[0]["usable_groups"] == 1.0 and 0 < metrics[0]["mean_reward"] < 1

@@ -7,6 +7,8 @@ import pytest
 
 from gymnast_core.robot.gripper import FINGER_CLOSED, FINGER_OPEN, GRASP_PWM, MAX_PWM, GripperDrive
 from gymnast_core.robot.guard import (
+    DEAF_DISTANCE,
+    DEAF_EFFORT_MA,
     DEAF_S,
     EFFORT_S,
     FRESH_S,
@@ -44,7 +46,7 @@ def test_silence_is_a_fault_and_failed_reads_are_counted() -> None:
     guard = ArmGuard(1500.0)
     guard.measured(REST, CALM, 0.0)
     assert guard.check(FRESH_S * 0.9) is None
-    guard.read_failed()
+    guard.reads_failed("1 failed reads")
     fault = guard.check(FRESH_S * 1.1)
     assert fault is not None and fault.kind == "silent" and "1 failed reads" in fault.text
 
@@ -65,8 +67,17 @@ def test_effort_that_stays_after_relaxing_is_a_jam_but_pushing_again_is_not() ->
     guard = ArmGuard(1500.0)
     run(guard, 0.0, 0.5, effort(1, 1700.0))
     guard.relaxed(0.5)
-    kinds = run(guard, 0.5, JAM_S + 1.0, effort(1, 1700.0), REST + 0.2)
+    assert guard.letting_go
+    run(guard, 0.5, 0.1, effort(1, 700.0))
+    assert not guard.letting_go
+    kinds = run(guard, 0.6, JAM_S + 1.0, effort(1, 1700.0), REST + 0.2)
     assert "jammed" not in kinds and "overload" in kinds
+    guard = ArmGuard(1500.0)
+    run(guard, 0.0, 0.5, effort(1, 1700.0))
+    for begin in (0.5, 0.9, 1.3):  # held and pushed on in turn, while the effort never falls
+        guard.relaxed(begin)
+        kinds = run(guard, begin, 0.4, effort(1, 1700.0), REST + 0.2)
+    assert "jammed" in kinds
 
 
 def test_deaf_driver_is_told_from_a_blocked_arm() -> None:
@@ -75,7 +86,30 @@ def test_deaf_driver_is_told_from_a_blocked_arm() -> None:
     assert "deaf" in run(guard, 0.5, 2 * DEAF_S + 0.3, CALM, REST + 0.2)
     blocked = ArmGuard(1500.0)
     run(blocked, 0.0, 0.5, CALM, REST)
-    assert not any(run(blocked, 0.5, 3 * DEAF_S, effort(1, 900.0), REST + 0.2))
+    pushed_at = REST.copy()
+    pushed_at[1] = 0.2
+    assert not any(run(blocked, 0.5, 3 * DEAF_S, effort(1, 900.0), pushed_at))
+
+
+def test_a_driver_that_goes_deaf_in_mid_motion_is_noticed_whatever_gravity_asks_of_the_joints() -> None:
+    guard = ArmGuard(1500.0)
+    run(guard, 0.0, 0.5, CALM, REST)
+    joints = REST.copy()
+    for tick in range(100):  # a stream of actions; it moves, and its effort changes with its pose
+        now = 0.5 + tick / 100
+        joints = joints + 0.005
+        guard.measured(joints.copy(), CALM + 3.0 * tick, now)
+        guard.sent(joints + 0.15, now)
+        assert guard.check(now) is None
+    stopped = CALM + 300.0
+    stopped[4:] = 20.0  # the wrist carries little
+    for tick in range(150):
+        now = 1.5 + tick / 100
+        guard.measured(joints.copy(), stopped, now)
+        guard.sent(joints + 0.3, now)
+        if fault := guard.check(now):
+            break
+    assert fault is not None and fault.kind == "deaf" and tick < 120
 
 
 def test_a_joint_without_torque_is_told_from_one_that_moves_pushes_or_is_near() -> None:
@@ -94,11 +128,11 @@ def test_a_joint_without_torque_is_told_from_one_that_moves_pushes_or_is_near() 
                 return fault.kind
         return ""
 
-    assert fault_of(0.0, 0.0, LIMP_DISTANCE + 0.1) == "limp"
+    assert fault_of(0.0, 0.0, LIMP_DISTANCE + 0.1) == "deaf"  # it stands still and does nothing
     assert fault_of(-0.2, LIMP_EFFORT_MA - 1, LIMP_DISTANCE + 0.1) == "limp"  # it sinks
-    assert not fault_of(0.0, LIMP_EFFORT_MA + 1, LIMP_DISTANCE + 0.1)
+    assert not fault_of(0.0, DEAF_EFFORT_MA + 1, LIMP_DISTANCE + 0.1)
     assert not fault_of(0.5, 0.0, LIMP_DISTANCE + 0.1)
-    assert not fault_of(0.0, 0.0, LIMP_DISTANCE - 0.1)
+    assert not fault_of(0.0, 0.0, DEAF_DISTANCE - 0.01)
 
 
 def test_too_many_faults_are_those_within_the_window() -> None:

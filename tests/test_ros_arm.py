@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
-from gymnast_msgs.msg import ArmState, BridgeAction, ExecutedAction
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from gymnast_msgs.msg import ArmLease, ArmState, BridgeAction, ExecutedAction
 from gymnast_msgs.srv import EmergencyStop, Rearm, ResetArm, ResetScene, SceneState
 from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
 from interbotix_xs_msgs.srv import OperatingModes, Reboot, RegisterValues, RobotInfo, TorqueEnable
-from ros_tools import Client, running_graph, set_faults, wait_active, wait_until
 from sensor_msgs.msg import JointState
 
 from gymnast_core.config import ArmConfig
+from tests.machine import LATENESS, in_time, overdue
+from tests.ros_tools import SIMULATED, Client, call_reset, running_graph, set_faults, settle, wait_active, wait_until
 
 PERIOD = 0.2
 CAUGHT_OFFSET = (-0.0005, -0.0043, 0.0048)
@@ -62,18 +66,31 @@ class Arm:
     def reset(self, offset: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
         if self.state.mode == ArmState.MODE_STOPPED:
             assert self.client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True)).success
-        answer = self.client.call(ResetArm, "/arm/reset", ResetArm.Request(offset=list(offset)), 20.0)
-        assert answer.success, answer.message
+        call_reset(self.client, ResetArm.Request(offset=list(offset)))
         self.wait_mode(ArmState.MODE_READY)
+
+    def forget_faults(self) -> None:
+        """Stop and re-arm: the faults that tests before caused within the minute count no more."""
+        assert self.client.call(
+            EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="a new test")
+        ).success
+        self.wait_mode(ArmState.MODE_STOPPED)
+        self.reset()
 
     def wait_mode(self, mode: int, timeout: float = 3.0) -> None:
         wait_until(lambda: self.states[-1][1].mode == mode, timeout, f"mode {mode}")
 
     def send(
-        self, values: Sequence[float], step: int = 0, episode: str = "", age: float = 0.0, answered: bool = True
+        self,
+        values: Sequence[float],
+        step: int = 0,
+        episode: str = "",
+        age: float = 0.0,
+        answered: bool = True,
+        commander: str = "",
     ) -> ExecutedAction | None:
         """One action (7,); returns what the arm node says it did with it."""
-        message = BridgeAction(episode_id=episode, step=step)
+        message = BridgeAction(episode_id=episode, step=step, commander=commander)
         message.translation = [float(v) for v in values[:3]]
         message.rotation = [float(v) for v in values[3:6]]
         message.gripper = float(values[6])
@@ -85,6 +102,16 @@ class Arm:
             return None
         wait_until(lambda: len(self.executed) > before, 2.0, "arm/executed")
         return self.executed[-1][1]
+
+    def send_accepted(self, values: Sequence[float]) -> ExecutedAction:
+        """One action (7,) that is accepted; a node that a busy machine kept away for a moment looks at the driver
+        first, and is asked again."""
+        began, result = time.monotonic(), self.send(values)
+        while result is not None and "driver_unchecked" in result.safety_events and not overdue(5.0, began):
+            time.sleep(PERIOD)
+            result = self.send(values)
+        assert result is not None and result.accepted, result
+        return result
 
     def run(self, values: Sequence[float], steps: int) -> list[ExecutedAction]:
         """The same action at 5 Hz; returns what was executed once the arm has come to rest."""
@@ -102,20 +129,25 @@ class Arm:
 
 
 @pytest.fixture(scope="module")
-def arm() -> Iterator[Arm]:
-    with running_graph(without=("camera", "recorder", "adapter", "executor", "evaluator")) as (process, client):
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arm]:
+    station = tmp_path_factory.mktemp("arm") / "station.yaml"
+    content = yaml.safe_load(SIMULATED.read_text(encoding="utf-8"))
+    content["arm"] = {**content.get("arm", {}), "reset_seconds": 1.0}
+    station.write_text(yaml.safe_dump(content), encoding="utf-8")
+    without = ("camera", "recorder", "adapter", "executor", "evaluator")
+    with running_graph(station, without) as (process, client):
         wait_active(client, process)
         yield Arm(client)
 
 
-@pytest.fixture(autouse=True)
-def mended(arm: Arm) -> Iterator[None]:
-    yield
-    set_faults(arm.client)
+@pytest.fixture
+def arm(shared: Arm) -> Arm:
+    """At its start and ready, whatever the test before did to it."""
+    settle(shared.client)
+    return shared
 
 
 def test_actions_move_the_end_effector_as_they_say(arm: Arm) -> None:
-    arm.reset()
     start = arm.pose
     assert start[:3] == pytest.approx([0.258, 0.0, 0.19], abs=0.02) and np.max(np.abs(start[3:])) < 0.1
     results = arm.run([-0.01, -0.015, 0.01, 0, 0, 0, 1.0], 5)  # away from the cabinet
@@ -131,9 +163,8 @@ def test_actions_move_the_end_effector_as_they_say(arm: Arm) -> None:
 
 
 def test_executed_says_what_the_envelope_left(arm: Arm) -> None:
-    arm.reset()
-    result = arm.send([0.2, 0, 0, 0, 0, 0, 1.0])
-    assert result is not None and result.accepted and "translation_clipped" in result.safety_events
+    result = arm.send_accepted([0.2, 0, 0, 0, 0, 0, 1.0])
+    assert "translation_clipped" in result.safety_events
     assert 0.0 < result.translation[0] <= 0.05 + 1e-6
     results = arm.run([-0.02, 0.05, 0, 0, 0, 0, 1.0], 6)
     assert "workspace_clipped" in results[-1].safety_events
@@ -141,7 +172,6 @@ def test_executed_says_what_the_envelope_left(arm: Arm) -> None:
 
 
 def test_gripper_closes_and_opens(arm: Arm) -> None:
-    arm.reset()
     assert arm.state.gripper > 0.9
     arm.send([0, 0, 0, 0, 0, 0, 0.0])
     wait_until(lambda: arm.states[-1][1].gripper < 0.1, 3.0, "a closed gripper")
@@ -161,7 +191,6 @@ def test_gripper_closes_and_opens(arm: Arm) -> None:
 def test_bad_actions_are_refused_by_name_and_move_nothing(
     arm: Arm, values: list[float], options: dict[str, object], event: str
 ) -> None:
-    arm.reset()
     first = arm.send([0, 0, 0, 0, 0, 0, 1], episode="e", step=3)
     assert first is not None and first.accepted
     before = arm.pose
@@ -173,7 +202,6 @@ def test_bad_actions_are_refused_by_name_and_move_nothing(
 
 
 def test_a_clock_set_back_between_two_motions_refuses_nothing(arm: Arm) -> None:
-    arm.reset()
     first = arm.send([0, 0, 0, 0, 0, 0, 1], age=-0.45)
     second = arm.send([0, 0, 0, 0, 0, 0, 1], age=0.3)
     assert first is not None and first.accepted
@@ -184,20 +212,17 @@ def test_a_clock_set_back_between_two_motions_refuses_nothing(arm: Arm) -> None:
 
 
 def test_arm_holds_when_actions_stop_and_goes_on_with_fresh_ones(arm: Arm) -> None:
-    arm.reset()
     arm.run([0.01, 0, 0, 0, 0, 0, 1], 2)
     arm.wait_mode(ArmState.MODE_HOLDING)
     assert "no action" in arm.state.detail
     held = arm.pose
     time.sleep(0.6)
     assert np.max(np.abs(arm.pose - held)) < 0.01
-    result = arm.send([0.01, 0, 0, 0, 0, 0, 1])
-    assert result is not None and result.accepted
+    arm.send_accepted([0.01, 0, 0, 0, 0, 0, 1])
     arm.wait_mode(ArmState.MODE_READY)
 
 
 def test_emergency_stop_latches_until_rearmed(arm: Arm) -> None:
-    arm.reset()
     for _ in range(3):
         arm.send([0.03, 0, 0, 0, 0, 0, 1])
         time.sleep(0.1)
@@ -216,19 +241,19 @@ def test_emergency_stop_latches_until_rearmed(arm: Arm) -> None:
     arm.wait_mode(ArmState.MODE_READY)
     time.sleep(0.3)
     assert np.max(np.abs(arm.pose - stopped)) < 0.02  # nothing jumps
-    result = arm.send([0, 0.01, 0, 0, 0, 0, 1])
-    assert result is not None and result.accepted
+    arm.send_accepted([0, 0.01, 0, 0, 0, 0, 1])
 
 
 def test_emergency_stop_ends_the_grippers_motion_and_rearming_tells_its_motor_anew(arm: Arm) -> None:
-    arm.reset()
     told = arm.client.listen(JointSingleCommand, "/wx250s/commands/joint_single", 100)
     arm.send([0, 0, 0, 0, 0, 0, 0.0])
     wait_until(lambda: arm.states[-1][1].gripper < 0.9, 3.0, "a closing gripper")
     arm.client.call(EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="a finger"))
+    arm.wait_mode(ArmState.MODE_STOPPED)
+    time.sleep(0.5)
     stopped_at = arm.state.gripper
-    time.sleep(1.0)
-    assert told[-1][1].cmd == 0.0 and arm.state.gripper > stopped_at - 0.2
+    time.sleep(0.7)
+    assert told[-1][1].cmd == 0.0 and stopped_at > 0.2 and abs(arm.state.gripper - stopped_at) < 0.02
     before = len(told)
     assert arm.client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True)).success
     wait_until(lambda: len(told) > before, 2.0, "the gripper's motor is told anew")
@@ -243,7 +268,7 @@ def test_emergency_stop_ends_a_reset_under_way(arm: Arm) -> None:
     arm.wait_mode(ArmState.MODE_MOVING)
     result = arm.send([0.01, 0, 0, 0, 0, 0, 1])
     assert result is not None and result.safety_events == ["resetting"]
-    time.sleep(0.5)
+    time.sleep(0.3)
     arm.client.call(EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="enough"))
     answer = wait_until(future.done, 1.0, "the end of the reset") and future.result()
     assert not answer.success and "enough" in answer.message
@@ -259,7 +284,6 @@ def test_emergency_stop_ends_a_reset_under_way(arm: Arm) -> None:
 
 def test_failed_reads_are_no_positions(arm: Arm) -> None:
     """The driver publishes a failed bus read as every joint at -pi; the arm must neither believe nor follow it."""
-    arm.reset()
     before = arm.pose
     set_faults(arm.client, "read_failure")
     wait_until(lambda: arm.joints[-1][1].position[1] < -3.1, 3.0, "failed reads")
@@ -278,7 +302,8 @@ def test_no_pose_is_held_that_the_arm_has_left(arm: Arm) -> None:
     """Joint states stop in mid-motion: a hold at the last known pose would drive the arm back within one profile."""
     arm.reset([0.05, 0.1, 0.0])
     future = arm.client.start_call(ResetArm, "/arm/reset", ResetArm.Request(offset=[0.0, -0.15, 0.0]))
-    time.sleep(0.9)
+    arm.wait_mode(ArmState.MODE_MOVING)
+    time.sleep(0.4)
     set_faults(arm.client, "joint_states_stopped")
     stopped = time.monotonic()
     arm.wait_mode(ArmState.MODE_HOLDING)
@@ -295,12 +320,12 @@ def test_no_pose_is_held_that_the_arm_has_left(arm: Arm) -> None:
 
 def test_motors_rebooted_behind_the_arms_back_get_their_profile_before_it_moves(arm: Arm) -> None:
     """A reboot forgets the profile (0 is full speed), and stalls the joint states for the second it takes."""
-    arm.reset()
+    arm.forget_faults()
     reboot = Reboot.Request(cmd_type="single", name="wrist_rotate", enable=True)
     arm.client.call(Reboot, "/wx250s/reboot_motors", reboot)
     accepted_with = None
-    end = time.monotonic() + 5.0
-    while accepted_with is None and time.monotonic() < end:
+    began = time.monotonic()
+    while accepted_with is None and not overdue(5.0, began):
         result = arm.send([0, 0, 0, 0, 0, 0, 1])
         assert result is not None
         if result.accepted:
@@ -313,14 +338,17 @@ def test_motors_rebooted_behind_the_arms_back_get_their_profile_before_it_moves(
     arm.send([0, 0, 0, 0, 0, 0, 1])
     arm.wait_mode(ArmState.MODE_HOLDING)
     reboot = Reboot.Request(cmd_type="single", name="elbow", enable=False)
+    rebooted, first = time.monotonic(), len(arm.states)
     arm.client.start_call(Reboot, "/wx250s/reboot_motors", reboot)
-    wait_until(lambda: "no joint states" in arm.states[-1][1].detail, 3.0, "an arm that holds says that it is blind")
+    blind = lambda: any("no joint states" in state.detail for _, state in arm.states[first:])  # noqa: E731
+    wait_until(blind, 3.0, "an arm that holds says that it is blind")
     arm.wait_mode(ArmState.MODE_STOPPED, 5.0)
-    assert "torque" in arm.state.detail
+    # On a busy machine the joint states may be gone for so long that the watchdog stops the arm first.
+    late = LATENESS.stalled(rebooted) > 0.5
+    assert "torque" in arm.state.detail or (late and "joint states stopped" in arm.state.detail)
 
 
 def test_a_limp_arm_is_stopped_and_one_moved_by_hand_goes_on_from_where_it_is(arm: Arm) -> None:
-    arm.reset()
     for step in range(20):
         if step == 3:
             arm.torque(False)
@@ -337,13 +365,11 @@ def test_a_limp_arm_is_stopped_and_one_moved_by_hand_goes_on_from_where_it_is(ar
     wait_until(lambda: np.abs(arm.measured - before).max() > 0.3, 3.0, "the arm sinks")
     arm.torque(True)
     time.sleep(0.3)
-    result = arm.send([0, 0, 0, 0, 0, 0, 1])
-    assert result is not None and result.accepted
+    result = arm.send_accepted([0, 0, 0, 0, 0, 0, 1])
     assert np.abs(np.array(result.joint_target) - arm.measured).max() < 0.1
 
 
 def test_joint_states_cut_short_end_nothing(arm: Arm) -> None:
-    arm.reset()
     whole = arm.joints[-1][1]
     began = time.monotonic()
     for names, positions in ((list(whole.name), list(whole.position)[:6]), (["elbow"], []), ([], [math.nan] * 9)):
@@ -352,27 +378,68 @@ def test_joint_states_cut_short_end_nothing(arm: Arm) -> None:
             message.header.stamp = whole.header.stamp
             arm.client.publish(JointState, "/wx250s/joint_states", message)
             time.sleep(0.02)
+    arm.client.fall_silent("/wx250s/joint_states")
     time.sleep(1.5)  # an arm node that died is back by now, and has said that it is not configured
     modes = {state.mode for t, state in arm.states if t > began}
     assert modes <= {ArmState.MODE_READY, ArmState.MODE_HOLDING}
-    result = arm.send([0, 0, 0, 0, 0, 0, 1])
-    assert result is not None and result.accepted
+    arm.send_accepted([0, 0, 0, 0, 0, 0, 1])
 
 
-def test_deaf_driver_is_noticed(arm: Arm) -> None:
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_deaf_driver_stops_the_arm_and_nothing_leaps_when_it_hears_again(arm: Arm, moving: bool) -> None:
     """A driver whose bus write failed once drops every later command without a word."""
-    arm.reset()
-    set_faults(arm.client, "commands_dropped")
-    arm.run([0.04, 0.04, 0.0, 0, 0, 0.2, 1], 12)
-    wait_until(
-        lambda: any("does not follow" in state.detail for _, state in arm.states[-100:]),
-        4.0,
-        "a hold because the arm does not follow",
-    )
+    deaf_at, accepted = math.inf, 0
+    for step in range(40):
+        if step == (8 if moving else 0):
+            set_faults(arm.client, "commands_dropped")
+            deaf_at, accepted = time.monotonic(), 0
+        # Up and down first, so that it is in motion; then only up, where gravity loads the joints that move.
+        result = arm.send([0, 0, 0.03 if step >= 8 or step % 4 < 2 else -0.03, 0, 0, 0, 1])
+        assert result is not None
+        accepted += result.accepted
+        if arm.state.mode == ArmState.MODE_STOPPED:
+            break
+        time.sleep(PERIOD)
+    assert arm.state.mode == ArmState.MODE_STOPPED and "does not follow" in arm.state.detail
+    assert in_time(5.0, deaf_at) and accepted < 20
+    set_faults(arm.client)
+    before = arm.measured
+    time.sleep(0.5)
+    assert arm.client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True)).success
+    time.sleep(0.5)
+    assert np.abs(arm.measured - before).max() < 0.05
+
+
+def test_an_overload_that_stays_stops_the_arm_also_while_actions_come(arm: Arm) -> None:
+    set_faults(arm.client, "overload:elbow")
+    began, first = time.monotonic(), len(arm.states)
+    while arm.state.mode != ArmState.MODE_STOPPED and not overdue(6.0, began):
+        arm.send([0, 0.002, 0, 0, 0, 0, 1])
+        time.sleep(PERIOD)
+    assert arm.state.mode == ArmState.MODE_STOPPED and "while holding still" in arm.state.detail
+    modes = [state.mode for _, state in arm.states[first:]]
+    holds = sum(b == ArmState.MODE_HOLDING != a for a, b in itertools.pairwise(modes))
+    assert holds <= 2  # the reset's own end, and the overload
+
+
+@pytest.mark.parametrize("motor", ["elbow", "shoulder_shadow", "gripper"])
+def test_a_motors_error_at_work_stops_the_arm_and_is_in_the_diagnostics(arm: Arm, motor: str) -> None:
+    told = arm.client.listen(DiagnosticArray, "/diagnostics", 100)
+    set_faults(arm.client, f"motor_error:{motor}")
+    began = time.monotonic()
+    while arm.state.mode != ArmState.MODE_STOPPED and not overdue(6.0, began):
+        arm.send([0, 0.002, 0, 0, 0, 0, 1])
+        time.sleep(PERIOD)
+    assert arm.state.mode == ArmState.MODE_STOPPED and f"motor fault: {motor}" in arm.state.detail
+
+    def said() -> bool:
+        lines = [status for _, message in told[-10:] for status in message.status if status.name == "arm: arm"]
+        return any(line.level == DiagnosticStatus.ERROR and motor in line.message for line in lines)
+
+    wait_until(said, 3.0, "diagnostics that name the motor")
 
 
 def test_overload_is_relaxed_and_a_jam_latches_the_stop(arm: Arm) -> None:
-    arm.reset()
     set_faults(arm.client, "overload:elbow")
     wait_until(lambda: any("effort of elbow" in state.detail for _, state in arm.states[-50:]), 3.0, "a hold")
     arm.wait_mode(ArmState.MODE_STOPPED, 5.0)  # the effort stays although the arm pushes no more
@@ -419,7 +486,6 @@ def test_simulated_driver_answers_as_the_vendors(arm: Arm) -> None:
 
 
 def test_rearming_restores_the_profile_a_reboot_forgot_and_refuses_a_motor_with_a_fault(arm: Arm) -> None:
-    arm.reset()
     call = arm.client.call
     assert call(EmergencyStop, "/arm/emergency_stop", EmergencyStop.Request(reason="reboot")).success
     call(Reboot, "/wx250s/reboot_motors", Reboot.Request(cmd_type="single", name="wrist_rotate", enable=True))
@@ -464,3 +530,56 @@ def test_a_finger_caught_in_the_handle_is_backed_out_the_way_it_went_in(arm: Arm
         if any(message.detail == "backing out" for _, message in arm.states[before:]):
             return
     pytest.skip("the finger was never caught on this machine")
+
+
+@pytest.mark.parametrize("hz", [10.0, 100.0])
+def test_actions_sent_more_often_move_the_arm_no_faster(arm: Arm, hz: float) -> None:
+    """The largest turn that one action may ask for, at several times the control rate."""
+    before, first = len(arm.commands), len(arm.executed)
+    due = time.monotonic()
+    for _ in range(int(1.5 * hz)):
+        arm.send([0, 0, 0, 0, 0, 0.25, 1], answered=False)
+        due += 1.0 / hz
+        time.sleep(max(0.0, due - time.monotonic()))
+    time.sleep(0.3)
+    assert "speed_limited" in {event for _, message in arm.executed[first:] for event in message.safety_events}
+    path = [(stamp_of(m), np.array(m.joint_target)) for _, m in arm.executed[first:] if m.accepted]
+    assert len(path) > 10 and len(arm.commands) > before
+    for i, (since, joints) in enumerate(path):
+        for now, later in path[i + 1 :]:
+            if now - since < 0.17:  # stamps are taken a little after the budget was
+                assert np.abs(later - joints).max() <= 3.14 * 0.2 + 1e-3
+    turned = np.abs(path[-1][1] - path[0][1]).max()
+    assert turned <= (1.5 * 5 + 2) * 0.25 + 0.1  # 1.5 s at the control rate, and two steps at once
+
+
+def stamp_of(message: ExecutedAction) -> float:
+    return message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+
+
+def test_one_commander_at_a_time_and_a_stranger_is_refused_by_name(arm: Arm) -> None:
+    time.sleep(2.2)  # nobody's lease any more
+    arm.reset()
+    assert (first := arm.send([0, 0, 0, 0, 0, 0, 1], commander="one")) is not None and first.accepted
+    assert first.commanded.commander == "one"
+    wait_until(lambda: arm.states[-1][1].commander == "one", 2.0, "the commander's name")
+    for stranger in ("two", ""):
+        before = arm.pose
+        refused = arm.send([0.05, 0, 0, 0, 0, 0, 1], commander=stranger)
+        assert refused is not None and not refused.accepted and refused.safety_events == ["not_the_commander"]
+        time.sleep(0.2)
+        assert np.max(np.abs(arm.pose - before)) < 0.01
+        assert (again := arm.send([0, 0, 0, 0, 0, 0, 1], commander="one")) is not None and again.accepted
+    reset = arm.client.call(ResetArm, "/arm/reset", ResetArm.Request(commander="two"))
+    assert not reset.success and "one commands the arm" in reset.message
+    end = time.monotonic() + 3.0
+    while time.monotonic() < end:  # it thinks, longer than a lease lasts
+        arm.client.publish(ArmLease, "/arm/lease", ArmLease(commander="one"))
+        time.sleep(0.25)
+    refused = arm.send([0, 0, 0, 0, 0, 0, 1], commander="two")
+    assert refused is not None and refused.safety_events == ["not_the_commander"]
+    arm.client.publish(ArmLease, "/arm/lease", ArmLease(commander="one", release=True))
+    wait_until(lambda: arm.states[-1][1].commander == "", 2.0, "nobody commands")
+    assert (after := arm.send([0, 0, 0, 0, 0, 0, 1], commander="two")) is not None and after.accepted
+    time.sleep(2.3)
+    assert arm.states[-1][1].commander == ""  # ended by silence

@@ -15,33 +15,37 @@ import cv2
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from gymnast_msgs.action import RunEpisode
 from gymnast_msgs.msg import ArmState, GraphStatus
 from gymnast_msgs.srv import CaptureFrame, EmergencyStop, Rearm, ResetArm
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, ListParameters
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
-from ros_tools import (
-    ROOT,
-    SIMULATED,
-    Client,
-    Process,
-    free_domain,
-    isolate,
-    process_of,
-    running_graph,
-    set_faults,
-    start_graph,
-    wait_active,
-    wait_until,
-)
 from sensor_msgs.msg import Image, JointState
 
 import gymnast_nodes
 from gymnast_core.config import CameraConfig
+from gymnast_core.data.outcome import OUTCOMES
 from gymnast_core.errors import ConfigError
-from gymnast_core.graph import MANAGED, NodeDescription, find_executable, find_station_file, station_graph
-from gymnast_nodes.common import NewestFrame
+from gymnast_core.graph import MANAGED, NodeDescription, find_executable, station_graph
+from gymnast_core.station_file import find_station_file
+from gymnast_nodes.frame_time import NewestFrame
+from tests.domains import free_domain, isolate
+from tests.machine import allowed
+from tests.ros_tools import (
+    ROOT,
+    SIMULATED,
+    Client,
+    Process,
+    process_of,
+    running_graph,
+    set_faults,
+    settle,
+    start_graph,
+    wait_active,
+    wait_until,
+)
 
 WITHOUT = ("recorder", "adapter", "executor", "evaluator")  # they have tests of their own, and load models
 REAL_STATION = """
@@ -52,10 +56,19 @@ tasks: {wave: {instruction: wave}}
 
 
 @pytest.fixture(scope="module")
-def graph() -> Iterator[tuple[Process, Client]]:
+def shared() -> Iterator[tuple[Process, Client]]:
     with running_graph(without=WITHOUT) as (process, client):
         wait_active(client, process)
         yield process, client
+
+
+@pytest.fixture
+def graph(shared: tuple[Process, Client]) -> tuple[Process, Client]:
+    """All nodes active and the arm at its start, whatever the test before did."""
+    process, client = shared
+    wait_active(client, process)
+    settle(client)
+    return shared
 
 
 def test_graph_is_described_once_and_every_executable_is_there(tmp_path: Path) -> None:
@@ -91,6 +104,11 @@ def test_a_node_installed_by_pip_only_starts_all_the_same(monkeypatch: pytest.Mo
         node.end()
 
 
+def test_outcomes_have_their_names_and_numbers_on_the_wire() -> None:
+    constants = {name: getattr(RunEpisode.Result, name) for name in dir(RunEpisode.Result) if name[:8] == "OUTCOME_"}
+    assert constants == {f"OUTCOME_{name.upper()}": n for n, name in enumerate(OUTCOMES)}
+
+
 def test_real_station_starts_no_simulated_driver(tmp_path: Path) -> None:
     path = tmp_path / "real.yaml"
     path.write_text(REAL_STATION)
@@ -118,8 +136,7 @@ def test_launch_file_starts_the_same_nodes() -> None:
 
 
 def test_a_frame_that_does_not_show_what_is_there_now_is_named() -> None:
-    clock = 1000.0
-    newest = NewestFrame(CameraConfig(width=32, height=24, max_age_s=0.2), lambda: clock)
+    newest = NewestFrame(CameraConfig(width=32, height=24, max_age_s=0.2), lambda stamp: 1000.0 - stamp)
     assert "no frame on" in newest.problem
 
     def take(stamp: float, width: int = 32, encoding: str = "bgr8") -> str:
@@ -176,6 +193,7 @@ def test_nodes_are_active_and_topics_have_their_types_and_qos(graph: tuple[Proce
         "/supervisor/status": ("gymnast_msgs/msg/GraphStatus", reliable, latched),
         "/watchdog/fault": ("std_msgs/msg/String", reliable, latched),
         "/diagnostics": ("diagnostic_msgs/msg/DiagnosticArray", reliable, volatile),
+        "/station/truth": ("diagnostic_msgs/msg/DiagnosticArray", reliable, volatile),
     }
     for topic, (kind, reliability, durability) in expected.items():
         publishers = client.node.get_publishers_info_by_topic(topic)
@@ -185,7 +203,7 @@ def test_nodes_are_active_and_topics_have_their_types_and_qos(graph: tuple[Proce
             assert found == (kind, reliability, durability), topic
     listeners = client.node.get_subscriptions_info_by_topic("/camera/image_raw")
     camera = [listener for listener in listeners if listener.node_name == "camera"]
-    assert camera and camera[0].qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+    assert camera and camera[0].qos_profile.reliability == ReliabilityPolicy.RELIABLE  # as offered
     services = dict(client.node.get_service_names_and_types())
     for service, kind in {
         "/wx250s/get_robot_info": "interbotix_xs_msgs/srv/RobotInfo",
@@ -226,11 +244,10 @@ def test_joint_states_and_frames_keep_their_rates(graph: tuple[Process, Client])
     joints = client.listen(JointState, "/wx250s/joint_states", 200)
     frames = client.listen(Image, "/camera/image_raw")
     wait_until(lambda: joints and frames, 5.0, "joint states and frames")
-    first = (len(joints), len(frames))
-    time.sleep(3.0)
-    # Floors, not averages: this runs on shared machines. On an idle one they are 100 and 10 Hz.
-    assert (len(joints) - first[0]) / 3.0 > 80.0
-    assert (len(frames) - first[1]) / 3.0 > 7.0
+    began, first = time.monotonic(), (len(joints), len(frames))
+    # On an idle machine they come at 100 and 10 Hz, on a busy one as late as it is.
+    wait_until(lambda: len(joints) - first[0] > 240 and len(frames) - first[1] > 21, 3.0, "240 states and 21 frames")
+    assert (len(joints) - first[0]) / (time.monotonic() - began) < 115.0
     message = joints[-1][1]
     assert list(message.name)[:7] == [
         "waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper",
@@ -239,19 +256,19 @@ def test_joint_states_and_frames_keep_their_rates(graph: tuple[Process, Client])
     assert message.position[8] == -message.position[7] and len(message.velocity) == len(message.effort) == 9
     stamps = [m.header.stamp.sec + m.header.stamp.nanosec * 1e-9 for _, m in frames[-10:]]
     assert all(b > a for a, b in itertools.pairwise(stamps))
-    assert abs(time.time() - stamps[-1]) < 1.0
+    assert abs(frames[-1][0] - time.monotonic() + time.time() - stamps[-1]) < allowed(1.0, began)
 
 
 def test_capture_writes_one_fresh_frame(graph: tuple[Process, Client], tmp_path: Path) -> None:
     _, client = graph
     path = tmp_path / "frame.png"
     before = time.time()
-    answer = client.call(CaptureFrame, "/camera/capture_frame", CaptureFrame.Request(path=str(path), max_age=0.5))
+    answer = client.call(CaptureFrame, "/camera/capture_frame", CaptureFrame.Request(path=str(path), max_age=2.0))
     assert answer.success, answer.message
     written = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     sent = np.frombuffer(answer.image.data, np.uint8).reshape(answer.image.height, answer.image.width, 3)
     assert written.shape == (480, 640, 3) and (written == sent).all() and written.std() > 5.0
-    assert answer.image.header.stamp.sec + answer.image.header.stamp.nanosec * 1e-9 > before - 0.5
+    assert answer.image.header.stamp.sec + answer.image.header.stamp.nanosec * 1e-9 > before - 2.0
     for path, words in (("/proc/no/frame.png", "/proc/no/frame.png"), ("~no_such_user/a.png", "~no_such_user")):
         nowhere = client.call(CaptureFrame, "/camera/capture_frame", CaptureFrame.Request(path=path))
         assert not nowhere.success and words in nowhere.message
@@ -299,7 +316,7 @@ def test_killed_camera_comes_back_and_the_supervisor_says_so(graph: tuple[Proces
 
     # What is asked while the dead server still counts as there may go to it alone.
     wait_until(lambda: servers() == 1, 8.0, "the end of the dead server")
-    assert client.call(CaptureFrame, "/camera/capture_frame", CaptureFrame.Request()).success
+    assert client.call_respawned(CaptureFrame, "/camera/capture_frame", CaptureFrame.Request()).success
 
 
 def test_killed_arm_node_leaves_the_arm_held_within_half_a_second(graph: tuple[Process, Client]) -> None:
@@ -320,13 +337,14 @@ def test_killed_arm_node_leaves_the_arm_held_within_half_a_second(graph: tuple[P
         return len(recent) > 5 and float(np.max(np.ptp(recent, axis=0))) > 0.03
 
     wait_until(moving, 8.0, "the arm in motion")
-    killed = time.time()
+    killed, killed_at = time.time(), time.monotonic()
     os.kill(process_of("arm", process), signal.SIGKILL)
-    wait_until(lambda: track(killed + 1.0)[0].size > 5, 5.0, "joint states after the kill")
+    wait_until(lambda: track(killed + 1.5)[0].size > 5, 5.0, "joint states after the kill")
     stamps, path = track(killed)
     away = np.max(np.abs(path - path[-1]), axis=1) > 0.02
     held_after = float(stamps[away][-1] - killed) if away.any() else 0.0
-    assert held_after < 0.5, f"the arm was held only {held_after:.2f} s after the arm node's death"
+    limit = allowed(0.5, killed_at, killed_at + held_after)
+    assert held_after < limit, f"the arm was held only {held_after:.2f} s after the arm node's death"
     assert "held the arm" in process.output
     wait_until(lambda: not statuses[-1][1].all_active, 5.0, "the arm node is down")
     wait_until(lambda: statuses[-1][1].all_active, 30.0, "the arm node is active again")
@@ -351,10 +369,11 @@ def test_a_latched_stop_outlives_the_arm_nodes_process(graph: tuple[Process, Cli
     wait_until(lambda: states[-1][1].mode == ArmState.MODE_STOPPED, 8.0, "the successor is stopped, too")
     assert states[-1][1].detail == "a hand"
     assert not [m for t, m in states if t > killed and m.mode == ArmState.MODE_READY], "it was ready meanwhile"
-    answer = client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True))
+    # The middleware counts the dead process's services as there for some seconds, and would send them the request.
+    wait_until(lambda: client.node.count_publishers("/arm/state") == 1, 20.0, "the dead arm node is forgotten")
+    answer = client.call_respawned(Rearm, "/arm/rearm", Rearm.Request(confirm=True))
     assert answer.success, answer.message
-    time.sleep(1.0)
-    assert states[-1][1].mode == ArmState.MODE_READY
+    wait_until(lambda: states[-1][1].mode == ArmState.MODE_READY, 5.0, "the arm is ready")
 
 
 def test_a_node_deactivated_by_hand_is_left_alone_until_it_is_activated(graph: tuple[Process, Client]) -> None:
@@ -385,7 +404,9 @@ def test_ctrl_c_ends_every_process_and_returns_zero() -> None:
         children = [process_of(name, process) for name in ("xs_sdk", "watchdog", "arm", "camera", "supervisor")]
         assert process.interrupt() == 0
         assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
-        assert "[ERROR]" not in process.output and "Traceback" not in process.output, process.output
+        errors = [line for line in process.lines if "[ERROR]" in line]
+        assert all("no joint states for" in line for line in errors), errors  # a busy machine stalls the simulator
+        assert "Traceback" not in process.output, process.output
     finally:
         client.close()
         process.end()

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from gymnast_core.cli import main
 from gymnast_core.config import dump_config
-from gymnast_core.evaluation.trials import EvaluatePolicyConfig
+from gymnast_core.errors import CheckpointError
+from gymnast_core.evaluation.policy_config import EvaluatePolicyConfig
+from gymnast_core.policy.sft_config import SFTConfig
 from gymnast_core.run_folder import RunFolder, lock_folder
+from gymnast_core.world_model.train_config import TrainConfig
 
 HOLD = "import sys, time; from gymnast_core.run_folder import lock_folder; from pathlib import Path\n"
 HOLD += "held = lock_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
@@ -26,8 +30,8 @@ def test_a_folder_in_use_is_refused_and_free_when_its_process_dies(
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         before = sorted(os.listdir(tmp_path))
         for words in (
-            ["evaluate", "policy", "--policy", "expert", "--run", str(tmp_path)],
-            ["evaluate", "judge", "--run", str(tmp_path), "--data", "nowhere"],
+            ["policy", "evaluate", "--policy", "expert", "--run", str(tmp_path)],
+            ["judge", "evaluate", "--run", str(tmp_path), "--data", "nowhere"],
             ["judge", "train", "--run", str(tmp_path), "--data", "nowhere", "--out", str(tmp_path / "judge")],
             ["train", "--environment", "station", "--run", str(tmp_path)],
             ["data", "collect", "--out", str(tmp_path), "--policy", "expert"],
@@ -53,9 +57,9 @@ def test_a_start_with_bad_input_leaves_nothing_new(tmp_path: Path, capsys: pytes
         ["adapt", "--frame", str(picture), "--instruction", "open the drawer", "--policy", "nowhere"],
         ["adapt", "--frame", str(picture), "--instruction", "open the drawer", "--recipe", "nowhere"],
         ["train", "--environment", "station", "--recipe", "nowhere"],
-        ["evaluate", "adapter", "--adapter", "nobody"],
-        ["evaluate", "judge", "--data", "nowhere"],
-        ["evaluate", "policy", "--policy", "nowhere"],
+        ["adapter", "evaluate", "--adapter", "nobody"],
+        ["judge", "evaluate", "--data", "nowhere"],
+        ["policy", "evaluate", "--policy", "nowhere"],
         ["sft", "--data", "nowhere", "--out", str(tmp_path / "policy")],
         ["world-model", "train", "--data", "nowhere"],
         ["world-model", "train-autoencoder", "--data", "nowhere"],
@@ -72,6 +76,15 @@ def test_bad_input_changes_nothing_in_an_older_run(tmp_path: Path, capsys: pytes
     assert before == dump_config(old)
     assert main(["judge", "train", "--data", "nowhere", "--run", str(tmp_path)]) == 2
     assert (tmp_path / "config.yaml").read_text() == before
-    assert main(["evaluate", "policy", "--policy", "random", "--run", str(tmp_path)]) == 2
+    assert main(["policy", "evaluate", "--policy", "random", "--run", str(tmp_path)]) == 2
     assert "holds a run with policy 'expert', found 'random'; give the same options" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == before
+
+
+def test_checkpoints_name_their_verb_wherever_its_options_stand(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, TrainConfig(), tensorboard=False)
+    state = torch.load(run.save_checkpoint(3, {}) / "state.pt", weights_only=True)
+    assert state["kind"] == "gymnast_core.world_model.train.TrainConfig"  # as before its options had their own module
+    assert RunFolder(tmp_path, TrainConfig(), tensorboard=False).load_checkpoint() is not None
+    with pytest.raises(CheckpointError, match="holds another run"):
+        RunFolder(tmp_path, SFTConfig(), tensorboard=False).load_checkpoint()

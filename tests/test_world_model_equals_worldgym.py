@@ -17,25 +17,19 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gymnast_core.data.worldgym import scale_actions
+from gymnast_core.data.worldgym import scale_actions, unscale_actions
 from gymnast_core.errors import CheckpointError
-from gymnast_core.world_model.actions import null_action, to_bridge, to_worldgym
+from gymnast_core.world_model.actions import null_action, to_worldgym
 from gymnast_core.world_model.checkpoint import load_worldgym_checkpoint
 from gymnast_core.world_model.compiled import CompiledPasses
-from gymnast_core.world_model.diffusion import (
-    Schedule,
-    Solver,
-    SolverKind,
-    teacher_forcing_loss,
-    teacher_forcing_mask,
-)
-from gymnast_core.world_model.model import WorldModel, WorldModelConfig, attend_reading_once, parameter_count
-from gymnast_core.world_model.sampler import CACHE_MODES, CacheMode, LatentRollout
+from gymnast_core.world_model.config import CACHE_MODES, CacheMode, SolverKind, WorldModelConfig
+from gymnast_core.world_model.diffusion import Schedule, Solver, teacher_forcing_loss, teacher_forcing_mask
+from gymnast_core.world_model.model import WorldModel, attend_reading_once, parameter_count
+from gymnast_core.world_model.sampler import LatentRollout
+from tests.golden_values import GOLDENS, label, world_model_goldens
 from tests.parity.world_model import TOLERANCE, errors, load, main, rollout
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "fixtures" / "worldgym"
-FIXTURES = sorted(SHARED.glob("*.safetensors"))
-needs_fixtures = pytest.mark.skipif(not FIXTURES, reason=f"golden values are not at {SHARED}")
+FILES = world_model_goldens()
 TINY = WorldModelConfig(in_channels=3, patch_size=2, dim=32, num_layers=2, num_heads=2, max_frames=4)
 
 
@@ -49,30 +43,27 @@ def tiny(seed: int = 0, config: WorldModelConfig = TINY) -> WorldModel:
     return model
 
 
-@needs_fixtures
-@pytest.mark.parametrize("path", FIXTURES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=label)
 def test_every_golden_tensor_is_matched(path: Path) -> None:
     found = errors(path)
     assert set(found) == {"alphas_cumprod", "forward_v", "loss", "rollout_latents"}
     assert max(found.values()) <= TOLERANCE, found
 
 
-@needs_fixtures
 def test_the_parity_command_fails_on_a_wrong_or_missing_tensor(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    tensors, config = load(FIXTURES[0])
+    tensors, config = load(FILES[0])
     metadata = {"config": json.dumps(config)}
     wrong = {**tensors, "forward_v": tensors["forward_v"] + 1e-3}
     save_file(wrong, str(tmp_path / "wrong.safetensors"), metadata)
     save_file({k: v for k, v in tensors.items() if k != "loss_noise"}, str(tmp_path / "less.safetensors"), metadata)
-    assert main([str(FIXTURES[0])]) == 0
+    assert main([str(FILES[0])]) == 0
     assert main([str(tmp_path / "wrong.safetensors")]) == 1
     assert main([str(tmp_path / "less.safetensors")]) == 1
 
 
-@needs_fixtures
-@pytest.mark.parametrize("path", FIXTURES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=label)
 def test_cache_modes_agree_until_the_window_slides_and_exact_agrees_after(path: Path) -> None:
     tensors, config = load(path)
     window = config["max_frames"]
@@ -129,8 +120,7 @@ def test_dpm_solver_converges_with_second_order_and_ddim_with_first() -> None:
     assert solve_gaussian("dpm++", few, 0.3) < 0.5 * solve_gaussian("ddim", few, 0.3)
 
 
-@needs_fixtures
-@pytest.mark.parametrize("path", FIXTURES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=label)
 def test_the_fused_attention_of_gpus_and_large_frames_gives_the_same(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,13 +354,12 @@ def test_actions_are_scaled_as_worldgym_scales_them() -> None:
     action = np.array([[0.01, -0.1, 0.02, 0.1, -1.0, 0.0, 1.0], [0, 0, 0, 0, 0, 0, 0.8]], np.float32)
     expected = [[0.35, -1.75, 0.7, 0.56, -1.4, 0, -1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 1, 0, 0, 0]]
     np.testing.assert_allclose(to_worldgym(action), expected, atol=1e-6)
-    np.testing.assert_allclose(scale_actions(to_bridge(to_worldgym(action))), expected, atol=1e-6)
+    np.testing.assert_allclose(scale_actions(unscale_actions(to_worldgym(action))), expected, atol=1e-6)
     assert null_action().tolist() == [0] * 9 + [1]
 
 
-@pytest.mark.skipif(not (SHARED / "full_size_keys.json").exists(), reason=f"golden values are not at {SHARED}")
 def test_the_public_checkpoint_layout_fits_the_full_size_network(tmp_path: Path) -> None:
-    shapes = json.loads((SHARED / "full_size_keys.json").read_text())
+    shapes = json.loads((GOLDENS / "worldgym" / "full_size_keys.json").read_text())
     weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     path = tmp_path / "worldgym.pt"
     torch.save({"model": weights, "ema": weights, "optimizer": {}, "step": 580_000}, path)

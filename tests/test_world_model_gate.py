@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy, locate, point_starts, reached
-from tiny_station import INSTRUCTION, build_tiny_station, picture
+import yaml
 
 from gymnast_core.cli import main
+from gymnast_core.config import AdaptationConfig
 from gymnast_core.data.episode import Episode, EpisodeWriter, read_episode
+from gymnast_core.data.formats import Description, StoredEpisode, open_episode
+from gymnast_core.data.frames import resize_frame
 from gymnast_core.errors import CheckpointError, DataError
-from gymnast_core.evaluation.world_model import (
-    EvaluateConfig,
+from gymnast_core.evaluation.imagination_config import EvaluateConfig
+from gymnast_core.evaluation.replay import (
     Logged,
     closed_loop,
     labelled,
@@ -27,10 +29,11 @@ from gymnast_core.evaluation.world_model import (
     replay_figures,
 )
 from gymnast_core.protocols import StepResult, Verdict
-from gymnast_core.rl.gate import judge_imagination, world_model_gate_line
-from gymnast_core.rl.parts import open_imagination, open_station
-from gymnast_core.world_model.checkpoint import SamplingConfig
-from gymnast_core.world_model.dataset import EpisodeFile
+from gymnast_core.rl.trust import judge_imagination, world_model_gate_line
+from gymnast_core.rollout.open import open_imagination
+from gymnast_core.station_file import open_station
+from gymnast_core.world_model.config import SamplingConfig
+from gymnast_core.world_model.dataset import read_clip
 from gymnast_core.world_model.familiarity import Familiarity, calibrate, load_familiarity, save_familiarity
 from gymnast_core.world_model.fidelity import (
     ClosedLoop,
@@ -42,8 +45,11 @@ from gymnast_core.world_model.fidelity import (
     read_fidelity,
     write_fidelity,
 )
+from tests.point_world import INSTRUCTIONS, PointEnvironment, PointJudge, PointPolicy, locate, point_starts, reached
+from tests.tiny_station import INSTRUCTION, build_tiny_station, picture
 
 STEPS = 12
+LIMITS = AdaptationConfig()
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +87,34 @@ def logged_episodes(policy: PointPolicy, count: int) -> list[Logged]:
             True,
             facts,
         )
-        found.append(Logged(Path(f"episode_{i}"), episode, length, success))
+        found.append(Logged(Kept(Path(f"episode_{i}"), episode), episode, length, success))
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept(StoredEpisode):
+    """An episode that lies in memory."""
+
+    episode: Episode
+
+    def files(self) -> list[Path]:
+        return []
+
+    def describe(self) -> Description:
+        return Description(self.episode.instruction, self.episode.success, self.episode.metadata)
+
+    def steps(self) -> Episode:
+        return self.episode
+
+    def count(self) -> int:
+        return len(self.episode.frames)
+
+    def frames(self, size: int | None = None) -> Iterator[np.ndarray]:
+        return (self.frame(number, size) for number in range(self.count()))
+
+    def frame(self, number: int, size: int | None = None) -> np.ndarray:
+        frame = self.episode.frames[number]
+        return resize_frame(frame, size) if size else frame
 
 
 class Deaf(PointEnvironment):
@@ -155,7 +187,9 @@ def test_only_what_the_policy_itself_played_counts(station: Path) -> None:
     episode = logged_episodes(far_policy(), 1)[0].episode
 
     def played(**facts: object) -> bool:
-        return played_by(Logged(Path("x"), dataclasses.replace(episode, metadata=facts), 1, True), policy)
+        return played_by(
+            Logged(Kept(Path("x"), episode), dataclasses.replace(episode, metadata=facts), 1, True), policy
+        )
 
     assert played(policy=str(policy)) and played(policy="base")
     assert not played(policy="expert") and not played() and not played(policy="mini/policy")
@@ -171,11 +205,11 @@ def test_an_outcome_is_what_was_reached_within_the_horizon(tmp_path: Path) -> No
                 writer.add_step([0.0] * 7, **facts)
                 writer.add_observation(picture())
             writer.finish(success=success)
-    files = [EpisodeFile(tmp_path / "at_3"), EpisodeFile(tmp_path / "unseen")]
+    files = [open_episode(tmp_path / "at_3"), open_episode(tmp_path / "unseen")]
 
     def outcomes(horizon: int) -> list[tuple[str, int, bool]]:
         found = labelled(files, EvaluateConfig(model="", data=(), horizon=horizon))
-        return [(entry.path.name, entry.steps, entry.success) for entry in found]
+        return [(entry.source.path.name, entry.steps, entry.success) for entry in found]
 
     assert outcomes(2) == [("at_3", 2, False)], "what an unseen episode was after two steps, nobody knows"
     assert outcomes(3) == [("at_3", 3, True)]
@@ -189,10 +223,10 @@ def test_an_outcome_is_what_was_reached_within_the_horizon(tmp_path: Path) -> No
             writer.add_step([0.0] * 7, [np.nan] * 7 if step == 2 else None, success=step > 1)
             writer.add_observation(picture())
         writer.finish(success=True)
-    silent = EpisodeFile(tmp_path / "silent")
+    silent = open_episode(tmp_path / "silent")
     (entry,) = labelled([silent], EvaluateConfig(model="", data=(), horizon=30))
     assert (entry.steps, entry.success) == (2, False), "what came after the silence is no replay's business"
-    assert len(silent.read(64)[0]) == 3, "as in training"
+    assert len(read_clip(silent, 64)[0]) == 3, "as in training"
 
 
 def figures(agreement: float, bias: float, episodes: int = 40) -> tuple[dict[str, Replay], dict[str, ClosedLoop]]:
@@ -213,25 +247,25 @@ def test_the_gate_holds_only_for_what_was_measured(station: Path) -> None:
     model = station.parent / "world_model"
     sampling = SamplingConfig(2, 1.0, "streaming")
     (model / "gate.json").unlink(missing_ok=True)
-    assert "never measured" in assess(model, sampling, 10).failed[0]
+    assert "never measured" in assess(model, sampling, LIMITS, 10).failed[0]
     keep(model, 0.9, -0.05)
-    good = assess(model, sampling, 10, INSTRUCTION)
+    good = assess(model, sampling, LIMITS, 10, INSTRUCTION)
     assert not good.failed and "0.90" in good.line and "-0.05" in good.line and INSTRUCTION in good.line
     keep(model, 0.84, 0.05)
-    assert "in 0.84 of episodes, needed 0.85" in " ".join(assess(model, sampling, 10).failed)
+    assert "in 0.84 of episodes, needed 0.85" in " ".join(assess(model, sampling, LIMITS, 10).failed)
     keep(model, 0.9, -0.11)
-    assert "by -0.11" in " ".join(assess(model, sampling, 10).failed)
-    assert not assess(model, sampling, 10, max_bias=0.2).failed
+    assert "by -0.11" in " ".join(assess(model, sampling, LIMITS, 10).failed)
+    assert not assess(model, sampling, dataclasses.replace(LIMITS, max_bias=0.2), 10).failed
     keep(model, 0.9, 0.05, closed_loop={})
-    assert "bias was not measured" in assess(model, sampling, 10).failed[0]
+    assert "bias was not measured" in assess(model, sampling, LIMITS, 10).failed[0]
     keep(model, 0.9, 0.05, weights="0" * 32)
-    assert "other weights" in assess(model, sampling, 10).failed[0]
+    assert "other weights" in assess(model, sampling, LIMITS, 10).failed[0]
     keep(model, 0.9, 0.05)
-    assert "other sampling" in assess(model, SamplingConfig(4, 1.0, "streaming"), 10).failed[0]
-    assert "measured over 10 imagined steps, not 11" in assess(model, sampling, 11).failed[0]
+    assert "other sampling" in assess(model, SamplingConfig(4, 1.0, "streaming"), LIMITS, 10).failed[0]
+    assert "measured over 10 imagined steps, not 11" in assess(model, sampling, LIMITS, 11).failed[0]
     few = {"all": Replay(0.9, 0.05, 40, 1, 2), INSTRUCTION: Replay(0.2, 0.2, 5, 2, 2)}
     keep(model, 0.9, 0.05, replay=few)
-    assert not assess(model, sampling, 10, INSTRUCTION).failed, (
+    assert not assess(model, sampling, LIMITS, 10, INSTRUCTION).failed, (
         "five episodes say nothing: those of all instructions stand"
     )
     assert "the gate holds" in world_model_gate_line(open_station(str(station)), 6, INSTRUCTION)
@@ -281,7 +315,7 @@ def test_frames_of_another_scene_are_unfamiliar(station: Path, tmp_path: Path) -
     with pytest.raises(CheckpointError, match="another autoencoder"):
         load_familiarity(path, encoder)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match="cut short"):
         load_familiarity(path, encoder)
     with pytest.raises(DataError, match="found 3 training frames, needed 10"):
         calibrate(encoder, other_scene[:3], other_scene)
@@ -297,16 +331,50 @@ def test_frames_of_another_scene_are_unfamiliar(station: Path, tmp_path: Path) -
     (model / "gate.json").unlink()
 
 
-def test_the_command_measures_and_keeps_the_figures(station: Path, tmp_path: Path) -> None:
+def write_held_out(folder: Path, policy: Path) -> None:
+    """Twelve episodes of which four succeed; every second one is the policy's."""
     generator = np.random.default_rng(0)
     for number in range(12):
-        facts = {"policy": str(station.parent / "policy") if number % 2 else "expert", "temperature": 0.0}
-        with EpisodeWriter(tmp_path / "held" / f"{number:03d}", INSTRUCTION, facts) as writer:
+        facts = {"policy": str(policy) if number % 2 else "expert", "temperature": 0.0}
+        with EpisodeWriter(folder / f"{number:03d}", INSTRUCTION, facts) as writer:
             writer.add_observation(pictures([number])[0])
             for step in range(6):
                 writer.add_step([*generator.normal(0, 0.02, 6), 1.0], success=step == 2 and number < 4)
                 writer.add_observation(pictures([100 * number + step])[0])
             writer.finish(success=number < 4)
+
+
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        ({"min_agreement": 0.0, "max_bias": 1.0, "horizon": 6}, ""),
+        ({"min_agreement": 1.0, "max_bias": 1.0, "horizon": 6}, "needed 1.00"),
+        ({"min_agreement": 0.0, "max_bias": 0.0, "horizon": 6}, "allowed is 0.00"),
+        ({"min_agreement": 0.0, "max_bias": 1.0, "horizon": 7}, "measured over 6 imagined steps, not 7"),
+    ],
+)
+def test_the_report_trusts_a_world_model_exactly_where_practice_does(
+    tmp_path: Path, limits: dict[str, float], why: str
+) -> None:
+    station = build_tiny_station(tmp_path)
+    content = yaml.safe_load(station.read_text())
+    content["adaptation"].update(limits)
+    station.write_text(yaml.safe_dump(content))
+    write_held_out(tmp_path / "held", tmp_path / "policy")
+    words = ["--model", tmp_path / "world_model", "--data", tmp_path / "held", "--held-out", "0", "--horizon", "6"]
+    assert (
+        main(["world-model", "evaluate", *map(str, words), "--config", str(station), "--run", str(tmp_path / "run")])
+        == 0
+    )
+    page = (tmp_path / "run" / "report.html").read_text()
+    line = world_model_gate_line(open_station(str(station)), int(limits["horizon"]), INSTRUCTION)
+    holds = f"bias within {limits['max_bias']:.2f} hold over the 6 steps"
+    assert (holds in page) == line.endswith("the gate holds") == (not why)
+    assert why in page and why in line
+
+
+def test_the_command_measures_and_keeps_the_figures(station: Path, tmp_path: Path) -> None:
+    write_held_out(tmp_path / "held", station.parent / "policy")
     model = station.parent / "world_model"
     words = ["--model", model, "--data", tmp_path / "held", "--held-out", "0", "--run", tmp_path / "run"]
     extra = ["--config", station, "--horizon", "6", "--training", tmp_path / "held"]

@@ -17,31 +17,31 @@ import pytest
 import torch
 
 from gymnast_core.cli import main
-from gymnast_core.config import ArmConfig, SafetyConfig, load_config
+from gymnast_core.config import ArmConfig, SafetyConfig, dump_config, load_config
 from gymnast_core.data.episode import Episode, EpisodeWriter, find_episodes, read_episode, write_episode
-from gymnast_core.data.worldgym import read_video
+from gymnast_core.data.films import read_video
+from gymnast_core.data.formats import find_all, open_episode
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.protocols import Environment, Start
 from gymnast_core.robot.safety import DeadReckoning
-from gymnast_core.run_folder import derive_seed
-from gymnast_core.world_model.autoencoder import SmallAutoencoder, SmallAutoencoderConfig, StableDiffusion3Autoencoder
-from gymnast_core.world_model.checkpoint import (
-    LoadedWorldModel,
-    SamplingConfig,
-    load_world_model,
-    save_autoencoder,
-    save_world_model,
-)
-from gymnast_core.world_model.dataset import EpisodeFile, draw_clips, find_all, flatten, split
-from gymnast_core.world_model.diffusion import LossConfig
+from gymnast_core.seeds import derive_seed
+from gymnast_core.world_model.autoencoder import SmallAutoencoder, StableDiffusion3Autoencoder
+from gymnast_core.world_model.checkpoint import LoadedWorldModel, load_world_model, save_autoencoder, save_world_model
+from gymnast_core.world_model.config import LossConfig, SamplingConfig, SmallAutoencoderConfig, WorldModelConfig
+from gymnast_core.world_model.dataset import draw_clips, flatten, read_clip, split
 from gymnast_core.world_model.environment import WorldModelEnvironment
-from gymnast_core.world_model.evaluate import imagine_episodes
-from gymnast_core.world_model.finetune import FinetuneConfig
+from gymnast_core.world_model.finetune_config import FinetuneConfig
 from gymnast_core.world_model.metrics import ssim
-from gymnast_core.world_model.model import WorldModel, WorldModelConfig
-from gymnast_core.world_model.rollout import RolloutConfig, rollout
-from gymnast_core.world_model.train import TrainConfig, train
-from gymnast_core.world_model.train_autoencoder import AutoencoderTrainConfig, train_autoencoder
+from gymnast_core.world_model.model import WorldModel
+from gymnast_core.world_model.pictures import imagine_episodes
+from gymnast_core.world_model.play import rollout
+from gymnast_core.world_model.play_config import RolloutConfig
+from gymnast_core.world_model.train import train
+from gymnast_core.world_model.train_autoencoder import train_autoencoder
+from gymnast_core.world_model.train_autoencoder_config import AutoencoderTrainConfig
+from gymnast_core.world_model.train_config import TrainConfig
+from tests.machine import HANG_S, overdue
+from tests.processes import two_processes, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 BRIDGE = ROOT.parent / "shared" / "data" / "bridge_episodes"
@@ -143,7 +143,7 @@ def test_structural_similarity_follows_its_definition() -> None:
 
 def test_latents_have_unit_spread_and_decode_near_the_frames(world: Path) -> None:
     autoencoder = load_world_model(world / "run" / "model").autoencoder
-    frames = np.concatenate([file.read(SIZE)[0] for file in find_all(world / "data")])
+    frames = np.concatenate([read_clip(file, SIZE)[0] for file in find_all(world / "data")])
     latents = autoencoder.encode(frames)
     assert 0.9 < float(latents.std()) < 1.1
     assert np.abs(autoencoder.decode(latents).astype(int) - frames).mean() < 20
@@ -159,7 +159,7 @@ def test_imagined_copies_of_episodes_keep_what_really_happened(world: Path, tmp_
     assert main([*words, "--world-model", str(world / "run" / "model"), "--device", "cpu"]) == 0
     copies = {path.name: read_episode(path) for path in find_episodes(tmp_path / "out" / "logs")}
     assert len(copies) == 12 and copies["e11"].length == 4 and len(copies["e11"].frames) == 5
-    files = [EpisodeFile(source / f"e{e}") for e in (0, 1, 10, 11, 2)]  # the first batch, by name
+    files = [open_episode(source / f"e{e}") for e in (0, 1, 10, 11, 2)]  # the first batch, by name
     loaded = load_world_model(world / "run" / "model")
     expected = imagine_episodes(loaded, files, 9, derive_seed(0, 0))
     for file, (true, imagined) in zip(files, expected, strict=True):
@@ -178,9 +178,9 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(world: Path,
     )
     command = [sys.executable, "-c", script, str(tmp_path / "plain" / "config.yaml"), str(tmp_path / "killed")]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    started = time.monotonic()
     while not list((tmp_path / "killed" / "checkpoints").glob("step_*")):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None and not overdue(120.0, started)
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -220,14 +220,37 @@ def test_two_processes_train_what_one_does(world: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     arguments = [str(tmp_path / "one" / "config.yaml"), str(tmp_path / "two")]
-    done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, timeout=240)
+    done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     for (name, a), b in zip(weights(tmp_path / "one").items(), weights(tmp_path / "two").values(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-3, msg=name)
 
 
+def test_no_process_of_a_training_waits_for_one_that_ended(world: Path, tmp_path: Path) -> None:
+    run, steps = tmp_path / "run", 100_000
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(training(world, run=str(run), steps=steps, checkpoint_seconds=0.05, horizon=2)))
+    script = (
+        "import sys; from gymnast_core.config import load_config; from gymnast_core.world_model.train import *; "
+        "sys.exit(train(load_config(TrainConfig, sys.argv[1])))"
+    )
+    for number in (signal.SIGINT, signal.SIGKILL):
+        before = {path.name for path in run.glob("checkpoints/step_*")}
+        with two_processes(sys.executable, "-c", script, str(config)) as processes:
+            new = lambda before=before: {path.name for path in run.glob("checkpoints/step_*")} - before  # noqa: E731
+            wait_for(new, 120.0, *processes)
+            processes[1].send_signal(number)
+            told = [process.communicate(timeout=HANG_S)[1] for process in processes]
+            codes = [process.returncode for process in processes]
+        assert codes == [130, -number if number == signal.SIGKILL else 130], told
+        assert not any("Traceback" in text for text in told), told
+        assert "start again" in told[0] if number == signal.SIGINT else "the same command goes on from" in told[0]
+    done = max(int(path.name[5:]) for path in run.glob("checkpoints/step_*"))
+    assert train(training(world, run=str(run), steps=done + 1, horizon=2)) == 0, "one goes on where two were ended"
+
+
 def test_imagination_depends_on_the_start_and_its_seed_alone(world: Path) -> None:
-    frames = [file.read(SIZE)[0][0] for file in find_all(world / "data")[:3]]
+    frames = [read_clip(file, SIZE)[0][0] for file in find_all(world / "data")[:3]]
     starts = [Start("push", frames[i % 3], seed=i) for i in range(4)]
     actions = np.random.default_rng(0).uniform(-0.02, 0.02, (4, 4, 7)).astype(np.float32)
     folder = world / "run" / "model"
@@ -257,7 +280,7 @@ def test_imagination_depends_on_the_start_and_its_seed_alone(world: Path) -> Non
 
 def test_an_imagined_arm_keeps_to_the_safety_envelope(world: Path) -> None:
     """What the arm would not do is not imagined either: the world model sees the action that remains."""
-    frame = find_all(world / "data")[0].read(SIZE)[0][0]
+    frame = read_clip(find_all(world / "data")[0], SIZE)[0][0]
     safety = SafetyConfig(max_translation=0.04, workspace_min=(0.2, -0.1, 0.02), workspace_max=(0.4, 0.1, 0.25))
     arm = DeadReckoning(ArmConfig(), safety)
     low = Start("push", frame, seed=1, position=(0.3, 0.0, 0.05))
@@ -269,15 +292,15 @@ def test_an_imagined_arm_keeps_to_the_safety_envelope(world: Path) -> None:
     limited.reset([low])
     result = limited.step(wild)
     np.testing.assert_allclose(result.executed, tame, atol=1e-7)
-    assert result.safety_events == (("translation_clipped", "workspace_clipped") * 3,) and result.changed.all()
+    assert result.safety_events == [[("translation_clipped", "workspace_clipped")] * 3] and result.changed.all()
     free = WorldModelEnvironment.from_folder(model)
     free.reset([low])
-    assert free.step(wild).safety_events == ((),) and (free.video([-1]) != limited.video([-1])).any()
+    assert free.step(wild).safety_events == [[()] * 3] and (free.video([-1]) != limited.video([-1])).any()
     free.reset([low])
     free.step(result.executed)
     np.testing.assert_array_equal(free.video(), limited.video())
     limited.reset([replace(low, position=None)])  # taken for the station's start position, far above the table
-    assert limited.step(wild).safety_events == (("translation_clipped",) * 3,)
+    assert limited.step(wild).safety_events == [[("translation_clipped",)] * 3]
     with pytest.raises(DataError, match="finite"):
         limited.step(np.full((1, 1, 7), np.nan, np.float32))
 
@@ -360,12 +383,10 @@ def test_clips_mix_sources_by_weight_and_pad_short_episodes(tmp_path: Path) -> N
 
 @pytest.mark.skipif(not BRIDGE.exists(), reason=f"real episodes are not at {BRIDGE}")
 def test_both_episode_layouts_give_the_same_clip(tmp_path: Path) -> None:
-    from gymnast_core.data.worldgym import read_worldgym_episode
-
     file = find_all(BRIDGE)[0]
-    write_episode(tmp_path / "e", read_worldgym_episode(file.path))
-    frames, conditions = file.read(64)
-    same_frames, same_conditions = find_all(tmp_path)[0].read(64)
+    write_episode(tmp_path / "e", file.read())
+    frames, conditions = read_clip(file, 64)
+    same_frames, same_conditions = read_clip(find_all(tmp_path)[0], 64)
     with np.load(file.path.with_suffix(".npz"), allow_pickle=False) as archive:
         np.testing.assert_allclose(conditions[1:], archive["arr_0"][1:], atol=1e-5)
     np.testing.assert_allclose(same_conditions, conditions, atol=1e-5)
@@ -380,7 +401,7 @@ def test_an_episode_ends_before_a_step_the_arm_never_answered(tmp_path: Path) ->
             writer.add_step([0.0] * 6 + [1.0], executed)
         writer.add_observation(np.full((32, 32, 3), 160, np.uint8))
         writer.finish(success=True)
-    frames, conditions = EpisodeFile(tmp_path / "e").read(32)
+    frames, conditions = read_clip(open_episode(tmp_path / "e"), 32)
     assert [int(frame.mean()) for frame in frames] == [0, 40, 80]
     assert len(conditions) == 3 and np.isfinite(conditions).all()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,18 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from gymnast_core.data.frames import write_image
 from gymnast_core.policy.checkpoint import with_statistics
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
-from gymnast_core.policy.recipe import ModelRecipe, TowerRecipe, new_checkpoint
+from gymnast_core.policy.recipe import new_checkpoint
+from gymnast_core.policy.sft_config import ModelRecipe, TowerRecipe
 from gymnast_core.protocols import Start
 from gymnast_core.reward.classifier import ClassifierConfig, ClassifierJudge, FrameClassifier
-from gymnast_core.rl.adapt import measure
-from gymnast_core.world_model.autoencoder import SmallAutoencoder, SmallAutoencoderConfig
-from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig, save_world_model
+from gymnast_core.rollout.rollout import measure
+from gymnast_core.world_model.autoencoder import SmallAutoencoder
+from gymnast_core.world_model.checkpoint import LoadedWorldModel, save_world_model
+from gymnast_core.world_model.config import SamplingConfig, SmallAutoencoderConfig, WorldModelConfig
 from gymnast_core.world_model.environment import WorldModelEnvironment
-from gymnast_core.world_model.model import WorldModel, WorldModelConfig
+from gymnast_core.world_model.model import WorldModel
 
 INSTRUCTION = "open the drawer"
 TASKS = {
@@ -108,6 +112,7 @@ def build_tiny_station(folder: Path, seed: int = 0, simulated: bool = False) -> 
             "evaluation_rollouts": 8,
             "horizon": 10,
             "world_model_gate": "warn",
+            "rehearsal": "off",  # this machine's own episodes play no part
         },
     }
     if simulated:
@@ -129,6 +134,15 @@ def build_tiny_station(folder: Path, seed: int = 0, simulated: bool = False) -> 
     path = folder / "station.yaml"
     path.write_text(yaml.safe_dump(station))
     return path
+
+
+def let_practice_succeed(path: Path) -> None:
+    """Let actions decide what is imagined, so that a few updates please the judge from any start of the simulator."""
+    judge, weights = path.parent / "judge" / "judge.json", path.parent / "world_model" / "weights.safetensors"
+    judge.write_text(json.dumps({**json.loads(judge.read_text()), "threshold": 0.536}))
+    save_file(
+        {name: 20.0 * value if "action" in name else value for name, value in load_file(weights).items()}, weights
+    )
 
 
 def put_on_graph(path: Path, **sections: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.frames import read_image, resize_frame, write_image
 from gymnast_core.robot.controller import BridgeController
-from gymnast_core.station.simulator import SimulatedStation
+from gymnast_core.simulation.simulator import SimulatedStation
 
 SIDE = 480
 GRIPPER = (0.27, -0.02, 0.17)

@@ -1,6 +1,6 @@
 """How the mini policy's success grows with the number of demonstrations: `python tools/success_by_demonstrations.py`.
 
-Trains one policy for each count (the first so many of the demonstrations, all for the same steps), tries each on the
+Trains one policy for each count (the first ones of all demonstrations, for the same number of steps), tries each on the
 simulated station, measures it on successes of other seeds, prints a table and draws
 docs/pictures/success_by_demonstrations.png. Needs the data of `tools/train_mini_models.sh`; about 45 minutes of one
 core. Started again it goes on where it stood.
@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gymnast_core.cli import main as gymnast
-from gymnast_core.policy.sft import SFTConfig, Trainer
+from gymnast_core.policy.sft import Trainer
+from gymnast_core.policy.sft_config import SFTConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMONSTRATIONS = ROOT / "runs" / "data" / "demonstrations"
@@ -27,7 +28,7 @@ STUDY = ROOT / "runs" / "success_by_demonstrations" / f"{STEPS}x{BATCH_SIZE}"
 PICTURE = ROOT / "docs" / "pictures" / "success_by_demonstrations.png"
 RECIPE = ROOT / "gymnast_core" / "policy" / "recipes" / "mini.yaml"
 COUNTS = (5, 10, 25, 50, 100, 203)
-TRAINING = f"--steps {STEPS} --batch-size {BATCH_SIZE} --warmup 100 --holdout 0 --save-every 250 --threads 1"
+TRAINING = f"--steps {STEPS} --batch {BATCH_SIZE} --warmup 100 --holdout 0 --save-every 250 --threads 1"
 TRIALS = "--trials 40 --workers 1"
 
 
@@ -48,7 +49,7 @@ def measure(count: int) -> dict[str, dict[str, float]]:
             "sft", "--from", RECIPE, "--data", data, "--out", policy, "--run", STUDY / f"sft_{count}", *TRAINING.split()
         )
     if not (trials / "result.json").exists():
-        run("evaluate", "policy", "--policy", policy, "--run", trials, *TRIALS.split())
+        run("policy", "evaluate", "--policy", policy, "--run", trials, *TRIALS.split())
     result: dict[str, dict[str, float]] = json.loads((trials / "result.json").read_text(encoding="utf-8"))
     config = SFTConfig((str(HELD_OUT),), base=str(policy), lora_rank=0, holdout=0.99, threads=1, device="cpu")
     trainer = Trainer(replace(config, out=str(STUDY / "nothing"), run=str(STUDY / f"held_out_{count}")))

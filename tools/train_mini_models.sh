@@ -55,6 +55,20 @@ gymnast world-model finetune --init $mini/world_model/model --autoencoder $mini/
 
 # The judges also see what the autoencoder makes of the same frames, and what the world model imagines of other episodes
 # (with what really became of them), because that is what they will judge.
+# A second world model, which confirms successes: other episodes, another seed (`tools/train_mini_models.sh second`).
+if [ "${1:-}" = second ]; then
+  collect --out $data/second/demonstrations --policy expert --episodes 200 --first-seed 140000 --keep successes --after-success 3 --noise 0.004 --slip 0.02
+  collect --out $data/second/mixed --policy mixed --episodes 120 --first-seed 145000 --noise 0.006
+  collect --out $data/second/flawed --policy expert --episodes 120 --first-seed 150000 --noise 0.008 --slip 0.05 --miss 0.5
+  collect --out $data/second/random --policy random --episodes 40 --first-seed 155000
+  collect --out $data/second/policy --policy $mini/policy --episodes 700 --first-seed 160000 --temperature 1.0
+  collect --out $data/second/hot --policy $mini/policy --episodes 100 --first-seed 170000 --temperature 1.6
+  gymnast world-model train --from gymnast_core/world_model/recipes/mini.yaml --seed 1 \
+    --data $data/second/demonstrations@0.5 $data/second/mixed@1.5 $data/second/flawed@1.5 $data/second/random@0.5 \
+    $data/second/policy@2 $data/second/hot@1 --autoencoder $mini/autoencoder/model --run $mini/second_world_model
+  exit
+fi
+
 gymnast world-model reconstruct --data $data/play $data/demonstrations --out $data/reconstructed \
   --autoencoder $mini/autoencoder/model
 gymnast world-model reconstruct --data $data/fresh --out $data/imagined --world-model $mini/world_model_more/model
@@ -69,15 +83,16 @@ judge() {
 # What its pictures and outcomes are worth; writes gate.json and familiarity.safetensors beside the weights.
 gymnast world-model evaluate --model $mini/world_model_more/model --data $data/heldout $data/heldout_policy --held-out 0 \
   --config simulated_drawer --policy $mini/policy --judge $mini/judge --horizon 15 --repeats 2 --run $mini/world_model_evaluation
-gymnast evaluate policy --policy $mini/policy --trials 100 --run $mini/policy_evaluation
+gymnast policy evaluate --policy $mini/policy --trials 100 --run $mini/policy_evaluation
 
 if [ "${1:-}" = ship ]; then
   weights=gymnast_core/weights/mini
-  rm -rf $weights
   mkdir -p $weights
+  rm -rf $weights/policy $weights/judge $weights/gate_judge $weights/world_model
   cp -r $mini/policy $weights/policy
   cp -r $mini/judge $weights/judge
   cp -r $mini/gate_judge $weights/gate_judge
   cp -r $mini/world_model_more/model $weights/world_model
+  [ ! -d $mini/second_world_model ] || cp -r $mini/second_world_model/model $weights/second_world_model
   du -sh $weights/*
 fi

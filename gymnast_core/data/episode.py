@@ -4,10 +4,13 @@ An episode folder holds
 
     episode.json      what it is: instruction, metadata, outcome; written at the start (status "recording") and,
                       atomically, at the end (status "complete" or "incomplete")
-    steps.jsonl       one line a step, appended and flushed at once, so that a crash loses at most the line in hand
+    start.json        the same as known at the start; `gymnast data recover` reads it where episode.json is damaged
+    steps.jsonl       one line per step, appended and flushed at once, so that a crash loses at most the line in hand
     frames/NNNNNN.png frame k is what was seen before action k; the last one is what came of the last action
 
-so that what was logged up to a crash is readable without any repair.
+so that what was logged up to a crash of the process is readable without any repair. A finished episode survives a power
+cut, too: everything in it is on the disk before its status says "complete". After a power cut during an episode
+`gymnast data recover` cuts it to the steps that reached the disk.
 """
 
 from __future__ import annotations
@@ -15,16 +18,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gymnast_core.data.frames import check_frame, encode_image, files_below, read_image, write_bytes
-from gymnast_core.errors import DataError
+from gymnast_core.data.frames import check_frame, encode_image, read_image, resize_frame
+from gymnast_core.data.labels import BY_PERSON, read_label
+from gymnast_core.errors import DataError, DocumentError, TwiceError
+from gymnast_core.files import files_below, finite_or_none, sync, sync_file, sync_folder, write_bytes, write_json
+from gymnast_core.locks import try_lock
+from gymnast_core.plain_json import parse_json
+from gymnast_core.progress import check_stop
 
 FORMAT_VERSION = 1
+HEADER_FILE, START_FILE, STEPS_FILE, FRAMES_FOLDER = "episode.json", "start.json", "steps.jsonl", "frames"
 ACTION_DIM = 7
 STATE_DIM = 7
 
@@ -33,14 +42,15 @@ STATE_DIM = 7
 class Episode:
     """One episode of T steps.
 
-    instruction: what the policy was told.
+    instruction: the one that the policy got.
     frames: (T + 1, H, W, 3) uint8 RGB; frame k precedes action k.
     actions: (T, 7) float32, commanded, Bridge convention: metres, radians, base axes; gripper absolute, 1 = open.
     executed: (T, 7) float32, the same after the safety envelope; NaN where the arm never answered.
     states: (T + 1, 7) float32: measured end effector x, y, z (metres, base frame), roll, pitch, yaw (radians, Bridge
         rotation frame: zero when the gripper points straight down), gripper opening 0 .. 1; NaN where not measured.
     stamps: (T + 1,) int64, nanoseconds since the epoch (or since the start in simulation).
-    success: outcome by the best authority there was (metadata "outcome_by"), None if nobody judged.
+    success: outcome by the best authority there was (metadata "outcome_by"): a person's label (`data/labels.py`), the
+        station, a judge. None if nobody judged.
     complete: False when the recording was cut short.
     metadata: flat facts: task, station, source ("robot", "station" or "imagination"), policy, adapter, seed, ...
     """
@@ -66,6 +76,17 @@ class Episode:
         world model and replaying in one both end there."""
         unanswered = np.flatnonzero(~np.isfinite(self.executed).all(axis=1))
         return int(unanswered[0]) if len(unanswered) else self.length
+
+    def until(self, steps: int) -> Episode:
+        """Its first `steps` steps."""
+        return replace(
+            self,
+            frames=self.frames[: steps + 1],
+            actions=self.actions[:steps],
+            executed=self.executed[:steps],
+            states=self.states[: steps + 1],
+            stamps=self.stamps[: steps + 1],
+        )
 
     def position(self, step: int) -> list[float] | None:
         """Measured end effector x, y, z (metres, base frame) before action `step`; None where it was not measured."""
@@ -109,9 +130,11 @@ class EpisodeWriter:
         try:
             (self.folder / "frames").mkdir(parents=True, exist_ok=True)
             self._steps = open(self.folder / "steps.jsonl", "w", encoding="utf-8")  # noqa: SIM115 - open as long as self
+            try_lock(self._steps.fileno())  # nobody repairs it meanwhile
         except OSError as error:
             raise DataError(f"{self.folder}: cannot write an episode: {error.strerror or error}") from error
-        self._write_header("recording", None, {})
+        for name in (START_FILE, HEADER_FILE):
+            self._write_header("recording", None, {}, name)
 
     @property
     def n_steps(self) -> int:
@@ -119,15 +142,23 @@ class EpisodeWriter:
         return self._n_steps
 
     def add_observation(
-        self, frame: np.ndarray, state: Sequence[float] | np.ndarray | None = None, stamp_ns: int = 0
+        self,
+        frame: np.ndarray,
+        state: Sequence[float] | np.ndarray | None = None,
+        stamp_ns: int = 0,
+        success: bool | None = None,
     ) -> None:
-        """Write the frame (H, W, 3) and state (7,) seen now; see `Episode` for units."""
+        """Write the frame (H, W, 3) and state (7,) seen now; see `Episode` for units.
+
+        success: whether the task is done in this frame, by the station's own truth; None where it has none.
+        """
         check_frame(frame, f"{self.folder}: frame {self._n_frames}")
-        write_bytes(self.folder / "frames" / f"{self._n_frames:06d}.png", encode_image(frame))
+        write_bytes(self.folder / "frames" / f"{self._n_frames:06d}.png", encode_image(frame), durable=False)
         values = [float("nan")] * STATE_DIM if state is None else [float(value) for value in state]
         if len(values) != STATE_DIM:
             raise DataError(f"{self.folder}: found a state of {len(values)} numbers, needed {STATE_DIM}")
-        self._append({"frame": self._n_frames, "stamp_ns": int(stamp_ns), "state": _jsonable(values)})
+        truth = {} if success is None else {"success": bool(success)}
+        self._append({"frame": self._n_frames, "stamp_ns": int(stamp_ns), "state": _jsonable(values), **truth})
         self._n_frames += 1
 
     def add_step(
@@ -135,9 +166,15 @@ class EpisodeWriter:
         action: Sequence[float] | np.ndarray,
         executed: Sequence[float] | np.ndarray | None = None,
         safety_events: Sequence[str] = (),
+        holds: Sequence[str] | None = None,
+        load: float | None = None,
         **facts: Any,
     ) -> None:
-        """Write the action (7,) taken from the last observation, what the safety envelope made of it, and why."""
+        """Write the action (7,) taken from the last observation, what the safety envelope made of it, and why.
+
+        holds: kinds of the faults that held the arm before the next action; None where nobody would know.
+        load: largest share of its allowed effort that a joint took meanwhile; None or NaN where nobody measured.
+        """
         checked = check_actions(np.asarray(action, dtype=np.float32)[None], f"{self.folder}: step {self._n_steps}")[0]
         done = checked if executed is None else np.asarray(executed, dtype=np.float32)
         line = {
@@ -146,14 +183,16 @@ class EpisodeWriter:
             "executed": _jsonable(done.tolist()),
             "safety_events": list(safety_events),
         }
+        if holds is not None:
+            line.update(holds=list(holds), load=None if load is None else finite_or_none(round(load, 3)))
         self._append({**line, **facts})
         self._n_steps += 1
 
     def finish(self, success: bool | None = None, complete: bool = True, **outcome: Any) -> Path:
-        """Close the episode with its outcome and return its folder."""
+        """Close the episode with its outcome and return its folder. What was written is on the disk first."""
         if not self._finished:
             self._finished = True
-            self._steps.close()
+            self._settle()
             self._write_header("complete" if complete else "incomplete", success, outcome)
         return self.folder
 
@@ -163,6 +202,19 @@ class EpisodeWriter:
     def __exit__(self, *exception: object) -> None:
         self.finish(complete=False)
 
+    def _settle(self) -> None:
+        """Give steps, frames and their names to the disk, and close the steps."""
+        try:
+            with self._steps:
+                sync(self._steps.fileno())
+            frames = self.folder / FRAMES_FOLDER
+            for number in range(self._n_frames):
+                sync_file(frames / f"{number:06d}.png")
+            for folder in (frames, self.folder, self.folder.parent):
+                sync_folder(folder)
+        except OSError as error:
+            raise DataError(f"{self.folder}: cannot write: {error.strerror or error}; free disk space") from error
+
     def _append(self, line: dict[str, Any]) -> None:
         try:
             self._steps.write(json.dumps(line) + "\n")
@@ -171,7 +223,9 @@ class EpisodeWriter:
             reason = error.strerror or error
             raise DataError(f"{self.folder}/steps.jsonl: cannot write: {reason}; free disk space") from error
 
-    def _write_header(self, status: str, success: bool | None, outcome: Mapping[str, Any]) -> None:
+    def _write_header(
+        self, status: str, success: bool | None, outcome: Mapping[str, Any], name: str = HEADER_FILE
+    ) -> None:
         header = {
             "format": "gymnast-episode",
             "version": FORMAT_VERSION,
@@ -181,18 +235,21 @@ class EpisodeWriter:
             "success": success,
             "metadata": {**self._metadata, **outcome},
         }
-        write_bytes(self.folder / "episode.json", json.dumps(header, indent=1).encode())
+        write_json(self.folder / name, header)
 
 
-def read_episode(folder: str | os.PathLike[str], frames: bool = True) -> Episode:
+def read_episode(folder: str | os.PathLike[str], frames: bool = True, size: int | None = None) -> Episode:
     """Read an episode folder, complete or cut short; with `frames=False` the frames array is empty.
+
+    size: frames are squashed to (size, size), each as it is read.
 
     A recording that was cut short yields its whole steps: as many actions as have a frame before and after them.
 
-    Raises: DataError naming the file when it is missing, not of this format, or its arrays do not fit together.
+    Raises: DataError naming the file when it is missing, not of this format, or its arrays do not fit together; also
+        where a person's label beside it is damaged.
     """
     folder = Path(folder)
-    header = read_header(folder)
+    header, label = read_header(folder), read_label(folder)
     observations: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
     path = folder / "steps.jsonl"
@@ -202,52 +259,90 @@ def read_episode(folder: str | os.PathLike[str], frames: bool = True) -> Episode
         raise DataError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
     for number, text in enumerate(lines, start=1):
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # the crash came in the middle of this line
+            line = _step_line(text, f"{path}:{number}")
+        except DocumentError as error:
+            if number == len(lines) and not isinstance(error, TwiceError):  # the crash came in the middle of this line
                 break
-            raise DataError(f"{path}:{number}: not JSON ({error.msg})") from error
-        if not isinstance(line, dict):
-            raise DataError(f"{path}:{number}: found {type(line).__name__}, needed a mapping of fields")
-        if not isinstance(line.get("frame", 0), int):
-            raise DataError(f"{path}:{number}: frame: found {line['frame']!r}, needed a whole number")
+            raise DataError(f"{path}:{number}: not JSON ({error})") from error
         (observations if "frame" in line else steps).append(line)
     n_steps = max(0, min(len(steps), len(observations) - 1))
     if not observations:
         raise DataError(f"{path}: no observation in it")
     observations, steps = observations[: n_steps + 1], steps[:n_steps]
-    try:
-        actions = np.array([step["action"] for step in steps], dtype=np.float32).reshape(n_steps, ACTION_DIM)
-        executed = np.array([_floats(step["executed"]) for step in steps], np.float32).reshape(n_steps, ACTION_DIM)
-        states = np.array([_floats(o["state"]) for o in observations], np.float32).reshape(n_steps + 1, STATE_DIM)
-        stamps = np.array([o["stamp_ns"] for o in observations], dtype=np.int64)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: a line lacks a field or holds the wrong count of numbers ({error})") from error
+    actions, executed, states, stamps = _arrays(observations, steps, str(path))
     images = np.empty((0, 0, 0, 3), dtype=np.uint8)
     if frames:
-        pictures = [read_image(folder / "frames" / f"{o['frame']:06d}.png") for o in observations]
+        numbers = [o["frame"] for o in observations]
+        read = (read_image(folder / "frames" / f"{number:06d}.png") for number in numbers)
+        pictures = [resize_frame(frame, size) if size else frame for frame in read]
         if len(sizes := {picture.shape[:2] for picture in pictures}) > 1:
             raise DataError(f"{folder}/frames: found sizes {sorted(sizes)} (height, width), needed one for all frames")
         images = np.stack(pictures)
     return Episode(
         instruction=header["instruction"],
         frames=images,
-        actions=check_actions(actions, str(path)),
+        actions=actions,
         executed=executed,
         states=states,
         stamps=stamps,
-        success=header.get("success"),
+        success=label.success if label else header.get("success"),
         complete=header.get("status") == "complete",
-        metadata=header["metadata"],
+        metadata={**header["metadata"], "outcome_by": BY_PERSON} if label else header["metadata"],
     )
 
 
-def write_episode(folder: str | os.PathLike[str], episode: Episode) -> Path:
-    """Write a whole episode at once, for converters and imagined rollouts."""
+def read_step_line(text: bytes, name: str) -> int | None:
+    """Check one line of steps.jsonl. Returns the number of the frame of an observation, None for a step.
+
+    Raises: DataError when it is no such line, or a number in it is missing or out of range.
+    """
+    try:
+        line = _step_line(text.decode(), name)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not JSON ({str(error)[:80]})") from error
+    is_observation = "frame" in line
+    _arrays([line] if is_observation else [], [] if is_observation else [line], name)
+    return line["frame"] if is_observation else None
+
+
+def _step_line(text: str, name: str) -> dict[str, Any]:
+    """The fields of a line. Raises: DataError; DocumentError."""
+    line = parse_json(text)
+    if not isinstance(line, dict):
+        raise DataError(f"{name}: found {type(line).__name__}, needed a mapping of fields")
+    if not isinstance(line.get("frame", 0), int):
+        raise DataError(f"{name}: frame: found {line['frame']!r}, needed a whole number")
+    return line
+
+
+def _arrays(
+    observations: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]], name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Actions, executed actions, states and stamps of lines that belong together. Raises: DataError."""
+    n_steps, n_observations = len(steps), len(observations)
+    try:
+        actions = np.array([step["action"] for step in steps], dtype=np.float32).reshape(n_steps, ACTION_DIM)
+        executed = np.array([_floats(step["executed"]) for step in steps], np.float32).reshape(n_steps, ACTION_DIM)
+        states = np.array([_floats(o["state"]) for o in observations], np.float32).reshape(n_observations, STATE_DIM)
+        stamps = np.array([o["stamp_ns"] for o in observations], dtype=np.int64)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{name}: a line lacks a field or holds the wrong count of numbers ({error})") from error
+    return check_actions(actions, name), executed, states, stamps
+
+
+def iterate_frames(folder: str | os.PathLike[str], count: int) -> Iterator[np.ndarray]:
+    """The first `count` frames of an episode folder, one at a time. Raises: DataError."""
+    for number in range(count):
+        check_stop()
+        yield read_image(Path(folder) / "frames" / f"{number:06d}.png")
+
+
+def write_episode(folder: str | os.PathLike[str], episode: Episode, facts: Sequence[Mapping[str, Any]] = ()) -> Path:
+    """Write a whole episode at once, for converters and imagined rollouts. facts: what else is known of each step."""
     with EpisodeWriter(folder, episode.instruction, episode.metadata) as writer:
         writer.add_observation(episode.frames[0], episode.states[0], int(episode.stamps[0]))
         for step in range(episode.length):
-            writer.add_step(episode.actions[step], episode.executed[step])
+            writer.add_step(episode.actions[step], episode.executed[step], **(facts[step] if step < len(facts) else {}))
             writer.add_observation(episode.frames[step + 1], episode.states[step + 1], int(episode.stamps[step + 1]))
         return writer.finish(success=episode.success, complete=episode.complete)
 
@@ -270,13 +365,13 @@ def iterate_episodes(root: str | os.PathLike[str]) -> Iterator[Path]:
             yield path.parent
 
 
-def read_header(folder: Path) -> dict[str, Any]:
+def read_header(folder: Path, name: str = HEADER_FILE) -> dict[str, Any]:
     """The fields of episode.json. Raises: DataError when it is missing, broken or of another format."""
-    path = folder / "episode.json"
+    path = folder / name
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"{folder}: not an episode folder (it holds no episode.json)") from error
+        raise DataError(f"{folder}: not an episode folder (it holds no {name})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits, ...

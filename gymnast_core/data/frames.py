@@ -8,10 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from gymnast_core.data.pictures import MAX_SIDE as MAX_SIDE
+from gymnast_core.data.pictures import MIN_SIDE as MIN_SIDE
+from gymnast_core.data.pictures import check_sides
+from gymnast_core.data.pictures import read_image as read_image
 from gymnast_core.errors import DataError
-
-MIN_SIDE = 16
-MAX_SIDE = 8192
+from gymnast_core.files import write_bytes
 
 
 def check_frame(frame: np.ndarray, name: str = "frame") -> np.ndarray:
@@ -24,47 +26,8 @@ def check_frame(frame: np.ndarray, name: str = "frame") -> np.ndarray:
         raise DataError(f"{name}: found {found}, needed a uint8 RGB image")
     if frame.ndim != 3 or frame.shape[2] != 3:
         raise DataError(f"{name}: found shape {frame.shape}, needed (height, width, 3) RGB")
-    height, width = frame.shape[:2]
-    if not (MIN_SIDE <= height <= MAX_SIDE and MIN_SIDE <= width <= MAX_SIDE):
-        raise DataError(f"{name}: found {width}x{height} pixels, allowed are sides of {MIN_SIDE} to {MAX_SIDE} pixels")
+    check_sides(frame.shape[1], frame.shape[0], name)
     return frame
-
-
-def files_below(root: str | os.PathLike[str], suffix: str) -> list[Path]:
-    """Files below `root` whose names end so, sorted by path; links to folders are followed, each folder once."""
-    found: list[Path] = []
-    seen = {os.path.realpath(root)}
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = {name: os.path.realpath(Path(folder) / name) for name in sorted(subfolders)}
-        new = {path: name for name, path in real.items() if path not in seen}
-        seen |= new.keys()
-        subfolders[:] = new.values()
-        found += [Path(folder) / name for name in names if name.endswith(suffix)]
-    return sorted(found)
-
-
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image file as uint8 RGB (H, W, 3).
-
-    Raises: DataError when the file is missing, not an image, not 8-bit with three colour channels, or of a side
-        outside 16 to 8192 pixels. Grey and four-channel images are refused: silently dropping or inventing a
-        channel would change what the policy sees.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such image file")
-    try:
-        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    except cv2.error:  # its header claims more pixels than OpenCV decodes
-        image = None
-    if image is None:
-        raise DataError(f"{path}: not a readable image (PNG or JPEG expected)")
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    if channels != 3:
-        raise DataError(f"{path}: found {channels} channel(s), needed 3 (RGB); convert the image first")
-    if image.dtype != np.uint8:
-        raise DataError(f"{path}: found {image.dtype} pixels, needed 8 bits a channel")
-    return check_frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), str(path))
 
 
 def write_image(path: str | os.PathLike[str], frame: np.ndarray) -> None:
@@ -84,23 +47,6 @@ def encode_image(frame: np.ndarray, suffix: str = ".png") -> bytes:
     return encoded.tobytes()
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file whole or not at all: a temporary file beside it, then a rename.
-
-    Raises: DataError naming the path when the disk is full or the folder cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise DataError(f"{path}: cannot write: {reason}; free disk space or choose another folder") from error
-
-
 def resize_frame(frame: np.ndarray, size: int) -> np.ndarray:
     """Squash a frame to (size, size, 3) without cropping, as AutoEval's stations do; area average when shrinking."""
     height, width = frame.shape[:2]
@@ -108,3 +54,8 @@ def resize_frame(frame: np.ndarray, size: int) -> np.ndarray:
         return frame
     shrinking = height >= size and width >= size
     return cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
+
+
+def shrink_frame(frame: np.ndarray, side: int) -> np.ndarray:
+    """Squash a frame that is larger than `side` either way to (side, side, 3); others stay as they are."""
+    return resize_frame(frame, side) if max(frame.shape[:2]) > side else frame

@@ -3,52 +3,53 @@
 A bag is a folder with `metadata.yaml` and one `.mcap` file (profile "ros2", messages "cdr", schemas "ros2msg"), so that
 `ros2 bag`, Foxglove, rosbags and mcap-ros2-support open it. Messages are gathered in small chunks; `flush` closes the
 chunk at hand and gives it to the operating system, so that a process killed after it loses nothing. Only the index at
-the end is then missing, and `recover_bag` writes it anew.
+the end is then missing, and `recover_bag` writes it anew. Topics are declared again in the first chunk, and in the
+second, fourth, eighth and so on, so that a reader that meets a damaged chunk knows them from another one.
 
-Record layout: the MCAP specification, version 0 (mcap.dev/spec).
+A log that was closed survives a power cut. Of a log being written it keeps what the system had given to the disk.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import yaml
 
-from gymnast_core.data.frames import write_bytes
+from gymnast_core.data.mcap_format import (
+    CHANNEL,
+    CHUNK,
+    CHUNK_INDEX,
+    DATA_END,
+    FOOTER,
+    HEADER,
+    MAGIC,
+    MESSAGE,
+    MESSAGE_INDEX,
+    SCHEMA,
+    STATISTICS,
+    SUMMARY_OFFSET,
+    Compression,
+    Topic,
+    compressor,
+    pack_bytes,
+    pack_record,
+    pack_string,
+)
+from gymnast_core.data.mcap_read import read_messages
 from gymnast_core.errors import DataError
+from gymnast_core.files import sync, sync_folder, write_bytes
+from gymnast_core.locks import try_lock
 
-Compression = Literal["none", "lz4", "zstd"]
+__all__ = ["McapLog", "Topic", "read_messages"]
 
-MAGIC = b"\x89MCAP0\r\n"
-HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX, CHUNK_INDEX = range(0x01, 0x09)
-STATISTICS, SUMMARY_OFFSET, DATA_END = 0x0B, 0x0E, 0x0F
 CHUNK_BYTES = 1 << 18
 """A chunk is closed when it grows beyond this: one camera frame, or some seconds of joint states."""
-
-
-@dataclass(frozen=True)
-class Topic:
-    """One recorded topic.
-
-    name: absolute topic name.
-    type: "package/msg/Name".
-    definition: message definition text with its dependencies, as rosbag2 concatenates them ("ros2msg").
-    reliability, durability: as the publisher offered them; rosbag2 replays with the same.
-    """
-
-    name: str
-    type: str
-    definition: str
-    reliability: Literal["reliable", "best_effort"] = "reliable"
-    durability: Literal["volatile", "transient_local"] = "volatile"
 
 
 @dataclass
@@ -83,15 +84,19 @@ class _Chunk:
 class McapLog:
     """Writes one bag folder. Not thread-safe: one thread writes.
 
+    name: of the file in it; by default that of the folder with "_0.mcap".
+
     Every method that writes raises DataError when the disk is full; the file then ends after the last whole chunk and
     stays readable.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], compression: Compression = "none") -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], compression: Compression = "none", name: str | None = None
+    ) -> None:
         self.folder = Path(folder)
-        self.path = self.folder / f"{self.folder.name}_0.mcap"
+        self.path = self.folder / (name or f"{self.folder.name}_0.mcap")
         self.compression = "" if compression == "none" else compression
-        self._compress = _compressor(compression)
+        self._compress = compressor(compression)
         self._topics: dict[str, tuple[int, Topic]] = {}
         self._schemas: dict[str, int] = {}
         self._counts: dict[int, int] = {}
@@ -109,8 +114,8 @@ class McapLog:
             raise DataError(f"{self.path}: exists already; choose another folder") from error
         except OSError as error:
             raise DataError(f"{self.path}: cannot write: {error.strerror or error}") from error
-        fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with this process, however it ends
-        self._write(MAGIC + _record(HEADER, _string("ros2") + _string("gymnast")))
+        try_lock(self._file.fileno())  # gone with this process, however it ends
+        self._write(MAGIC + pack_record(HEADER, pack_string("ros2") + pack_string("gymnast")))
 
     def add_topic(self, topic: Topic) -> None:
         """Declare a topic before its first message; a second declaration of one name changes nothing."""
@@ -119,19 +124,22 @@ class McapLog:
         if topic.type not in self._schemas:
             schema_id = len(self._schemas) + 1
             self._schemas[topic.type] = schema_id
-            data = _string(topic.type) + _string("ros2msg") + _bytes(topic.definition.encode())
-            self._declare(_record(SCHEMA, struct.pack("<H", schema_id) + data))
+            data = pack_string(topic.type) + pack_string("ros2msg") + pack_bytes(topic.definition.encode())
+            self._declare(pack_record(SCHEMA, struct.pack("<H", schema_id) + data))
         channel_id = len(self._topics) + 1
         self._topics[topic.name] = (channel_id, topic)
         self._counts[channel_id] = 0
-        metadata = _string("offered_qos_profiles") + _string(_qos_text(topic))
-        body = struct.pack("<HH", channel_id, self._schemas[topic.type]) + _string(topic.name) + _string("cdr")
-        self._declare(_record(CHANNEL, body + struct.pack("<I", len(metadata)) + metadata))
+        metadata = pack_string("offered_qos_profiles") + pack_string(_qos_text(topic))
+        body = struct.pack("<HH", channel_id, self._schemas[topic.type]) + pack_string(topic.name) + pack_string("cdr")
+        self._declare(pack_record(CHANNEL, body + struct.pack("<I", len(metadata)) + metadata))
 
     def write(self, topic: str, data: bytes, log_time: int, publish_time: int = 0) -> None:
         """Add one serialised message; times are nanoseconds since the epoch, publish_time 0 means log_time."""
         channel_id, _ = self._topics[topic]
         chunk = self._chunk
+        chunks = len(self._indexes)
+        if chunk.size == 0 and chunks & (chunks - 1) == 0:
+            chunk.append(b"".join(self._head))
         if chunk.n_messages == 0:
             chunk.start_time = chunk.end_time = log_time
         chunk.start_time, chunk.end_time = min(chunk.start_time, log_time), max(chunk.end_time, log_time)
@@ -163,7 +171,7 @@ class McapLog:
         records = b"".join(chunk.parts)
         compressed = self._compress(records)
         head = struct.pack("<QQQI", chunk.start_time, chunk.end_time, len(records), zlib.crc32(records))
-        body = head + _string(self.compression) + struct.pack("<Q", len(compressed))
+        body = head + pack_string(self.compression) + struct.pack("<Q", len(compressed))
         offset = self._offset
         chunk_head = struct.pack("<BQ", CHUNK, len(body) + len(compressed)) + body
         self._write(chunk_head + compressed)
@@ -174,7 +182,7 @@ class McapLog:
         for channel_id, entries in chunk.offsets.items():
             index_offsets[channel_id] = index_start + len(index_records)
             packed = b"".join(struct.pack("<QQ", *entry) for entry in entries)
-            index_records += _record(MESSAGE_INDEX, struct.pack("<HI", channel_id, len(packed)) + packed)
+            index_records += pack_record(MESSAGE_INDEX, struct.pack("<HI", channel_id, len(packed)) + packed)
         if index_records:
             self._write(index_records)
         if chunk.n_messages:
@@ -196,9 +204,10 @@ class McapLog:
         try:
             self.flush()
             self._write(self._summary())
-            os.fsync(self._file.fileno())
+            sync(self._file.fileno())
             self._file.close()
             write_bytes(self.folder / "metadata.yaml", self._metadata().encode())
+            sync_folder(self.folder.parent)
         except OSError as error:
             raise DataError(f"{self.path}: cannot write: {error.strerror or error}; free disk space") from error
         finally:
@@ -230,7 +239,7 @@ class McapLog:
         self._offset += len(data)
 
     def _summary(self) -> bytes:
-        data_end = _record(DATA_END, struct.pack("<I", 0))
+        data_end = pack_record(DATA_END, struct.pack("<I", 0))
         start = self._offset + len(data_end)
         n_messages = sum(self._counts.values())
         counts = b"".join(struct.pack("<HQ", *item) for item in self._counts.items())
@@ -241,14 +250,14 @@ class McapLog:
         groups = [
             (SCHEMA, b"".join(record for record in self._head if record[0] == SCHEMA)),
             (CHANNEL, b"".join(record for record in self._head if record[0] == CHANNEL)),
-            (STATISTICS, _record(STATISTICS, statistics)),
+            (STATISTICS, pack_record(STATISTICS, statistics)),
             (CHUNK_INDEX, b"".join(_chunk_index(index) for index in self._indexes)),
         ]
         summary = b""
         offsets = b""
         for opcode, group in groups:
             if group:
-                offsets += _record(SUMMARY_OFFSET, struct.pack("<BQQ", opcode, start + len(summary), len(group)))
+                offsets += pack_record(SUMMARY_OFFSET, struct.pack("<BQQ", opcode, start + len(summary), len(group)))
                 summary += group
         summary_offset_start = start + len(summary)
         summary += offsets
@@ -289,207 +298,21 @@ class McapLog:
         return yaml.dump({"rosbag2_bagfile_information": information}, Dumper=_NoAliases, sort_keys=False)
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """What `recover_bag` saved: messages a topic, and whether the file was whole already."""
-
-    path: Path
-    whole: bool
-    counts: Mapping[str, int]
-
-
-def read_messages(path: str | os.PathLike[str]) -> Iterator[tuple[Topic, bytes, int, int]]:
-    """(topic, serialised message, log time, publish time), in the order written; a cut file yields its whole chunks.
-
-    Raises: DataError when the file is missing or not MCAP.
-    """
-    path = Path(path)
-    schemas: dict[int, tuple[str, str]] = {}
-    channels: dict[int, Topic] = {}
-    for opcode, body in _records(path):
-        if opcode == CHUNK:
-            inner = _chunk_records(path, body)
-        elif opcode in (SCHEMA, CHANNEL, MESSAGE):
-            inner = iter([(opcode, body)])
-        elif opcode == DATA_END:
-            return
-        else:
-            continue
-        for kind, record in inner:
-            if kind == SCHEMA:
-                (schema_id,) = struct.unpack_from("<H", record)
-                name, offset = _read_string(record, 2)
-                _, offset = _read_string(record, offset)
-                text, _ = _read_string(record, offset)
-                schemas[schema_id] = (name, text)
-            elif kind == CHANNEL:
-                channel_id, schema_id = struct.unpack_from("<HH", record)
-                name, offset = _read_string(record, 4)
-                _, offset = _read_string(record, offset)
-                qos = record[offset:].decode(errors="replace")
-                channels[channel_id] = Topic(
-                    name,
-                    *schemas.get(schema_id, ("", "")),
-                    reliability="best_effort" if "reliability: 2" in qos else "reliable",
-                    durability="transient_local" if "durability: 1" in qos else "volatile",
-                )
-            elif kind == MESSAGE:
-                channel_id, _, log_time, publish_time = struct.unpack_from("<HIQQ", record)
-                if channel_id in channels:
-                    yield channels[channel_id], record[22:], log_time, publish_time
-
-
-def is_whole(path: str | os.PathLike[str]) -> bool:
-    """Whether an MCAP file has its end, so that indexed readers open it."""
-    try:
-        with open(path, "rb") as file:
-            if file.seek(0, os.SEEK_END) < 2 * len(MAGIC) + 29:
-                return False
-            file.seek(-len(MAGIC) - 29, os.SEEK_END)
-            tail = file.read()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
-    return tail.endswith(MAGIC) and tail[0] == FOOTER
-
-
-def is_being_written(path: str | os.PathLike[str]) -> bool:
-    """Whether a living process still writes this MCAP file."""
-    with open(path, "rb") as file:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
-
-
-def recover_bag(folder: str | os.PathLike[str]) -> Recovery:
-    """Finish a bag whose writer was killed: index and metadata are written anew, the cut last chunk is dropped.
-
-    The repaired file takes the old one's place only when it is complete.
-
-    Raises: DataError when there is no MCAP file in the folder, it is still being written, or it cannot be read.
-    """
-    folder = Path(folder)
-    files = sorted(folder.glob("*.mcap"))
-    if not files:
-        raise DataError(f"{folder}: no .mcap file in it")
-    path = files[0]
-    if is_being_written(path):
-        raise DataError(f"{path}: is being written by a running recorder; stop the recording first")
-    whole = is_whole(path)
-    counts: dict[str, int] = {}
-    if whole and (folder / "metadata.yaml").exists():
-        for topic, _, _, _ in read_messages(path):
-            counts[topic.name] = counts.get(topic.name, 0) + 1
-        return Recovery(path, True, counts)
-    temporary = folder / f".recover.{os.getpid()}" / folder.name
-    log = McapLog(temporary)
-    try:
-        for topic, data, log_time, publish_time in read_messages(path):
-            log.add_topic(topic)
-            log.write(topic.name, data, log_time, publish_time)
-            counts[topic.name] = counts.get(topic.name, 0) + 1
-        log.close()
-        os.replace(log.path, path)
-        os.replace(temporary / "metadata.yaml", folder / "metadata.yaml")
-    finally:
-        log.abandon()
-        for leftover in (temporary / f"{folder.name}_0.mcap", temporary / "metadata.yaml"):
-            leftover.unlink(missing_ok=True)
-        if temporary.exists():
-            temporary.rmdir()
-            temporary.parent.rmdir()
-    return Recovery(path, whole, counts)
-
-
 class _NoAliases(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:
         return True
 
 
-def _record(opcode: int, body: bytes) -> bytes:
-    return struct.pack("<BQ", opcode, len(body)) + body
-
-
-def _bytes(data: bytes) -> bytes:
-    return struct.pack("<I", len(data)) + data
-
-
-def _string(text: str) -> bytes:
-    return _bytes(text.encode())
-
-
-def _read_string(record: bytes, offset: int) -> tuple[str, int]:
-    (length,) = struct.unpack_from("<I", record, offset)
-    end = offset + 4 + length
-    return record[offset + 4 : end].decode(), end
-
-
 def _chunk_index(index: _ChunkIndex) -> bytes:
     offsets = b"".join(struct.pack("<HQ", *item) for item in index.message_index_offsets.items())
-    return _record(
+    return pack_record(
         CHUNK_INDEX,
         struct.pack("<QQQQI", index.start_time, index.end_time, index.offset, index.length, len(offsets))
         + offsets
         + struct.pack("<Q", index.message_index_length)
-        + _string(index.compression)
+        + pack_string(index.compression)
         + struct.pack("<QQ", index.compressed_size, index.uncompressed_size),
     )
-
-
-def _records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Top-level records; ends quietly where the file was cut."""
-    try:
-        with open(path, "rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
-                raise DataError(f"{path}: not an MCAP file")
-            while len(head := file.read(9)) == 9:
-                opcode, length = struct.unpack("<BQ", head)
-                body = file.read(length)
-                if len(body) < length:
-                    return
-                yield opcode, body
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
-
-
-def _chunk_records(path: Path, body: bytes) -> Iterator[tuple[int, bytes]]:
-    _, _, size, crc = struct.unpack_from("<QQQI", body)
-    compression, offset = _read_string(body, 28)
-    data = _decompressor(compression)(body[offset + 8 :])
-    if len(data) != size or (crc and zlib.crc32(data) != crc):
-        raise DataError(f"{path}: a chunk is damaged (checksum)")
-    at = 0
-    while at < len(data):
-        opcode, length = struct.unpack_from("<BQ", data, at)
-        yield opcode, data[at + 9 : at + 9 + length]
-        at += 9 + length
-
-
-def _compressor(compression: Compression) -> Callable[[bytes], bytes]:
-    if compression == "lz4":
-        import lz4.frame
-
-        return lambda data: lz4.frame.compress(data, store_size=True)
-    if compression == "zstd":
-        import zstandard
-
-        return lambda data: zstandard.ZstdCompressor(level=1).compress(data)
-    return lambda data: data
-
-
-def _decompressor(compression: str) -> Callable[[bytes], bytes]:
-    if compression == "lz4":
-        import lz4.frame
-
-        return lambda data: lz4.frame.decompress(data)
-    if compression == "zstd":
-        import zstandard
-
-        return lambda data: zstandard.ZstdDecompressor().decompress(data)
-    if compression:
-        raise DataError(f"MCAP chunk compression '{compression}' is unknown; known are none, lz4, zstd")
-    return lambda data: data
 
 
 def _qos_text(topic: Topic) -> str:

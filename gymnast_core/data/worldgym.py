@@ -1,7 +1,9 @@
-"""WorldGym's dataset layout: `N.mp4` with `N.npz` beside it, `arr_0` (T, 10) scaled actions, one frame a step.
+"""WorldGym's dataset layout: `N.mp4` with `N.npz` beside it, `arr_0` (T, 10) scaled actions, one row for each frame.
 
-The scaling (WorldGym): translation x 35 clipped to +-1.75, rotation x 5.6 clipped to +-1.4, gripper -1 open and
-+1 closed, the last three zero. Action k of the file leads to frame k, so the first one is not used.
+The scaling of a Bridge arm: translation x 35 clipped to +-1.75, rotation x 5.6 clipped to +-1.4, gripper -1 open and
++1 closed, the last three zero. Other robots use the same columns in their own ranges: gripper 0 stays as it is, the
+last three move a base. A world model is trained on the rows as they are (`read_vectors`); a policy needs Bridge
+actions, and what is none is refused (`unscale_actions`). Row k leads to frame k, so the first row is no step.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from gymnast_core.data.arrays import read_array
-from gymnast_core.data.episode import ACTION_DIM, Episode
-from gymnast_core.data.frames import files_below, resize_frame
+from gymnast_core.data.episode import ACTION_DIM
+from gymnast_core.data.films import film_index
+from gymnast_core.data.films import read_video as read_video  # where scripts look for it
+from gymnast_core.data.sidecar import read_description
 from gymnast_core.errors import DataError
 
 TRANSLATION_SCALE = 35.0
@@ -22,6 +26,15 @@ TRANSLATION_LIMIT = 1.75
 ROTATION_LIMIT = 1.4
 OPEN_THRESHOLD = 0.8
 WORLDGYM_ACTION_DIM = 10
+COLUMNS = ("x", "y", "z", "roll", "pitch", "yaw", "gripper", "base 1", "base 2", "base 3")
+ROUNDING = 1e-3
+GRIPPER_ROUNDING = 0.01
+STEP_LIMIT_M = 0.5
+"""No step of a WidowX is longer: its reach is 0.75 m. A longer one is in other units."""
+
+SEVERAL = 5
+USUAL_M, USUAL_RAD = 0.15, 0.8
+"""No arm makes half of its steps, a fifth of a second each, longer than this: three times the largest of Bridge's."""
 
 
 def scale_actions(actions: np.ndarray) -> np.ndarray:
@@ -33,8 +46,20 @@ def scale_actions(actions: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def unscale_actions(scaled: np.ndarray) -> np.ndarray:
-    """WorldGym's (..., 10) actions back to Bridge (..., 7) float32; gripper 1 = open, 0 = closed."""
+def unscale_actions(scaled: np.ndarray, name: str = "WorldGym actions") -> np.ndarray:
+    """WorldGym's (..., 10) actions of a Bridge arm back to Bridge (..., 7) float32; gripper 1 = open, 0 = closed.
+
+    Raises: DataError naming column and value where they are not a Bridge arm's: translation beyond 1.75, rotation
+        beyond 1.4, a gripper that is neither -1 nor 1, a base that moves.
+    """
+    size = np.abs(scaled)
+    for columns, bad, allowed in (
+        (slice(0, 3), size[..., :3] > TRANSLATION_LIMIT + ROUNDING, f"-{TRANSLATION_LIMIT} to {TRANSLATION_LIMIT}"),
+        (slice(3, 6), size[..., 3:6] > ROTATION_LIMIT + ROUNDING, f"-{ROTATION_LIMIT} to {ROTATION_LIMIT}"),
+        (slice(6, 7), np.abs(size[..., 6:7] - 1.0) > ROUNDING, "-1 (open) and 1 (closed)"),
+        (slice(7, 10), size[..., 7:] > ROUNDING, "0: a WidowX has no base that moves"),
+    ):
+        _refuse(scaled[..., columns], bad, columns.start, name, f"as a Bridge action allowed are {allowed}")
     actions = np.zeros((*scaled.shape[:-1], 7), dtype=np.float32)
     actions[..., :3] = scaled[..., :3] / TRANSLATION_SCALE
     actions[..., 3:6] = scaled[..., 3:6] / ROTATION_SCALE
@@ -42,31 +67,57 @@ def unscale_actions(scaled: np.ndarray) -> np.ndarray:
     return actions
 
 
-def read_worldgym_episode(video: str | os.PathLike[str], size: int | None = None, instruction: str = "") -> Episode:
-    """Read `N.mp4` and `N.npz` as an episode of T - 1 steps, frames squashed to (size, size) where given.
+def check_bridge(actions: np.ndarray, name: str) -> np.ndarray:
+    """Return Bridge actions (..., 7). NaN (not measured) passes.
 
-    Raises: DataError when either file is missing or broken, the counts differ, or an action is not finite.
+    Raises: DataError naming column and value where they cannot be metres, radians and a gripper from 0 to 1, or where
+        those of an episode, (T, 7), are places instead of steps.
     """
-    video = Path(video)
-    frames = read_video(video, size)
-    path = video.with_suffix(".npz")
-    scaled = read_array(path, ("arr_0",))
-    if scaled.ndim != 2 or scaled.shape[1] != WORLDGYM_ACTION_DIM:
-        raise DataError(f"{path}: 'arr_0' has shape {scaled.shape}, needed (steps, {WORLDGYM_ACTION_DIM})")
-    if len(scaled) != len(frames):
+    for columns, low, high, usual, unit in (
+        (slice(0, 3), -STEP_LIMIT_M, STEP_LIMIT_M, USUAL_M, "metres"),
+        (slice(3, 6), -np.pi, np.pi, USUAL_RAD, "radians"),
+        (slice(6, 7), -GRIPPER_ROUNDING, 1.0 + GRIPPER_ROUNDING, np.inf, "1 = open"),
+    ):
+        part = actions[..., columns]
+        allowed = f"allowed are {round(low, 2):g} to {round(high, 2):g} ({unit})"
+        _refuse(part, (part < low) | (part > high), columns.start, name, allowed)
+        for column, values in enumerate(part.T if actions.ndim == 2 else (), columns.start):
+            steps = np.abs(values[np.isfinite(values)])
+            middle = float(np.median(steps)) if len(steps) >= SEVERAL else 0.0
+            if middle > usual:
+                raise DataError(
+                    f"{name}: column {column} ({COLUMNS[column]}): half of its steps are {middle:.3g} or more, "
+                    f"usual are at most {usual:g} ({unit}); are these places instead of steps, or other units?"
+                )
+    return actions
+
+
+def read_vectors(video: str | os.PathLike[str]) -> np.ndarray:
+    """`arr_0` (T, 10) float32 of `N.npz` beside the video, exactly as it is, of whatever robot: row k leads to frame k.
+
+    Raises: DataError when the file is missing, broken or of another shape, a value is not finite, there is not one row
+        for each frame of the video (counted, not decoded), or its gripper runs from 0 to 1: in WorldGym's layout -1 is
+        open, 1 closed and 0 "stays as it is". Where an episode's gripper only stays and closes,
+        `{"gripper": "relative"}` says so, in `N.json` or in the `dataset.json` of a folder above.
+    """
+    path = Path(video).with_suffix(".npz")
+    vectors = read_array(path, ("arr_0",))
+    if vectors.ndim != 2 or vectors.shape[1] != WORLDGYM_ACTION_DIM:
+        raise DataError(f"{path}: 'arr_0' has shape {vectors.shape}, needed (steps, {WORLDGYM_ACTION_DIM})")
+    frames = film_index(video).count
+    if len(vectors) != frames:
         raise DataError(
-            f"{path}: {len(scaled)} actions for the {len(frames)} frames of {video.name}; needed one a frame"
+            f"{path}: {len(vectors)} actions for the {frames} frames of {Path(video).name}; needed one per frame"
         )
-    actions = unscale_actions(scaled[1:])
-    return Episode(
-        instruction=instruction,
-        frames=frames,
-        actions=actions,
-        executed=actions,
-        states=np.full((len(frames), 7), np.nan, dtype=np.float32),
-        stamps=np.arange(len(frames), dtype=np.int64) * 200_000_000,
-        metadata={"source": "robot", "file": video.name},
-    )
+    gripper = vectors[:, 6:7]
+    _refuse(gripper, np.abs(gripper) > 1.0 + ROUNDING, 6, str(path), "allowed are -1 (open) to 1 (closed)")
+    if len(gripper) and gripper.min() >= 0 and not _says_relative(Path(video)):
+        told = (
+            "and nowhere -1 (open): a gripper from 0 to 1 must become -1 (open) and 1 (closed); one that only stays "
+            'and closes is declared by {"gripper": "relative"} in N.json or dataset.json'
+        )
+        _refuse(gripper, gripper < 1.0 - ROUNDING, 6, str(path), told)
+    return vectors
 
 
 def read_actions(path: str | os.PathLike[str]) -> np.ndarray:
@@ -82,29 +133,30 @@ def read_actions(path: str | os.PathLike[str]) -> np.ndarray:
         raise DataError(
             f"{path}: found actions of shape {array.shape}; needed (T, 7) Bridge or (T, 10) WorldGym actions"
         )
-    actions = unscale_actions(array[1:]) if array.shape[1] == WORLDGYM_ACTION_DIM else array
+    scaled = array.shape[1] == WORLDGYM_ACTION_DIM
+    actions = unscale_actions(array[1:], str(path)) if scaled else check_bridge(array, str(path))
     if not len(actions):
         raise DataError(f"{path}: found no actions, needed at least one step")
     return actions
 
 
-def read_video(path: str | os.PathLike[str], size: int | None = None) -> np.ndarray:
-    """All frames of a video (T, H, W, 3) uint8 RGB, squashed to (size, size) where given.
-
-    Raises: DataError when the file is missing, broken or empty.
-    """
-    import av  # tens of megabytes, for videos alone
-
-    try:
-        with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (OSError, av.error.FFmpegError, IndexError) as error:
-        raise DataError(f"{path}: cannot read the video ({error})") from error
-    if not frames:
-        raise DataError(f"{path}: the video has no frames")
-    return np.stack([resize_frame(frame, size) if size else frame for frame in frames])
+def _says_relative(video: Path) -> bool:
+    """Whether the episode, or a data set that it lies in (its folder, or two above), says what gripper 0 means."""
+    places = [video.with_suffix(".json"), *(folder / "dataset.json" for folder in list(video.resolve().parents)[:3])]
+    for place in places:
+        said = read_description(place).get("gripper")
+        if said not in (None, "relative", "absolute"):
+            raise DataError(f"{place}: gripper: found {str(said)[:40]!r}, allowed are 'relative' and 'absolute'")
+        if said is not None:
+            return bool(said == "relative")
+    return False
 
 
-def find_worldgym_episodes(root: str | os.PathLike[str]) -> list[Path]:
-    """Videos below `root` that have an `.npz` beside them, sorted by path; empty where there is none."""
-    return [path for path in files_below(root, ".mp4") if path.with_suffix(".npz").exists()]
+def _refuse(values: np.ndarray, bad: np.ndarray, first: int, name: str, allowed: str) -> None:
+    """Raises: DataError naming the first bad value, its column and its row."""
+    if not bad.any():
+        return
+    place = tuple(np.argwhere(bad)[0])
+    column = first + int(place[-1])
+    row = f" at row {', '.join(map(str, place[:-1]))}" if len(place) > 1 else ""
+    raise DataError(f"{name}: column {column} ({COLUMNS[column]}): found {float(values[place]):.4g}{row}; {allowed}")

@@ -13,113 +13,39 @@ import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any
 
-import numpy as np
-from pydantic import Field
-
-from gymnast_core.config import SCRIPTED_POLICIES, Fraction, NotNegative, Seed, StationConfig, load_config
-from gymnast_core.data.episode import EpisodeWriter, iterate_episodes, read_header
+from gymnast_core.commands import gymnast, name_next
+from gymnast_core.config import SCRIPTED_POLICIES, StationConfig, load_config
+from gymnast_core.data.episode import iterate_episodes, read_header
 from gymnast_core.errors import ConfigError
-from gymnast_core.graph import find_station_file
+from gymnast_core.evaluation.collect_config import CollectConfig
 from gymnast_core.progress import console, die_with_parent, interruptible, progress_bar
-from gymnast_core.protocols import EpisodicPolicy, Policy, Start, TrainablePolicy
-from gymnast_core.run_folder import derive_seed, lock_folder
-from gymnast_core.station.environment import StationEnvironment
-from gymnast_core.station.expert import ExpertPolicy, MixedPolicy, RandomPolicy
+from gymnast_core.protocols import Policy, Start
+from gymnast_core.rollout.trials import TrialLog, run_trials
+from gymnast_core.run_folder import lock_folder
+from gymnast_core.simulation.environment import StationEnvironment
+from gymnast_core.simulation.expert import ExpertPolicy, MixedPolicy, RandomPolicy
+from gymnast_core.station_file import find_station_file
 
-STEP_NS = 200_000_000
 OWN_NAME = re.compile(r"episode_\d{6,}")
 """Folders that collecting writes; a recorder's, in the same place, are left alone."""
 
 
-@dataclass(frozen=True)
-class CollectConfig:
-    """Options of `gymnast data collect`."""
-
-    out: str
-    """Folder that the episode folders are written into."""
-    config: str = "simulated_drawer"
-    """Station file; it needs a simulation section."""
-    policy: str = "expert"
-    """"expert", "mixed" (expert and random in turn), "random", a policy checkpoint's folder, recorded actions (.npz),
-    or a policy server's address (http://host:port)."""
-    episodes: Annotated[int, Field(gt=0)] = 100
-    """So many are in `out` at the end, those that lie there or below already included."""
-    tasks: tuple[str, ...] = ()
-    """Tasks in turn; none: all of the station's."""
-    first_seed: Seed = 0
-    """Episode k has seed first_seed + k."""
-    horizon: Annotated[int, Field(gt=0, le=1000)] = 30
-    """Steps of an episode at most."""
-    after_success: Annotated[int, Field(ge=0)] = 1000
-    """Steps that an episode goes on after the task is done."""
-    keep: Literal["all", "successes"] = "all"
-    """Keep every episode, or only those that succeed (others are replaced by further seeds)."""
-    noise: NotNegative = 0.0
-    """Expert: standard deviation added to translations, metres."""
-    slip: Fraction = 0.0
-    """Expert: chance per step of a three-step slip."""
-    miss: Fraction = 0.0
-    """Expert: chance per episode of aiming beside the handle."""
-    temperature: NotNegative = 1.0
-    """Learned policy: sampling temperature; 0 is greedy."""
-    look_ahead: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Learned policy: sampled candidates imagined before each chunk, the best of which is executed, as the station
-    file's `look_ahead` says (`temperature` then plays no part); 0: act at once."""
-    workers: Annotated[int, Field(ge=1, le=64)] = 2
-    """Processes."""
+def collect(options: CollectConfig) -> int:
+    """`gymnast data collect`: the episodes, and what comes next. Returns and raises as `collect_episodes` does."""
+    code = collect_episodes(options)
+    if not code:
+        station = load_config(StationConfig, find_station_file(options.config))
+        name_next(gymnast("judge train", data=options.out, out=Path("runs/judge") / station.name))
+    return code
 
 
-class _Actor(Protocol):
-    """What collecting needs of a policy: begin an episode, then act step by step."""
-
-    def begin(self, seed: int) -> None: ...
-
-    def act(self, frames: np.ndarray, instructions: list[str]) -> np.ndarray: ...
-
-
-class PlanningPolicy(Policy, _Actor, Protocol):
-    """A policy that begins each episode with a seed."""
-
-
-class Plan(Protocol):
-    """Makes a policy that thinks before it acts; lies beside this package, so it is handed in."""
-
-    def __call__(
-        self, policy: Policy, station_file: str, rollouts: int, device: str = "", run_folder: str = ""
-    ) -> PlanningPolicy: ...
-
-
-class _PolicyActor:
-    """Any policy, one chunk after another: sampled where it can be and a temperature is given, greedy otherwise."""
-
-    def __init__(self, policy: Policy, temperature: float) -> None:
-        self._policy = policy
-        self._temperature = temperature
-        self._seed, self._call = 0, 0
-
-    def begin(self, seed: int) -> None:
-        self._seed, self._call = seed, 0
-        if isinstance(self._policy, EpisodicPolicy):
-            self._policy.restart()
-
-    def act(self, frames: np.ndarray, instructions: list[str]) -> np.ndarray:
-        self._call += 1
-        if self._temperature == 0 or not isinstance(self._policy, TrainablePolicy):
-            return self._policy.act(frames, instructions)
-        seeds = [derive_seed(self._seed, self._call, row) for row in range(len(frames))]
-        return self._policy.sample(frames, instructions, self._temperature, seeds).actions
-
-
-def collect(options: CollectConfig, plan: Plan | None = None) -> int:
+def collect_episodes(options: CollectConfig) -> int:
     """Write the episodes; returns 0, or 130 when interrupted (finished episodes stay).
 
-    plan: wraps the policy where options.look_ahead is not 0; a function of a module, because workers import it.
-
-    Raises: ConfigError for a wrong station or task, or for looking ahead without a plan or with a scripted policy.
+    Raises: ConfigError for a wrong station or task, or for looking ahead with a scripted policy.
     """
     options = dataclasses.replace(options, config=str(find_station_file(options.config)))
     station = load_config(StationConfig, options.config)
@@ -131,9 +57,10 @@ def collect(options: CollectConfig, plan: Plan | None = None) -> int:
         from gymnast_core.policy.load import check_policy
 
         check_policy(options.policy, options.config)
-    if options.look_ahead and (plan is None or options.policy in SCRIPTED_POLICIES):
-        found = f"policy {options.policy}" if options.policy in SCRIPTED_POLICIES else "no plan"
-        raise ConfigError(f"look_ahead: found {options.look_ahead} with {found}; needed 0, or a learned policy")
+    if options.look_ahead and options.policy in SCRIPTED_POLICIES:
+        raise ConfigError(
+            f"look_ahead: found {options.look_ahead} with policy {options.policy}; needed 0, or a learned policy"
+        )
     root = Path(options.out)
     root.mkdir(parents=True, exist_ok=True)
     _lock = lock_folder(root)  # another collection would delete what this one is writing
@@ -152,7 +79,7 @@ def collect(options: CollectConfig, plan: Plan | None = None) -> int:
             while len(running) < 2 * options.workers and (
                 options.keep == "successes" or done + len(running) < options.episodes
             ):
-                running.add(pool.submit(_collect_one, options, station, plan, next(pending)))
+                running.add(pool.submit(_collect_one, options, station, next(pending)))
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 kept, success = future.result()
@@ -191,58 +118,36 @@ def _begin_worker() -> None:
 _cache: dict[str, Any] = {}
 
 
-def _collect_one(options: CollectConfig, station: StationConfig, plan: Plan | None, seed: int) -> tuple[bool, bool]:
+def _collect_one(options: CollectConfig, station: StationConfig, seed: int) -> tuple[bool, bool]:
     """In a worker: one episode; returns whether it was kept and whether it succeeded."""
     if "environment" not in _cache:
         os.environ.setdefault("LP_NUM_THREADS", "1")
         environment = StationEnvironment(station)
-        _cache.update(actor=_make_actor(options, station, plan, environment), environment=environment)
-    environment = _cache["environment"]
-    actor: _Actor = _cache["actor"]
+        _cache.update(policy=_make_policy(options, station, environment), environment=environment)
     tasks = options.tasks or tuple(sorted(station.tasks))
-    task = tasks[seed % len(tasks)]
-    instruction = station.task(task).instruction
-    frames = environment.reset([Start(instruction, task=task, seed=seed)])
-    actor.begin(seed)
-    steps: list[tuple[np.ndarray, np.ndarray, tuple[str, ...], bool]] = []
-    states, openings = [environment.states()[0]], [float(environment.drawer_openings()[0])]
-    left, success = options.after_success, False
-    while len(steps) < options.horizon and left >= 0:
-        for action in actor.act(frames, [instruction])[0]:
-            result = environment.step(action[None, None])
-            frames = result.frames
-            states.append(environment.states()[0])
-            openings.append(float(environment.drawer_openings()[0]))
-            success = bool(result.success[0])
-            steps.append((action, result.executed[0, 0], result.safety_events[0], success))
-            left -= success
-            if len(steps) >= options.horizon or left < 0:
-                break
-    if options.keep == "successes" and not success:
-        return False, False
-    metadata = {
-        "task": task,
+    task = station.task(name := tasks[seed % len(tasks)])
+    scripted = options.policy in SCRIPTED_POLICIES
+    facts = {
         "station": station.name,
-        "source": "station",
+        "station_file": options.config,
         "policy": options.policy,
-        **({} if options.policy in SCRIPTED_POLICIES else {"temperature": options.temperature}),
+        **({} if scripted else {"temperature": options.temperature}),
         "look_ahead": options.look_ahead,
-        "seed": seed,
-        "drawer_opening": [round(opening, 5) for opening in openings],
     }
-    video = environment.video()[0]
-    with EpisodeWriter(Path(options.out) / f"episode_{seed:06d}", instruction, metadata) as writer:
-        writer.add_observation(video[0], states[0], 0)
-        for index, (action, executed, events, done) in enumerate(steps):
-            writer.add_step(action, executed, events, success=done)
-            writer.add_observation(video[index + 1], states[index + 1], (index + 1) * STEP_NS)
-        writer.finish(success=success, outcome_by="truth")
-    return True, success
+    log = TrialLog(lambda _, start: Path(options.out) / f"episode_{start.seed:06d}", facts, options.keep == "successes")
+    (trial,) = run_trials(
+        _cache["policy"],
+        _cache["environment"],
+        [Start(task.instruction, task=name, seed=seed)],
+        options.horizon or task.max_steps,
+        0.0 if scripted or options.look_ahead else options.temperature,
+        log,
+        after_success=options.after_success,
+    )
+    return trial.kept, trial.success
 
 
-def _make_actor(
-    options: CollectConfig, station: StationConfig, plan: Plan | None, environment: StationEnvironment
-) -> _Actor:
+def _make_policy(options: CollectConfig, station: StationConfig, environment: StationEnvironment) -> Policy:
     expert = ExpertPolicy(environment, options.noise, options.slip, options.miss)
     if options.policy == "expert":
         return expert
@@ -253,10 +158,11 @@ def _make_actor(
     import torch
 
     from gymnast_core.policy.load import open_policy
+    from gymnast_core.rollout.look_ahead import open_look_ahead
 
     torch.set_num_threads(1)
     policy = open_policy(options.policy, station.models.unnorm_key, beside=options.config)
-    if options.look_ahead and plan is not None:
-        answers = Path(options.out) / "judge" / str(os.getpid())  # of this worker
-        return plan(policy, options.config, options.look_ahead, run_folder=str(answers))
-    return _PolicyActor(policy, options.temperature)
+    if not options.look_ahead:
+        return policy
+    answers = Path(options.out) / "judge" / str(os.getpid())  # of this worker
+    return open_look_ahead(policy, options.config, options.look_ahead, run_folder=str(answers))

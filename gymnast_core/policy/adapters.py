@@ -1,14 +1,17 @@
 """Adapted policies: small named low-rank adapters on one base, so that adapting to a task cannot spoil the others.
 
 On a policy (`attach`, `activate`, `deactivate`, `detach`): the base weights are never touched, so rolling back is free,
-and several adapters may act at once, their changes added.
+and several adapters may act at once, their changes added. The layers are those of the `peft` library, which is imported
+when the first adapter is put on a policy and not before.
 
-On disk (`AdapterStore`): one folder an adapter, in the file format of the `peft` library, so that the original code can
-load it too, with a record of what made it:
+On disk (`AdapterStore`): one folder for each adapter, in `peft`'s format, with a record of what made it:
 
     <root>/<name>/adapter_model.safetensors   factors A and B of every adapted layer
     <root>/<name>/adapter_config.json         rank, alpha, layers
     <root>/<name>/adapter.json                base fingerprint, station, task, time, metrics
+
+A LoRA folder that other code wrote with `peft` has no adapter.json. It loads as well when its layers fit; which base it
+was trained on is then nobody's word but its own.
 """
 
 from __future__ import annotations
@@ -27,28 +30,31 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
+from gymnast_core.contents import unreadable
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.policy.checkpoint import ADAPTER_MARK, put_in_place
-from gymnast_core.policy.layers import Linear, LowRank
+from gymnast_core.files import put_in_place, user_path
+from gymnast_core.plain_json import parse_json
+from gymnast_core.policy.adapter_state import Evidence, read_evidence
+from gymnast_core.policy.lora import adapted_layers, adapter_of, base_modules, factors, put_in, set_active, take_out
+from gymnast_core.policy.lora_files import CONFIG, MAX_ALPHA, PREFIX, TENSORS, read_lora, read_lora_config
 from gymnast_core.policy.openvla import OpenVLAPolicy
 
 LANGUAGE = "language_model."
 VISION = "vision_backbone."
 PROJECTOR = "projector."
-PEFT_PREFIX = "base_model.model."
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-MAX_ALPHA = 1e6
 
 
 @dataclass(frozen=True)
 class AdapterRecord:
     """What an adapter is and what made it.
 
-    base: fingerprint of the base checkpoint. created: UTC, ISO 8601. metrics: numbers of the run that made it, for
-    example success before and after. modules: names of the adapted layers.
+    base: fingerprint of the base checkpoint; empty where other code wrote the folder. created: UTC, ISO 8601. metrics:
+    numbers of the run that made it, for example success before and after. modules: names of the adapted layers, empty
+    where other code wrote the folder.
     """
 
     name: str
@@ -62,6 +68,7 @@ class AdapterRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+RECORD = "adapter.json"
 FIELDS = tuple(f.name for f in dataclasses.fields(AdapterRecord) if f.name != "name")
 """What adapter.json says besides the name, which is the folder's."""
 
@@ -93,20 +100,31 @@ def attach(
     """
     prefixes = (LANGUAGE, *((VISION,) if vision else ()), *((PROJECTOR,) if projector else ()))
     modules = [module for module in _adaptable(policy) if module.startswith(prefixes)]
-    _attach(policy, name, modules, rank, alpha)
+    check_name(name)
+    if rank < 1 or not 0 < alpha <= MAX_ALPHA:
+        raise ConfigError(
+            f"adapter '{name}': found rank {rank} and alpha {alpha:g}, needed at least 1, and above 0 to {MAX_ALPHA:g}"
+        )
+    if name in attached(policy):
+        raise ConfigError(f"adapter '{name}' is attached already; detach it first")
+    from gymnast_core.policy.lora_layer import LoraConfig, put_on
+
+    config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights=False)  # type: ignore[arg-type]
+    layers = put_on(policy.model, name, config, dict.fromkeys(modules, (rank, alpha)), active(policy))
     generator = torch.Generator().manual_seed(seed)
-    for module in modules:
-        _factors(policy, module, name).reset(rank**-0.5 if deviation is None else deviation, generator)
+    spread = rank**-0.5 if deviation is None else deviation
+    for layer in layers.values():
+        put_in(layer, name, "lora_A.weight", torch.randn((rank, layer.in_features), generator=generator) * spread)
+        put_in(layer, name, "lora_B.weight", torch.zeros(layer.out_features, rank))
     return modules
 
 
 def detach(policy: OpenVLAPolicy, name: str) -> None:
     """Take an adapter off the policy (its folder stays). Raises: ConfigError when it is not there."""
     _need(policy, name)
-    for layer in _linears(policy.model):
-        if name in layer.adapters:
-            del layer.adapters[name]
-        layer.active = tuple(other for other in layer.active if other != name)
+    activate(policy, *(other for other in active(policy) if other != name))
+    take_out(policy.model, name)
+    del policy.model.adapter_configs[name]
 
 
 def activate(policy: OpenVLAPolicy, *names: str) -> None:
@@ -114,8 +132,8 @@ def activate(policy: OpenVLAPolicy, *names: str) -> None:
     for name in names:
         _need(policy, name)
     once = tuple(dict.fromkeys(names))  # naming one twice does not double it
-    for layer in _linears(policy.model):
-        layer.active = once
+    set_active(policy.model, once)
+    policy.model.active_adapters = once
 
 
 def deactivate(policy: OpenVLAPolicy) -> None:
@@ -125,12 +143,17 @@ def deactivate(policy: OpenVLAPolicy) -> None:
 
 def active(policy: OpenVLAPolicy) -> tuple[str, ...]:
     """Names of the adapters that act."""
-    return next(_linears(policy.model)).active
+    return policy.model.active_adapters
+
+
+def load_library() -> None:
+    """Import what adapters need, which takes seconds, so that the first adapter is not waited for."""
+    import gymnast_core.policy.lora_layer  # noqa: F401
 
 
 def attached(policy: OpenVLAPolicy) -> list[str]:
     """Names of the adapters on the policy."""
-    return sorted({name for layer in _linears(policy.model) for name in layer.adapters})
+    return sorted({name for layer in adapted_layers(policy.model).values() for name in layer.lora_A})
 
 
 def train_only(policy: OpenVLAPolicy, name: str | None) -> list[nn.Parameter]:
@@ -143,10 +166,7 @@ def train_only(policy: OpenVLAPolicy, name: str | None) -> list[nn.Parameter]:
     unused = set(policy.model.unused_parameters())
     chosen = []
     for own, parameter in policy.model.named_parameters():
-        if name is not None:
-            wanted = f"{ADAPTER_MARK}{name}." in own
-        else:
-            wanted = ADAPTER_MARK not in own and own not in unused
+        wanted = adapter_of(own) == name and not (name is None and own in unused)
         parameter.requires_grad_(wanted)
         if wanted:
             chosen.append(parameter)
@@ -154,34 +174,39 @@ def train_only(policy: OpenVLAPolicy, name: str | None) -> list[nn.Parameter]:
 
 
 def merge(policy: OpenVLAPolicy, name: str) -> None:
-    """Add an attached adapter to the base weights for good and take it off; for writing a whole checkpoint."""
+    """Add an attached adapter to the base weights for good and take it off; for writing a whole checkpoint.
+
+    Raises: ConfigError when it is not there, the base is in 4 bits, or the adapter adds a bias that a layer lacks.
+    """
     _need(policy, name)
+    layers = adapted_layers(policy.model, name)
+    for module, layer in layers.items():
+        if not isinstance(layer.base_layer.weight, nn.Parameter):
+            raise ConfigError("a base in 4 bits cannot be changed; merge the adapter into the full base")
+        if layer.lora_B[name].bias is not None and layer.base_layer.bias is None:
+            raise ConfigError(f"adapter '{name}' adds a bias to '{module}', which has none: it cannot be merged")
     with torch.no_grad():
-        for layer in _linears(policy.model):
-            if name in layer.adapters:
-                factors = layer.adapters[name]
-                change = factors.lora_B.float() @ factors.lora_A.float() * factors.scale  # type: ignore[operator, union-attr]
-                layer.weight += change.to(layer.weight)
+        for layer in layers.values():
+            layer.merge(adapter_names=[name])
+            layer.merged_adapters.remove(name)
     detach(policy, name)
 
 
 def adapter_state(policy: OpenVLAPolicy, name: str) -> dict[str, torch.Tensor]:
     """An attached adapter's factors by `peft` key, as copies on the CPU."""
     _need(policy, name)
-    state = {}
-    for module, layer in _named_linears(policy.model):
-        if name in layer.adapters:
-            factors = layer.adapters[name]
-            for key in ("lora_A", "lora_B"):
-                state[f"{PEFT_PREFIX}{module}.{key}.weight"] = getattr(factors, key).detach().cpu().clone()
-    return state
+    return {
+        f"{PREFIX}{module}.{key}": getattr(holder, own).detach().cpu().clone()
+        for module, layer in adapted_layers(policy.model, name).items()
+        for key, (holder, own) in factors(layer, name).items()
+    }
 
 
 class AdapterStore:
     """The adapters kept below one folder."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+        self.root = user_path(root, "models.adapters")
 
     def prepare(self) -> None:
         """Make the folder, before hours of training for it. Raises: CheckpointError when it cannot be."""
@@ -194,7 +219,7 @@ class AdapterStore:
 
     def names(self) -> tuple[str, ...]:
         """Names of the adapters that are there, readable or not, in order."""
-        found = (path.parent.name for path in self.root.glob("*/adapter.json"))
+        found = {path.parent.name for file in (RECORD, CONFIG) for path in self.root.glob(f"*/{file}")}
         return tuple(sorted(name for name in found if NAME.fullmatch(name)))
 
     def list(self, base: str | None = None) -> list[AdapterRecord]:
@@ -210,16 +235,19 @@ class AdapterStore:
 
     def read(self, name: str) -> AdapterRecord:
         """One adapter's record. Raises: CheckpointError when it is missing (it lists those present) or broken."""
-        path = self._present(name) / "adapter.json"
+        path = self._present(name) / RECORD
+        if not os.path.lexists(path):  # other code wrote it
+            found = read_lora_config(path.parent)
+            return AdapterRecord(name, "", found.get("r", 8), float(found.get("lora_alpha", 8)), ())
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             if missing := [key for key in ("base", "rank", "alpha", "modules") if key not in content]:
                 raise ValueError(f"it lacks {', '.join(missing)}")
             record = AdapterRecord(**{key: content[key] for key in FIELDS if key in content}, name=name)
             _check_record(record)
             return dataclasses.replace(record, modules=tuple(record.modules))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path}: not a readable adapter record ({error})") from error
+            raise CheckpointError(f"{path}: {unreadable(path, error, 'adapter record')}") from error
 
     def save(
         self,
@@ -236,41 +264,27 @@ class AdapterStore:
         """
         folder = self._folder(name)
         state = adapter_state(policy, attached_name)
-        suffix = ".lora_A.weight"
-        modules = tuple(key[len(PEFT_PREFIX) : -len(suffix)] for key in state if key.endswith(suffix))
-        factors = _factors(policy, modules[0], attached_name)
-        rank = factors.lora_A.shape[0]
+        content = _peft_content(policy, attached_name)
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
         record = AdapterRecord(
             name,
             policy.checkpoint.fingerprint,
-            rank,
-            factors.scale * rank,
-            modules,
+            content["r"],
+            content["lora_alpha"],
+            tuple(content["target_modules"]),
             station,
             task,
             created,
             dict(metrics or {}),
         )
-        peft_config: dict[str, Any] = {
-            "peft_type": "LORA",
-            "base_model_name_or_path": str(policy.checkpoint.folder),
-            "r": rank,
-            "lora_alpha": record.alpha,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "target_modules": list(modules),
-            "inference_mode": True,
-            "task_type": None,
-        }
         temporary = folder.with_name(f".{name}.{os.getpid()}.tmp")
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            save_file(state, str(temporary / "adapter_model.safetensors"), metadata={"format": "pt"})
-            (temporary / "adapter_config.json").write_text(json.dumps(peft_config, indent=1), encoding="utf-8")
+            save_file(state, str(temporary / TENSORS), metadata={"format": "pt"})
+            (temporary / CONFIG).write_text(json.dumps(content, indent=1), encoding="utf-8")
             text = json.dumps(dataclasses.asdict(record), indent=1)
-            (temporary / "adapter.json").write_text(text, encoding="utf-8")
+            (temporary / RECORD).write_text(text, encoding="utf-8")
             put_in_place(temporary, folder)
         except BaseException as error:  # an interrupt too leaves no half adapter
             shutil.rmtree(temporary, ignore_errors=True)
@@ -281,50 +295,51 @@ class AdapterStore:
             raise
         return record
 
-    def load(self, policy: OpenVLAPolicy, name: str) -> AdapterRecord:
+    def evidence(self, name: str) -> Evidence:
+        """What is known of an adapter. Raises: CheckpointError when it is missing, or its evidence is damaged."""
+        return read_evidence(self._present(name))
+
+    def folder(self, name: str) -> Path:
+        """An adapter's folder. Raises: CheckpointError when it is missing (it lists those present)."""
+        return self._present(name)
+
+    def check_fit_to_act(self, name: str) -> None:
+        """Raises: CheckpointError when the adapter was rolled back (no arm is driven by it again), or is gone."""
+        evidence = self.evidence(name)
+        if evidence.state == "rolled back":
+            raise CheckpointError(f"{self._folder(name)}: this adapter was rolled back: {evidence.reason}")
+
+    def load(self, policy: OpenVLAPolicy, name: str, for_study: bool = False) -> AdapterRecord:
         """Attach a stored adapter to a running policy (replacing one of that name); `activate` lets it act.
 
-        Raises: CheckpointError when it is missing or belongs to another base, or its tensors are not those of its
-            record: missing, left over, of another shape or not finite; ConfigError for a name that is not allowed.
+        for_study: also one that was rolled back, where no arm is driven.
+
+        Raises: CheckpointError when it was rolled back, is missing, belongs to another base, or does not fit (see
+            `read_lora`); the policy is then as before. ConfigError for a name that is not allowed.
         """
         record = self.read(name)
-        if record.base != policy.checkpoint.fingerprint:
+        folder = self._folder(name)
+        if not for_study:
+            self.check_fit_to_act(name)
+        if record.base and record.base != policy.checkpoint.fingerprint:
             raise CheckpointError(
-                f"{self._folder(name)}: this adapter belongs to base {record.base}, the policy at hand is "
+                f"{folder}: this adapter belongs to base {record.base}, the policy at hand is "
                 f"{policy.checkpoint.fingerprint} ({policy.checkpoint.folder})"
             )
-        path = self._folder(name) / "adapter_model.safetensors"
-        try:
-            state = load_file(str(path))
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: missing or damaged ({error})") from error
-        layers = dict(_named_linears(policy.model))
-        for module in record.modules:
-            if module not in layers:
-                raise CheckpointError(f"{path}: adapts layer '{module}', which this policy lacks")
-            layer = layers[module]
-            for key, shape in (
-                ("lora_A", (record.rank, layer.in_features)),
-                ("lora_B", (layer.out_features, record.rank)),
-            ):
-                tensor = state.get(f"{PEFT_PREFIX}{module}.{key}.weight")
-                if tensor is None or tuple(tensor.shape) != shape or not tensor.is_floating_point():
-                    kind = "nothing" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-                    raise CheckpointError(f"{path}: {key} of '{module}': found {kind}, needed floats of shape {shape}")
-                if not bool(torch.isfinite(tensor).all()):
-                    raise CheckpointError(f"{path}: {key} of '{module}' holds a value that is not finite")
-        if left_over := sorted(set(state) - set(_state_keys(record.modules))):
-            raise CheckpointError(f"{path}: holds '{left_over[0]}', which its adapter.json does not name")
+        read = read_lora(folder, policy.model)
+        if record.base:
+            _check_agreement(folder / RECORD, record, read.config.r, read.config.lora_alpha, tuple(read.state))
+        from gymnast_core.policy.lora_layer import put_on
+
         was_active = active(policy)
         if name in attached(policy):
             detach(policy, name)
-        _attach(policy, name, record.modules, record.rank, float(record.alpha))
-        for module in record.modules:
-            factors = _factors(policy, module, name)
-            for key in ("lora_A", "lora_B"):  # the tensors read become the factors: no second copy
-                tensor = state[f"{PEFT_PREFIX}{module}.{key}.weight"]
-                setattr(factors, key, nn.Parameter(tensor.to(policy.device, torch.float32)))
-        activate(policy, *was_active)
+        layers = put_on(policy.model, name, read.config, read.layers, active(policy))
+        for module, tensors in read.state.items():
+            for key, tensor in tensors.items():
+                put_in(layers[module], name, key, tensor)
+        if name in was_active:
+            activate(policy, *was_active)
         return record
 
     def remove(self, name: str) -> None:
@@ -340,7 +355,7 @@ class AdapterStore:
 
     def _present(self, name: str) -> Path:
         folder = self._folder(name)
-        if not (folder / "adapter.json").exists():
+        if not (folder / RECORD).exists() and not (folder / CONFIG).exists():
             raise CheckpointError(f"{self.root}: no adapter '{name}'; present: {', '.join(self.names()) or 'none'}")
         return folder
 
@@ -378,31 +393,34 @@ def _check_record(record: AdapterRecord) -> None:
         raise ValueError(f"modules is {shorten(repr(names), 60)}, needed the names of the adapted layers")
 
 
-def _state_keys(modules: Sequence[str]) -> list[str]:
-    return [f"{PEFT_PREFIX}{module}.{key}.weight" for module in modules for key in ("lora_A", "lora_B")]
+def _check_agreement(path: Path, record: AdapterRecord, rank: int, alpha: float, modules: Sequence[str]) -> None:
+    """Raises: CheckpointError where adapter.json says something else than what `peft` reads."""
+    said = {"rank": record.rank, "alpha": record.alpha, "modules": sorted(record.modules)}
+    for key, found in (("rank", rank), ("alpha", alpha), ("modules", sorted(modules))):
+        if said[key] != found:
+            texts = [shorten(repr(value), 60) for value in (said[key], found)]
+            raise CheckpointError(f"{path}: {key} is {texts[0]}, {CONFIG} beside it says {texts[1]}")
 
 
-def _attach(policy: OpenVLAPolicy, name: str, modules: Sequence[str], rank: int, alpha: float) -> None:
-    check_name(name)
-    if rank < 1 or not 0 < alpha <= MAX_ALPHA:
-        raise ConfigError(
-            f"adapter '{name}': found rank {rank} and alpha {alpha:g}, needed at least 1, and above 0 to {MAX_ALPHA:g}"
-        )
-    if name in attached(policy):
-        raise ConfigError(f"adapter '{name}' is attached already; detach it first")
-    layers = dict(_named_linears(policy.model))
-    for module in modules:
-        layer = layers[module]
-        # Factors stay float32 whatever the base is: small updates must not be rounded away.
-        layer.adapters[name] = LowRank(layer.in_features, layer.out_features, rank, alpha / rank, policy.device)
-
-
-def _factors(policy: OpenVLAPolicy, module: str, name: str) -> LowRank:
-    layer = policy.model.get_submodule(module)
-    assert isinstance(layer, Linear)
-    factors = layer.adapters[name]
-    assert isinstance(factors, LowRank)
-    return factors
+def _peft_content(policy: OpenVLAPolicy, name: str) -> dict[str, Any]:
+    """What adapter_config.json says of an attached adapter: its layers by their full names."""
+    config = policy.model.adapter_configs[name]
+    return {
+        "peft_type": "LORA",
+        "base_model_name_or_path": str(policy.checkpoint.folder),
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(adapted_layers(policy.model, name)),
+        "rank_pattern": dict(config.rank_pattern or {}),
+        "alpha_pattern": dict(config.alpha_pattern or {}),
+        "use_rslora": config.use_rslora,
+        "use_dora": config.use_dora,
+        "lora_bias": config.lora_bias,
+        "inference_mode": True,
+        "task_type": None,
+    }
 
 
 def _adaptable(policy: OpenVLAPolicy) -> Iterator[str]:
@@ -413,20 +431,9 @@ def _adaptable(policy: OpenVLAPolicy) -> Iterator[str]:
         f"{VISION}fused_featurizer.blocks.{config.second_tower.depth - 1}.",
         f"{LANGUAGE}lm_head",
     )
-    for module, _ in _named_linears(policy.model):
-        if not module.startswith(unused):
-            yield module
-
-
-def _named_linears(model: nn.Module) -> Iterator[tuple[str, Linear]]:
-    for name, module in model.named_modules():
-        if isinstance(module, Linear):
-            yield name, module
-
-
-def _linears(model: nn.Module) -> Iterator[Linear]:
-    for _, layer in _named_linears(model):
-        yield layer
+    for name, module in base_modules(policy.model).items():
+        if isinstance(module, nn.Linear) and not name.startswith(unused) and ".attn_pool." not in name:
+            yield name
 
 
 def _need(policy: OpenVLAPolicy, name: str) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -24,18 +25,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from gymnast_core.contents import other_folder
 from gymnast_core.errors import CheckpointError
+from gymnast_core.files import put_in_place, read_json
 from gymnast_core.policy.config import ImageVariant, PolicyConfig, read_policy_config
-from gymnast_core.policy.images import ImageProcessor, read_image_processor
+from gymnast_core.policy.foreign import leave_out
+from gymnast_core.policy.images import ImageProcessor
+from gymnast_core.policy.lora import adapter_of, base_name
 from gymnast_core.policy.model import OpenVLA
+from gymnast_core.policy.processor_files import read_image_processor
 from gymnast_core.policy.prompt import FIRST_ACTION, PromptTokens, read_tokenizer
+from gymnast_core.tensor_files import TensorInfo, open_tensors, refuse_quantised, survey
 
+log = logging.getLogger(__name__)
 OPENVLA_BINS = 256
-WEIGHT_TYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 1000**3
 # Small files that travel with a checkpoint unchanged.
@@ -60,7 +67,6 @@ OTHER_HEADS = {
     "proprio_projector--*": "proprioceptive input",
     "vision_backbone--*": "language-modulated vision (FiLM)",
 }
-ADAPTER_MARK = ".adapters."
 # What a folder that is written anew may hold already: nothing else is ever deleted.
 FILES = {"config.json", "dataset_statistics.json", "preprocessor_config.json", "gymnast.json", INDEX, *COMPANIONS}
 
@@ -124,19 +130,23 @@ def read_checkpoint(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint folder")
+        raise CheckpointError(other_folder(folder, "the folder of a policy checkpoint"))
     for pattern, what in OTHER_HEADS.items():
         if found := next(folder.glob(pattern), None):
             raise CheckpointError(
                 f"{found}: this checkpoint has {what}; only discrete action tokens from an image and text"
             )
+    if not os.path.lexists(folder / "config.json"):
+        raise CheckpointError(other_folder(folder, "a policy checkpoint"))
     content = dict(read_json(folder / "config.json"))
+    if "model_type" not in content:
+        raise CheckpointError(other_folder(folder, "a policy checkpoint (model_type 'openvla')"))
     if chunk_length is not None:
         content["num_actions_chunk"] = chunk_length
     if image_variant is not None:
         content["image_variant"] = image_variant
     statistics = folder / "dataset_statistics.json"
-    if statistics.exists():
+    if os.path.lexists(statistics):  # a link to nothing too: config.json's may be others
         content["norm_stats"] = read_json(statistics)
     if not isinstance(content.get("norm_stats", {}), (Mapping, type(None))):
         raise CheckpointError(f"{folder / 'config.json'}: norm_stats is no mapping of data sets")
@@ -144,7 +154,7 @@ def read_checkpoint(
     images = read_image_processor(folder, config.image_size, config.image_variant)
     model = build_meta(config)
     files = _weight_files(folder)
-    _load_weights(model, files, device, dtype)
+    _load_weights(model, files, content, device, dtype)
     model.check_bidirectional(str(folder))
     companions = {name: (folder / name).read_bytes() for name in COMPANIONS if (folder / name).is_file()}
     return Checkpoint(folder, content, config, model.eval(), images, companions, _fingerprint(files))
@@ -158,7 +168,7 @@ def build_meta(config: PolicyConfig) -> OpenVLA:
 
 def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict without adapters: exactly the checkpoint's keys."""
-    return {name: value for name, value in model.state_dict().items() if ADAPTER_MARK not in name}
+    return {base_name(name): value for name, value in model.state_dict().items() if adapter_of(name) is None}
 
 
 def write_checkpoint(
@@ -201,25 +211,6 @@ def write_checkpoint(
             ) from error
         raise
     return folder
-
-
-def put_in_place(temporary: Path, folder: Path) -> None:
-    """Rename a folder that was written whole to `folder`; one that is there goes once the new one stands.
-
-    Raises: OSError; then, and after an interrupt, what was there is there still. Only a kill between the two renames
-    leaves it beside its place, as `.NAME.old`.
-    """
-    previous = folder.with_name(f".{folder.name}.old")
-    try:
-        if folder.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-            os.replace(folder, previous)
-        os.replace(temporary, folder)
-    except BaseException:
-        if previous.exists() and not folder.exists():
-            os.replace(previous, folder)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 def check_target(folder: str | os.PathLike[str]) -> Path:
@@ -268,25 +259,16 @@ def with_statistics(checkpoint: Checkpoint, key: str, statistics: Mapping[str, A
     return replace(checkpoint, content={**checkpoint.content, "norm_stats": stats})
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A mapping from a file. Raises: CheckpointError when it is missing, not JSON or something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: found {type(content).__name__}, needed a mapping")
-    return content
-
-
 def _weight_files(folder: Path) -> list[Path]:
     single, index = folder / "model.safetensors", folder / INDEX
-    if single.exists():  # even where there is an index too, as the original code decides
+    if os.path.lexists(single):  # even where there is an index too, as the original code decides
         return [single]
     if not index.exists():
-        raise CheckpointError(f"{folder}: neither model.safetensors nor {INDEX} is there (only safetensors are read)")
+        others = sorted(path.name for end in ("*.bin", "*.pt", "*.pth", "*.gguf") for path in folder.glob(end))
+        found = f"; found {others[0]}, which is not read" if others else ""
+        raise CheckpointError(
+            f"{folder}: neither model.safetensors nor {INDEX} is there (only safetensors are read){found}"
+        )
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: weight_map is missing")
@@ -304,43 +286,42 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _load_weights(model: OpenVLA, files: list[Path], device: torch.device | str, dtype: torch.dtype) -> None:
-    """Fill a network on the meta device shard by shard, so that the weights are never in memory twice."""
-    needed = model.state_dict()
-    seen: set[str] = set()
+def _load_weights(
+    model: OpenVLA, files: list[Path], content: Mapping[str, Any], device: torch.device | str, dtype: torch.dtype
+) -> None:
+    """Fill a network on the meta device shard by shard, so that the weights are never in memory twice.
+
+    All headers are looked at first: what kind of checkpoint it is says more than the first tensor that does not fit.
+    """
+    needed, found, folder = model.state_dict(), survey(files), files[0].parent
+    refuse_quantised(found, needed, content, folder)
+    if spare := leave_out(found, needed, model.config.language, folder):
+        log.warning("%s: left out %d tensors that take no part in acting, as '%s'", folder, len(spare), spare[0])
+    _check_shapes(found, needed, folder)
     for path in files:
-        try:
-            with safe_open(str(path), framework="pt", device="cpu") as archive:
-                part: dict[str, torch.Tensor] = {}
-                for name in archive.keys():  # noqa: SIM118 - the archive itself is not iterable
-                    if name not in needed:
-                        raise CheckpointError(f"{path}: tensor '{name}' is not part of this architecture")
-                    shape = tuple(archive.get_slice(name).get_shape())
-                    if shape != tuple(needed[name].shape):
-                        raise CheckpointError(
-                            f"{path}: '{name}' has shape {shape}, config.json needs {tuple(needed[name].shape)}"
-                            + (": wrong vocabulary" if "embed_tokens" in name or "lm_head" in name else "")
-                        )
-                    tensor = archive.get_tensor(name)
-                    if tensor.dtype not in WEIGHT_TYPES:
-                        kind = str(tensor.dtype).removeprefix("torch.")
-                        raise CheckpointError(
-                            f"{path}: '{name}' holds {kind}; a quantised checkpoint? Needed are 16 to 64 bit floats"
-                        )
-                    part[name] = tensor.to(device=device, dtype=dtype)
-                    if not bool(torch.isfinite(part[name]).all()):
-                        raise CheckpointError(
-                            f"{path}: '{name}' holds a value that is not finite as {str(dtype).removeprefix('torch.')}"
-                        )
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: damaged weights file ({error})") from error
+        part: dict[str, torch.Tensor] = {}
+        with open_tensors(path) as archive:
+            for name in (name for name in needed if found[name].path == path):
+                part[name] = archive.get_tensor(name).to(device=device, dtype=dtype)
+                if not bool(torch.isfinite(part[name]).all()):
+                    raise CheckpointError(
+                        f"{path}: '{name}' holds a value that is not finite as {str(dtype).removeprefix('torch.')}"
+                    )
         model.load_state_dict(part, strict=False, assign=True)
-        seen |= part.keys()
-    missing = sorted(set(needed) - seen)
-    if missing:
-        raise CheckpointError(f"{files[0].parent}: {len(missing)} tensors are missing, for example '{missing[0]}'")
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+
+
+def _check_shapes(found: Mapping[str, TensorInfo], needed: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Raises: CheckpointError naming the first tensor that is missing or of another shape."""
+    for name, tensor in needed.items():
+        if name in found and found[name].shape != tuple(tensor.shape):
+            raise CheckpointError(
+                f"{found[name].path}: '{name}' has shape {found[name].shape}, config.json needs {tuple(tensor.shape)}"
+                + (": wrong vocabulary" if "embed_tokens" in name or "lm_head" in name else "")
+            )
+    if missing := sorted(set(needed) - set(found)):
+        raise CheckpointError(f"{folder}: {len(missing)} tensors are missing, for example '{missing[0]}'")
 
 
 def _write_weights(folder: Path, state: Mapping[str, torch.Tensor]) -> None:

@@ -14,6 +14,7 @@ MAX_DEPTH, MAX_BINS, MAX_CHUNK, MIN_SIDE, MAX_SIDE = 1000, 4096, 64, 16, 4096
 
 ImageVariant = Literal["resize", "center_crop", "jpeg_center_crop"]
 """How a camera frame becomes the model's input at act and RL time; see `images.py`."""
+Labels = Literal["executed", "commanded"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,40 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
 
     Raises: CheckpointError naming `source` and the field.
     """
+    text = _checked_text_config(content, source)
+    text["rope_theta"] = _rope_theta(text, source)
+    _refuse_other_designs(content, text, source)
+    fields, text_fields = _Numbers(content, source), _Numbers(text, source)
+    language = _read_language(text_fields)
+    image_size = _read_image_size(content, source)
+    towers = _read_towers(content, source)
+    if any(image_size % tower.patch_size for tower in towers) or towers[0].patch_size != towers[1].patch_size:
+        raise CheckpointError(f"{source}: image side {image_size} is not a multiple of one common patch size")
+    variant = content.get("image_variant", "center_crop")
+    if variant not in get_args(ImageVariant):
+        allowed = ", ".join(get_args(ImageVariant))
+        raise CheckpointError(f"{source}: image_variant is {variant!r}, allowed are {allowed}")
+    config = PolicyConfig(
+        image_size=image_size,
+        first_tower=towers[0],
+        second_tower=towers[1],
+        language=language,
+        n_bins=fields("n_action_bins", 256, 3, MAX_BINS),
+        pad_to_multiple_of=fields("pad_to_multiple_of", 64, 0),
+        pad_token_id=fields("pad_token_id", 32000, 0),
+        bos_token_id=text_fields("bos_token_id", 1, 0),
+        stop_token_id=text_fields("eos_token_id", 2, 0),
+        max_length=fields("llm_max_length", 2048),
+        chunk_length=fields("num_actions_chunk", 5, 1, MAX_CHUNK),
+        action_dim=fields("action_dim", 7),
+        image_variant=variant,
+    )
+    _check_tokens(config, source)
+    return config
+
+
+def _checked_text_config(content: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The Llama's section of an OpenVLA's config. Raises: CheckpointError for another model or another Llama."""
     if content.get("model_type") != "openvla":
         raise CheckpointError(f"{source}: model_type is {content.get('model_type')!r}, needed 'openvla'")
     text = content.get("text_config")
@@ -132,11 +167,13 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
     for name, needed in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
         if text.get(name, needed) != needed:
             raise CheckpointError(f"{source}: text_config.{name} is {text[name]!r}, only {needed!r} is supported")
-    rope = text.get("rope_parameters") or {}  # where transformers 5 puts what was rope_theta and rope_scaling
-    kind = rope.get("rope_type", "default") if isinstance(rope, Mapping) else rope
-    if text.get("rope_scaling") is not None or kind != "default" or text.get("tie_word_embeddings"):
-        raise CheckpointError(f"{source}: text_config: rope_scaling and tied embeddings are not supported")
-    text = {**rope, **text}
+    if text.get("tie_word_embeddings"):
+        raise CheckpointError(f"{source}: text_config: tied embeddings are not supported")
+    return dict(text)
+
+
+def _refuse_other_designs(content: Mapping[str, Any], text: Mapping[str, Any], source: str) -> None:
+    """Raises: CheckpointError for a model of OpenVLA's kind that is not computed as OpenVLA-OFT's."""
     if any(content.get("timm_override_act_layers") or ()):
         raise CheckpointError(
             f"{source}: timm_override_act_layers is {shorten(repr(content['timm_override_act_layers']), 60)}, only the "
@@ -153,32 +190,55 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
     if content.get("use_proprio"):
         raise CheckpointError(f"{source}: use_proprio is true; this policy takes an image and an instruction only")
 
-    def number(mapping: Mapping[str, Any], name: str, default: Any, lowest: float = 1, highest: float = 1e7) -> Any:
-        value = default if mapping.get(name) is None else mapping[name]
+
+class _Numbers:
+    """Numbers of one mapping of a config.json. Raises: CheckpointError naming the field."""
+
+    def __init__(self, mapping: Mapping[str, Any], source: str) -> None:
+        self.mapping = mapping
+        self.source = source
+
+    def __call__(self, name: str, default: Any, lowest: float = 1, highest: float = 1e7) -> Any:
+        """The field's value, of the kind of its default, which stands in where there is none."""
+        value = default if self.mapping.get(name) is None else self.mapping[name]
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and lowest <= value <= highest
         if not good or (isinstance(default, int) and value != int(value)):
             needed = f"a {'whole ' if isinstance(default, int) else ''}number from {lowest:g} to {highest:g}"
-            raise CheckpointError(f"{source}: {name} is {shorten(repr(value), 60)}, needed {needed}")
+            raise CheckpointError(f"{self.source}: {name} is {shorten(repr(value), 60)}, needed {needed}")
         return type(default)(value)
 
-    def llama(name: str, lowest: float = 1, highest: float = 1e7) -> Any:
-        return number(text, name, LLAMA_DEFAULTS[name], lowest, highest)
+    def llama(self, name: str, lowest: float = 1, highest: float = 1e7) -> Any:
+        """The same, with Llama's default."""
+        return self(name, LLAMA_DEFAULTS[name], lowest, highest)
 
+
+def _read_language(numbers: _Numbers) -> LanguageConfig:
+    text, source = numbers.mapping, numbers.source
     language = LanguageConfig(
-        vocab_size=llama("vocab_size"),
-        width=llama("hidden_size"),
-        mlp_hidden=llama("intermediate_size"),
-        depth=llama("num_hidden_layers", highest=MAX_DEPTH),
-        heads=llama("num_attention_heads"),
-        key_value_heads=number(text, "num_key_value_heads", llama("num_attention_heads")),
-        rms_norm_eps=llama("rms_norm_eps", 0),
-        rope_theta=llama("rope_theta"),
+        vocab_size=numbers.llama("vocab_size"),
+        width=numbers.llama("hidden_size"),
+        mlp_hidden=numbers.llama("intermediate_size"),
+        depth=numbers.llama("num_hidden_layers", highest=MAX_DEPTH),
+        heads=numbers.llama("num_attention_heads"),
+        key_value_heads=numbers("num_key_value_heads", numbers.llama("num_attention_heads")),
+        rms_norm_eps=numbers.llama("rms_norm_eps", 0),
+        rope_theta=numbers.llama("rope_theta"),
     )
+    if text.get("head_dim") not in (None, language.width / language.heads):
+        raise CheckpointError(
+            f"{source}: head_dim is {shorten(repr(text['head_dim']), 60)}, needed hidden_size / num_attention_heads = "
+            f"{language.width / language.heads:g}"
+        )
     if language.width % (2 * language.heads) or language.heads % language.key_value_heads:
         raise CheckpointError(
             f"{source}: hidden_size {language.width}, num_attention_heads {language.heads} and num_key_value_heads "
             f"{language.key_value_heads} do not fit: needed heads of equal, even width that key heads divide"
         )
+    return language
+
+
+def _read_image_size(content: Mapping[str, Any], source: str) -> int:
+    """Side of the square frames, pixels."""
     sizes = content.get("image_sizes", [224, 224])
     sides = sizes if isinstance(sizes, list) and all(type(side) is int for side in sizes) else []
     if len(set(sides)) != 1 or not MIN_SIDE <= sides[0] <= MAX_SIDE:
@@ -186,28 +246,12 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
             f"{source}: image_sizes is {shorten(repr(sizes), 60)}, needed two equal sides of {MIN_SIDE} to {MAX_SIDE} "
             "pixels"
         )
-    towers = _read_towers(content, source)
-    if any(sizes[0] % tower.patch_size for tower in towers) or towers[0].patch_size != towers[1].patch_size:
-        raise CheckpointError(f"{source}: image side {sizes[0]} is not a multiple of one common patch size")
-    variant = content.get("image_variant", "center_crop")
-    if variant not in get_args(ImageVariant):
-        allowed = ", ".join(get_args(ImageVariant))
-        raise CheckpointError(f"{source}: image_variant is {variant!r}, allowed are {allowed}")
-    config = PolicyConfig(
-        image_size=sizes[0],
-        first_tower=towers[0],
-        second_tower=towers[1],
-        language=language,
-        n_bins=number(content, "n_action_bins", 256, 3, MAX_BINS),
-        pad_to_multiple_of=number(content, "pad_to_multiple_of", 64, 0),
-        pad_token_id=number(content, "pad_token_id", 32000, 0),
-        bos_token_id=number(text, "bos_token_id", 1, 0),
-        stop_token_id=number(text, "eos_token_id", 2, 0),
-        max_length=number(content, "llm_max_length", 2048),
-        chunk_length=number(content, "num_actions_chunk", 5, 1, MAX_CHUNK),
-        action_dim=number(content, "action_dim", 7),
-        image_variant=variant,
-    )
+    return int(sides[0])
+
+
+def _check_tokens(config: PolicyConfig, source: str) -> None:
+    """Raises: CheckpointError where actions, special tokens and prompt do not fit the vocabulary and its length."""
+    language = config.language
     if config.action_dim != 7:
         raise CheckpointError(f"{source}: action_dim is {config.action_dim}, needed 7 (Bridge convention)")
     if config.first_action_id <= max(config.bos_token_id, config.stop_token_id):
@@ -225,7 +269,36 @@ def read_policy_config(content: Mapping[str, Any], source: str) -> PolicyConfig:
             f"{source}: llm_max_length {config.max_length} leaves no place for a prompt beside {config.n_patches} "
             f"patches and {config.n_action_tokens} action tokens"
         )
-    return config
+
+
+def _rope_theta(text: Mapping[str, Any], source: str) -> Any:
+    """The base of the rotary positions, from where the versions of transformers put it: rope_theta, or within
+    rope_parameters (transformers 5) or rope_scaling, which may also say that nothing is scaled.
+
+    Raises: CheckpointError when positions are scaled, turned in part, or two places disagree.
+    """
+    thetas = {"rope_theta": text["rope_theta"]} if text.get("rope_theta") is not None else {}
+    for name in ("rope_scaling", "rope_parameters"):
+        said = text.get(name)
+        if said is None:
+            continue
+        where = f"{source}: text_config.{name}"
+        if not isinstance(said, Mapping):
+            raise CheckpointError(f"{where} is {shorten(repr(said), 60)}, needed a mapping")
+        kinds = [said[key] for key in ("rope_type", "type") if said.get(key) is not None]
+        nested = [key for key, value in said.items() if isinstance(value, Mapping)]
+        whole = said.get("partial_rotary_factor") in (None, 1, 1.0)
+        if any(kind != "default" for kind in kinds) or nested or not whole:
+            raise CheckpointError(
+                f"{where} is {shorten(repr(dict(said)), 80)}: rope_scaling is not supported, only type 'default'"
+            )
+        if said.get("rope_theta") is not None:
+            thetas[f"{name}.rope_theta"] = said["rope_theta"]
+    values = list(thetas.values())
+    if any(value != values[0] for value in values):
+        found = ", ".join(f"{name} {shorten(repr(value), 30)}" for name, value in thetas.items())
+        raise CheckpointError(f"{source}: text_config: found {found}, which disagree")
+    return values[0] if values else None
 
 
 def _read_towers(content: Mapping[str, Any], source: str) -> tuple[TowerConfig, TowerConfig]:

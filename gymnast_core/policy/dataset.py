@@ -1,147 +1,92 @@
 """Training samples from episodes: one for every step, the frame before it and the chunk of actions that follow.
 
-Whatever an episode is stored in, training sees a `TrainingEpisode`. There are readers of gymnast episodes
-(`episode.json`) and of WorldGym's layout (`N.mp4` with `N.npz`, the instruction in `N.json` or given for the whole
-folder); another layout is one more class and one more entry of `READERS`. Only small things are held for good;
-frames are read when needed and kept while they fit the memory set aside.
+Episodes of every format (`gymnast_core.data.formats`) are read; where one carries no instruction, one is given for the
+whole folder. Only small things are held for good; frames are read when needed and kept while they fit the memory set
+aside.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from textwrap import shorten
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
-from gymnast_core.data.episode import iterate_episodes, read_episode
-from gymnast_core.data.frames import MAX_SIDE, MIN_SIDE, read_image
-from gymnast_core.data.worldgym import find_worldgym_episodes, read_worldgym_episode
+from gymnast_core.data.formats import StoredEpisode, find_all, open_episode
+from gymnast_core.data.frames import shrink_frame
+from gymnast_core.data.worldgym import check_bridge
 from gymnast_core.errors import DataError
+from gymnast_core.files import user_path
+from gymnast_core.policy.config import Labels
 from gymnast_core.policy.prompt import normalise_instruction
 from gymnast_core.policy.statistics import GRIPPER
-from gymnast_core.progress import console, progress_bar
-from gymnast_core.run_folder import derive_seed
+from gymnast_core.progress import progress_bar, say
+from gymnast_core.seeds import derive_seed
 
-Labels = Literal["executed", "commanded"]
 Kept = Literal["all", "not failures", "successes"]
 """Which episodes are used: those nobody judged are no failures, and no successes either."""
-PNG_END = bytes.fromhex("0000000049454e44ae426082")
-PNG_HEADER = 33
-PNG_RGB = (2, 3)
-PNG_COLOURS = {0: "grey", 2: "RGB", 3: "a palette", 4: "grey with transparency", 6: "RGB with transparency"}
+KEPT_SIDE = 256
+"""Frames are kept no larger than this: a station squashes its camera's pictures to its `observation_size`, 256 unless
+changed, before a policy sees them."""
 MANY = 100
-"""From so many episodes on, reading them shows a bar."""
+"""From this many episodes on, reading them shows a bar."""
 OUTCOMES = {"all": (True, False, None), "not failures": (True, None), "successes": (True,)}
 
 
-class TrainingEpisode(Protocol):
-    """One episode as training sees it."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def instruction(self) -> str: ...
-
-    @property
-    def actions(self) -> np.ndarray:
-        """(T, 7) float32, Bridge convention."""
-        ...
-
-    def frames(self, step: int) -> dict[int, np.ndarray]:
-        """The frame before action `step`, and what came with it at no cost: (H, W, 3) uint8 by step."""
-        ...
-
-
 @dataclass(frozen=True)
-class StoredEpisode:
-    """A gymnast episode: a picture file a frame."""
+class TrainingEpisode:
+    """One episode as training sees it. instruction: normalised. actions: (T, 7) float32, Bridge convention."""
 
-    path: Path
+    source: StoredEpisode
     instruction: str
     actions: np.ndarray
 
-    def frames(self, step: int) -> dict[int, np.ndarray]:
-        """That frame alone. Raises: DataError when its file is broken."""
-        return {step: read_image(self.path / "frames" / f"{step:06d}.png")}
+    @property
+    def path(self) -> Path:
+        """What names it on disk."""
+        return self.source.path
+
+    def frames(self, step: int, side: int = KEPT_SIDE, together: bool = False) -> dict[int, np.ndarray]:
+        """The frame before action `step`, or `together` with those before all others: (H, W, 3) uint8 by step. What is
+        larger than `side` is squashed to (side, side). Raises: DataError when a file is broken.
+        """
+        if not together:
+            return {step: shrink_frame(self.source.frame(step), side)}
+        count = len(self.actions)
+        frames = enumerate(islice(self.source.frames(), count + 2))  # to the end, to find damage there too
+        found = {k: shrink_frame(frame, side) for k, frame in frames if k < count}
+        if len(found) < count:
+            raise DataError(f"{self.path}: found {len(found)} frames, needed one for each of {count} actions")
+        return found
 
 
 @dataclass(frozen=True)
 class VideoEpisode:
-    """An episode in WorldGym's layout: a video."""
+    """A film with what is said of it, for scripts. actions: (T, 7) float32, Bridge convention."""
 
     path: Path
     instruction: str
     actions: np.ndarray
 
     def frames(self, step: int) -> dict[int, np.ndarray]:
-        """All of them: a video is decoded from its beginning anyhow. Raises: DataError when it is broken."""
-        return dict(enumerate(read_worldgym_episode(self.path).frames[: len(self.actions)]))
+        """See `TrainingEpisode.frames`."""
+        return TrainingEpisode(open_episode(self.path), self.instruction, self.actions).frames(step)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """An episode with the outcome that somebody gave it."""
-
-    episode: TrainingEpisode
-    success: bool | None
-
-
-def _read_stored(path: Path, instruction: str, labels: Labels) -> _Found:
-    episode = read_episode(path, frames=False)
+def _read(source: StoredEpisode, instruction: str, labels: Labels) -> tuple[TrainingEpisode, bool | None]:
+    """The episode with its outcome; frames that lie in files of their own are looked at, not decoded."""
+    episode = source.steps()
     actions = episode.executed if labels == "executed" else episode.actions
-    for step in range(len(actions)):
-        _check_picture(path / "frames" / f"{step:06d}.png")
-    text = _instruction(episode.instruction, instruction, path)
-    return _Found(StoredEpisode(path, text, actions), episode.success)
-
-
-def _read_worldgym(path: Path, instruction: str, labels: Labels) -> _Found:
-    text, success = _sidecar(path)
-    actions = read_worldgym_episode(path).actions
-    return _Found(VideoEpisode(path, _instruction(text, instruction, path), actions), success)
-
-
-def _check_picture(path: Path) -> None:
-    """Whether a PNG is there, whole, 8-bit RGB and of a usable size, without decoding it: said now, not hours later,
-    when it is drawn. Raises: DataError naming it.
-    """
-    try:
-        with open(path, "rb") as stream:
-            header = stream.read(PNG_HEADER)
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - len(PNG_END)))
-            whole = stream.read() == PNG_END
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
-    if not whole or len(header) < PNG_HEADER:
-        raise DataError(f"{path}: not a whole PNG image; remove the episode or record it again")
-    depth, colours = header[24], header[25]  # of its first chunk, IHDR
-    if depth == 16 or colours not in PNG_RGB:
-        raise DataError(
-            f"{path}: found {PNG_COLOURS.get(colours, 'unknown colours')} of {depth} bits, needed RGB of 8 bits; "
-            "convert the image first"
-        )
-    width, height = (int.from_bytes(header[i : i + 4], "big") for i in (16, 20))
-    if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
-        raise DataError(f"{path}: found {width}x{height} pixels, allowed are sides of {MIN_SIDE} to {MAX_SIDE} pixels")
-
-
-Finder = Callable[[Path], Iterable[Path]]
-Reader = Callable[[Path, str, Labels], _Found]
-READERS: tuple[tuple[Finder, Reader], ...] = (
-    (iterate_episodes, _read_stored),
-    (find_worldgym_episodes, _read_worldgym),
-)
+    check_bridge(actions, f"{source.path}: {'executed' if labels == 'executed' else 'action'}")
+    if not source.decoded_together:
+        source.check_frames(len(actions))
+    entry = TrainingEpisode(source, _instruction(episode.instruction, instruction, source.path), actions)
+    return entry, source.outcome().success
 
 
 def find_entries(
@@ -159,27 +104,23 @@ def find_entries(
     if instruction:
         normalise_instruction(instruction)
     for folder in folders:
-        root = Path(folder).expanduser()
+        root = user_path(folder)
         if not root.is_dir():
             raise DataError(f"{root}: no such data folder")
-        found = [(path, reader) for find, reader in READERS for path in find(root)]
-        if not found:
-            raise DataError(f"{root}: no episode (episode.json, or N.mp4 with N.npz) below it")
-        found = [(path, reader) for path, reader in found if path.resolve() not in seen]
-        seen |= {path.resolve() for path, _ in found}
+        found = [source for source in find_all(root) if source.path.resolve() not in seen]
+        seen |= {source.path.resolve() for source in found}
         before, unmeasured = len(entries), 0
-        bar = progress_bar()  # of videos every frame is decoded
+        bar = progress_bar()
         bar.disable = len(found) < MANY
         with bar:
             task = bar.add_task(f"reading {root}", total=len(found), note="")
-            for path, reader in found:
-                entry = reader(path, instruction, labels)
+            for source in found:
+                entry, success = _read(source, instruction, labels)
                 bar.advance(task)
-                if entry.success not in OUTCOMES[kept]:
+                if success not in OUTCOMES[kept]:
                     continue
-                actions = entry.episode.actions
-                if len(actions) and np.isfinite(actions).all():
-                    entries.append(entry.episode)
+                if len(entry.actions) and np.isfinite(entry.actions).all():
+                    entries.append(entry)
                 else:
                     unmeasured += 1
         if unmeasured:
@@ -192,11 +133,6 @@ def find_entries(
             }
             raise DataError(f"{root}: {len(found)} episodes, none of them {wanted[kept]}")
     return entries
-
-
-def say(text: str) -> None:
-    """A line for people, as it is."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def split_entries(
@@ -222,14 +158,22 @@ def chunk_at(actions: np.ndarray, step: int, length: int) -> np.ndarray:
 class Samples:
     """Every step of every episode as (frame, instruction, chunk of actions), with a bounded cache of frames.
 
-    cache_bytes: memory for frames.
+    cache_bytes: memory for frames. side: larger frames are squashed to (side, side).
     """
 
-    def __init__(self, entries: Sequence[TrainingEpisode], chunk_length: int, cache_bytes: int = 2 * 1000**3) -> None:
+    def __init__(
+        self,
+        entries: Sequence[TrainingEpisode],
+        chunk_length: int,
+        cache_bytes: int = 2 * 1000**3,
+        side: int = KEPT_SIDE,
+    ) -> None:
         self.entries = list(entries)
         self.chunk_length = chunk_length
         self._index = [(e, step) for e, entry in enumerate(self.entries) for step in range(len(entry.actions))]
         self._budget = cache_bytes
+        self._side = side
+        self._decoding = [threading.Lock() for _ in self.entries]
         self._frames: dict[tuple[int, int], np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -244,18 +188,23 @@ class Samples:
     def frame(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8."""
         e, step = self._index[index]
-        with self._lock:
+        with self._decoding[e]:  # whoever comes second finds what the first has decoded
             kept = self._frames.get((e, step))
-        if kept is not None:
-            return kept
-        frames = self.entries[e].frames(step)
-        self._keep({(e, number): frame for number, frame in frames.items()})
+            if kept is not None:
+                return kept
+            frames = self.entries[e].frames(step, self._side, self._have_room(e))
+            self._keep({(e, number): frame for number, frame in frames.items()})
         return frames[step]
+
+    def _have_room(self, e: int) -> bool:
+        """Whether all frames of an episode are worth decoding at once, and can be kept."""
+        entry = self.entries[e]
+        return entry.source.decoded_together and len(entry.actions) * self._side**2 * 3 <= self._budget
 
     def _keep(self, frames: dict[tuple[int, int], np.ndarray]) -> None:
         size = sum(frame.nbytes for frame in frames.values())
         with self._lock:
-            if size <= self._budget and not frames.keys() <= self._frames.keys():  # another thread may have been faster
+            if size <= self._budget:
                 self._budget -= size
                 self._frames.update(frames)
 
@@ -288,27 +237,11 @@ class Order:
         return generator.permutation(self._counts[source])
 
 
-def _sidecar(video: Path) -> tuple[str, bool | None]:
-    """Instruction and outcome in `N.json` beside `N.mp4`; empty and None where there is none."""
-    path = video.with_suffix(".json")
-    if not path.exists():
-        return "", None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        text, success = content.get("instruction", ""), content.get("success")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: needed a JSON mapping with instruction and success ({error})") from error
-    if not isinstance(text, str):
-        raise DataError(f"{path}: instruction: found {type(text).__name__}, needed text")
-    if not isinstance(success, (bool, type(None))):
-        raise DataError(f"{path}: success: found {shorten(repr(success), 60)}, needed true, false or null")
-    return text, success
-
-
 def _instruction(own: str, default: str, path: Path) -> str:
     text = own or default
     if not text:
-        raise DataError(f"{path}: no instruction; write one beside it (N.json) or give one with --instruction")
+        where = "write one beside it (docs/reference/formats.md says where) or give one with --instruction"
+        raise DataError(f"{path}: no instruction; {where}")
     try:
         return normalise_instruction(text)
     except DataError as error:

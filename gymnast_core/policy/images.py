@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,7 @@ import torch
 from PIL import Image
 
 from gymnast_core.data.frames import check_frame
-from gymnast_core.errors import CheckpointError, DataError
+from gymnast_core.errors import DataError
 from gymnast_core.policy.config import ImageVariant
 from gymnast_core.policy.prompt import normalise_instruction
 
@@ -39,12 +37,6 @@ SIDE_BY_SIDE = 1_000_000
 # bfloat16-rounded, as OpenVLA's preprocessor files hold them and as its released models were used.
 DINO_MEAN, DINO_STD = (0.484375, 0.455078125, 0.40625), (0.228515625, 0.2236328125, 0.224609375)
 SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-# Entries of a preprocessor file that say how a frame is resized, and what `resize` does.
-SUPPORTED_RESIZE = {
-    "image_resize_strategy": "resize-naive",
-    "interpolations": ["bicubic", "bicubic"],
-    "tvf_do_letterbox": False,
-}
 
 
 @dataclass(frozen=True)
@@ -268,35 +260,3 @@ class ImageProcessor:
             "tvf_resize_params": [{"antialias": True, "interpolation": 3, "max_size": None, "size": size}] * 2,
             **self.source,
         }
-
-
-def read_image_processor(folder: str | os.PathLike[str], size: int, variant: ImageVariant) -> ImageProcessor:
-    """The processor described by a checkpoint's `preprocessor_config.json`; OpenVLA's values where there is none.
-
-    `tvf_normalize_params` win over `means` and `stds`, as they do in the original code.
-
-    Raises: CheckpointError when the file is not readable, asks for another resize, or a deviation is not positive.
-    """
-    path = Path(folder) / "preprocessor_config.json"
-    if not path.exists():
-        return ImageProcessor(size, variant)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for name, only in SUPPORTED_RESIZE.items():
-            if (found := content.get(name, only)) != only:
-                raise CheckpointError(f"{path}: {name} is {found!r}, only {only!r} is supported")
-        params = content.get("tvf_normalize_params") or [
-            {"mean": mean, "std": std} for mean, std in zip(content["means"], content["stds"])
-        ]
-        pairs = tuple((tuple(map(float, p["mean"])), tuple(map(float, p["std"]))) for p in params)
-        sizes = [tuple(entry) for entry in content.get("input_sizes", [])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a readable preprocessor config ({error})") from error
-    if any(entry != (3, size, size) for entry in sizes):
-        raise CheckpointError(f"{path}: input_sizes {sizes}, config.json says {size}x{size}")
-    numbers = [value for pair in pairs for part in pair for value in part]
-    if [len(part) for pair in pairs for part in pair] != [3] * 4 or not np.isfinite(numbers).all():
-        raise CheckpointError(f"{path}: needed two means and two deviations of 3 finite channels each")
-    if any(min(std) <= 0 for _, std in pairs):
-        raise CheckpointError(f"{path}: a deviation is not positive")
-    return ImageProcessor(size, variant, (pairs[0], pairs[1]), content)

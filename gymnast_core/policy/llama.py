@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gymnast_core.policy.config import LanguageConfig
-from gymnast_core.policy.layers import Linear, RMSNorm
+from gymnast_core.policy.layers import RMSNorm
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
 
@@ -46,10 +46,10 @@ class SelfAttention(nn.Module):
         self.heads = config.heads
         self.key_value_heads = config.key_value_heads
         self.head_width = config.width // config.heads
-        self.q_proj = Linear(config.width, config.heads * self.head_width, bias=False)
-        self.k_proj = Linear(config.width, config.key_value_heads * self.head_width, bias=False)
-        self.v_proj = Linear(config.width, config.key_value_heads * self.head_width, bias=False)
-        self.o_proj = Linear(config.heads * self.head_width, config.width, bias=False)
+        self.q_proj = nn.Linear(config.width, config.heads * self.head_width, bias=False)
+        self.k_proj = nn.Linear(config.width, config.key_value_heads * self.head_width, bias=False)
+        self.v_proj = nn.Linear(config.width, config.key_value_heads * self.head_width, bias=False)
+        self.o_proj = nn.Linear(config.heads * self.head_width, config.width, bias=False)
 
     def forward(
         self, x: torch.Tensor, rotation: Rotation, mask: torch.Tensor | None, positions: torch.Tensor | None
@@ -76,9 +76,9 @@ class GatedMlp(nn.Module):
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
-        self.gate_proj = Linear(config.width, config.mlp_hidden, bias=False)
-        self.up_proj = Linear(config.width, config.mlp_hidden, bias=False)
-        self.down_proj = Linear(config.mlp_hidden, config.width, bias=False)
+        self.gate_proj = nn.Linear(config.width, config.mlp_hidden, bias=False)
+        self.up_proj = nn.Linear(config.width, config.mlp_hidden, bias=False)
+        self.down_proj = nn.Linear(config.mlp_hidden, config.width, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -156,4 +156,4 @@ class Llama(nn.Module):
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.model = LlamaModel(config)
-        self.lm_head = Linear(config.width, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)

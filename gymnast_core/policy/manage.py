@@ -1,13 +1,16 @@
-"""`gymnast adapters list` and `gymnast adapters remove`: the adapted policies kept on this machine."""
+"""`gymnast adapter list` and `gymnast adapter remove`: the adapted policies kept on this machine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import tyro
 
 from gymnast_core.errors import CheckpointError
-from gymnast_core.policy.adapters import AdapterRecord, AdapterStore
+
+if TYPE_CHECKING:
+    from gymnast_core.policy.adapters import AdapterRecord
 
 
 @dataclass(frozen=True)
@@ -23,17 +26,19 @@ class RemoveAdapterConfig:
     """Delete one adapter."""
 
     name: tyro.conf.Positional[str]
-    """Its name, as `gymnast adapters list` shows it."""
+    """Its name, as `gymnast adapter list` shows it."""
     adapters: str = "runs/adapters"
     """Folder of adapters."""
 
 
 def list_adapters(config: ListAdaptersConfig) -> int:
     """Print one adapter a line, oldest first, its name in front so that it can be copied; unreadable ones last."""
+    from gymnast_core.policy.adapters import AdapterStore  # it imports torch
+
     store = AdapterStore(config.adapters)
     records = store.list()
     for record in records:
-        print(_line(record))
+        print(_line(record, store.evidence(record.name).words))
     for name in sorted(set(store.names()) - {record.name for record in records}):
         try:
             store.read(name)
@@ -44,14 +49,16 @@ def list_adapters(config: ListAdaptersConfig) -> int:
     return 0
 
 
-def _line(record: AdapterRecord) -> str:
+def _line(record: AdapterRecord, state: str) -> str:
     made = f"{record.station or '-'} / {record.task or '-'}, {record.created[:19]}, rank {record.rank}"
     metrics = "  ".join(f"{name} {value:.3g}" for name, value in record.metrics.items())
-    return " ".join(f"{record.name}  ({made}, base {record.base})  {metrics}".splitlines()).rstrip()
+    return " ".join(f"{record.name}  {state}  ({made}, base {record.base})  {metrics}".splitlines()).rstrip()
 
 
 def remove_adapter(config: RemoveAdapterConfig) -> int:
     """Delete it. Raises: CheckpointError that lists those present when it is not there."""
+    from gymnast_core.policy.adapters import AdapterStore
+
     AdapterStore(config.adapters).remove(config.name)
     print(f"removed {config.name}")
     return 0

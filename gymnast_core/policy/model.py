@@ -12,6 +12,7 @@ keeps the position it has in an unpadded sequence.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,8 @@ from torch import nn
 
 from gymnast_core.errors import CheckpointError
 from gymnast_core.policy.config import PolicyConfig
-from gymnast_core.policy.layers import Linear
 from gymnast_core.policy.llama import Llama
+from gymnast_core.policy.lora import acts
 from gymnast_core.policy.vision import VisionBackbone
 
 
@@ -29,9 +30,9 @@ class Projector(nn.Module):
 
     def __init__(self, vision_width: int, language_width: int) -> None:
         super().__init__()
-        self.fc1 = Linear(vision_width, 4 * vision_width)
-        self.fc2 = Linear(4 * vision_width, language_width)
-        self.fc3 = Linear(language_width, language_width)
+        self.fc1 = nn.Linear(vision_width, 4 * vision_width)
+        self.fc2 = nn.Linear(4 * vision_width, language_width)
+        self.fc3 = nn.Linear(language_width, language_width)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(features)))))
@@ -80,6 +81,8 @@ class OpenVLA(nn.Module):
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
+        self.active_adapters: tuple[str, ...] = ()
+        self.adapter_configs: dict[str, Any] = {}
         self.vision_backbone = VisionBackbone(config.first_tower, config.second_tower, config.image_size)
         self.projector = Projector(config.first_tower.width + config.second_tower.width, config.language.width)
         self.language_model = Llama(config.language)
@@ -119,7 +122,7 @@ class OpenVLA(nn.Module):
         config = self.config
         x = self.states(pixels, prompts, config.n_action_tokens)
         head = self.language_model.lm_head
-        if any(name in head.adapters for name in head.active):
+        if acts(head):
             logits = head(x)[..., config.first_action_id : config.unpadded_vocab_size]
         else:
             logits = F.linear(x, head.weight[config.first_action_id : config.unpadded_vocab_size])

@@ -76,7 +76,7 @@ class OpenVLAPolicy:
     def sample(
         self, frames: np.ndarray, instructions: Sequence[str], temperature: float, seeds: Sequence[int]
     ) -> PolicySample:
-        """Draw one chunk a row by inverting the cumulative distribution at uniform numbers from `seeds[i]` alone.
+        """Draw one chunk per row by inverting the cumulative distribution at uniform numbers from `seeds[i]` alone.
 
         Raises: DataError for a bad frame, instruction or temperature, or when seeds do not fit; CheckpointError when
             the network gives no finite logits.

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from gymnast_core.contents import unreadable
 from gymnast_core.errors import CheckpointError, DataError
 
 MAX_INSTRUCTION = 512
@@ -38,6 +39,11 @@ def normalise_instruction(instruction: str) -> str:
     if marker:
         raise DataError(f"instruction: found the prompt's own marker {marker.group()!r}; reword the instruction")
     return text
+
+
+def same_instruction(one: str, other: str) -> bool:
+    """Whether a policy takes both for the same. Raises: DataError for what is no instruction."""
+    return normalise_instruction(one) == normalise_instruction(other)
 
 
 class PromptTokens:
@@ -107,7 +113,7 @@ def read_tokenizer(content: bytes | None, source: str) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{source}: not a readable tokenizer ({error})") from error
+        raise CheckpointError(f"{source}: {unreadable(source, error, 'tokenizer', content)}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -3,64 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from gymnast_core.policy.checkpoint import Checkpoint
-from gymnast_core.policy.config import MAX_BINS, ImageVariant, read_policy_config
+from gymnast_core.policy.config import read_policy_config
 from gymnast_core.policy.images import ImageProcessor
 from gymnast_core.policy.model import OpenVLA, initialise
 from gymnast_core.policy.prompt import build_tokenizer
-
-Count = Annotated[int, Field(gt=0)]
+from gymnast_core.policy.sft_config import ModelRecipe
 
 TOKENIZER_CONFIG = (
     '{"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<PAD>", '
     '"padding_side": "right", "model_max_length": 2048, "tokenizer_class": "PreTrainedTokenizerFast", '
     '"processor_class": "PrismaticProcessor"}\n'
 )
-
-
-@dataclass(frozen=True)
-class TowerRecipe:
-    """One vision tower; the last of its blocks takes no part, as in OpenVLA."""
-
-    width: Count
-    depth: Annotated[int, Field(ge=2)]
-    heads: Count
-
-
-@dataclass(frozen=True)
-class ModelRecipe:
-    """Sizes of a new policy in the OpenVLA layout."""
-
-    image_size: Count
-    """Side of the model's square input, pixels."""
-    patch_size: Count
-    """Side of a patch, pixels."""
-    dino: TowerRecipe
-    """The tower with class and register tokens."""
-    siglip: TowerRecipe
-    """The other tower."""
-    width: Count
-    """Width of the language model."""
-    depth: Count
-    """Layers of the language model."""
-    heads: Count
-    mlp_hidden: Count
-    n_bins: Annotated[int, Field(ge=3, le=MAX_BINS)]
-    """Action tokens a dimension can take; one more than there are values."""
-    rope_theta: Annotated[float, Field(gt=1)] = 10000.0
-    """Base of the rotary position embedding: short sequences tell positions apart better with a small one."""
-    chunk_length: Count = 5
-    """Actions of one forward."""
-    image_variant: ImageVariant = "resize"
-    """How a frame becomes the input; see `gymnast_core/policy/images.py`."""
-    words: tuple[str, ...] = ()
-    """Words that become one token each; any other word is spelt."""
 
 
 def new_checkpoint(recipe: ModelRecipe, words: Sequence[str], seed: int, folder: Path) -> Checkpoint:

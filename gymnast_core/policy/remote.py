@@ -3,42 +3,36 @@
     POST /act     {"image": uint8 (H, W, 3), "instruction": text}  ->  actions (7,) or (K, 7), Bridge convention
     POST /reset   before each episode; a server without it answers 404
 
-Arrays travel as json_numpy writes them: {"__numpy__": base64, "dtype": ..., "shape": ...}. The server's word is checked
-like any other input: shape, type and finiteness.
+Arrays travel as json_numpy writes them: {"__numpy__": base64, "dtype": ..., "shape": ...}. `answers.py` says what else
+a server may answer, and checks it like any other input: shape, type and finiteness.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import http.client
 import json
-import math
-import re
 import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from gymnast_core.data.episode import ACTION_DIM, check_actions
-from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.addresses import check_address
+from gymnast_core.contents import one_line
+from gymnast_core.errors import DataError
+from gymnast_core.policy.answers import MAX_REPLY, Answer, check_reset, encode_array, read_actions
 from gymnast_core.policy.config import MAX_CHUNK
 from gymnast_core.policy.images import check_batch
-
-MAX_REPLY = 1 << 20
 
 
 class RemotePolicy:
     """Asks a policy server for each row of a batch, over one connection that is kept open.
 
-    A policy that remembers what it saw is told of a new episode by `restart`; of several rows it would see the frames
-    mixed, so give such a one a single row at a time.
+    A policy that remembers what it saw learns of a new episode by `restart`. Give such a policy one row at a time: it
+    would mix the frames of several.
 
     address: "http://host:port", with a path in front of /act where the server has one. timeout_s: for each answer.
 
@@ -46,19 +40,13 @@ class RemotePolicy:
     """
 
     def __init__(self, address: str, timeout_s: float = 30.0) -> None:
-        try:
-            parts = urlsplit(address)
-            port = parts.port
-        except ValueError as error:
-            raise ConfigError(f"policy '{address}': {error}; needed http://host:port") from error
-        other = parts.query or parts.fragment or parts.username or parts.password
-        if parts.scheme not in ("http", "https") or not parts.hostname or other:
-            raise ConfigError(f"policy '{address}': needed http://host:port")
+        parts = check_address(address, "policy")
+        port = parts.port
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self.address = address.rstrip("/")
         self._timeout_s = timeout_s
         self._path = parts.path.rstrip("/")
-        self._connection = kind(parts.hostname, port, timeout=timeout_s)
+        self._connection = kind(parts.hostname or "", port, timeout=timeout_s)
         self._chunk_length = 0
         self._chunk_length = self._ask(np.zeros((256, 256, 3), np.uint8), "test connection").shape[0]
         self.restart()
@@ -69,10 +57,8 @@ class RemotePolicy:
         return self._chunk_length
 
     def restart(self) -> None:
-        """Tell the server that a new episode begins."""
-        status, reply = self._post("/reset", b"")
-        if status not in (200, 204, 404):
-            raise DataError(f"{self.address}/reset: answered {status} {reply[:200]!r}, needed 200")
+        """Tell the server that a new episode begins. Raises: DataError when it answers that it cannot."""
+        check_reset(self._post("/reset", b""), f"{self.address}/reset")
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
@@ -85,44 +71,45 @@ class RemotePolicy:
     def _ask(self, frame: np.ndarray, instruction: str) -> np.ndarray:
         where = f"{self.address}/act"
         request = json.dumps({"image": encode_array(frame), "instruction": instruction}).encode()
-        status, reply = self._post("/act", request)
-        if status != 200:
-            raise DataError(f"{where}: answered {status} {reply[:200].decode(errors='replace')!r}, needed 200")
-        try:
-            content = json.loads(reply)
-            if isinstance(content, str):  # some servers encode twice
-                content = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: answered no JSON ({error})") from error
-        actions = decode_array(content, where)
-        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
-            actions = check_actions(actions[None] if actions.shape == (ACTION_DIM,) else actions, where)
+        actions = read_actions(self._post("/act", request), where)
         wanted = self._chunk_length or len(actions)
         if len(actions) != wanted or not 1 <= wanted <= MAX_CHUNK:
             needed = self._chunk_length or f"1 to {MAX_CHUNK}"
             raise DataError(f"{where}: answered {len(actions)} actions, needed {needed}")
         return actions
 
-    def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
+    def _post(self, path: str, body: bytes) -> Answer:
         for last in (False, True):
             try:
                 with self._time_limit() as end:
-                    self._connection.request("POST", self._path + path, body, {"Content-Type": "application/json"})
+                    whole = self._send(path, body)
                     answer = self._connection.getresponse()
-                reply = _read(answer, end)
+                reply, whole = _read_any(answer, end, whole)
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 stale = isinstance(error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError))
                 if last or not stale:  # a connection the server has closed meanwhile is opened once more
-                    raise DataError(
-                        f"{self.address}{path}: no policy server answers ({error or type(error).__name__})"
-                    ) from error
+                    words = one_line(str(error)) or type(error).__name__
+                    raise DataError(f"{self.address}{path}: no policy server answers ({words})") from error
                 continue
-            if len(reply) > MAX_REPLY:
+            if len(reply) > MAX_REPLY or not whole:
                 self._connection.close()
-                raise DataError(f"{self.address}{path}: answered more than {MAX_REPLY} bytes")
-            return answer.status, reply
+            head = answer.headers
+            return Answer(answer.status, reply, head.get("Content-Encoding", ""), head.get("Location", ""))
         raise AssertionError("unreachable")
+
+    def _send(self, path: str, body: bytes) -> bool:
+        """Whether the server took the whole request: one that refuses it may have answered before its end.
+
+        Raises: OSError when there is no connection.
+        """
+        try:
+            self._connection.request("POST", self._path + path, body, {"Content-Type": "application/json"})
+        except (BrokenPipeError, ConnectionResetError):
+            if self._connection.sock is None:
+                raise
+            return False
+        return True
 
     @contextmanager
     def _time_limit(self) -> Iterator[float]:
@@ -153,6 +140,19 @@ class RemotePolicy:
             raise TimeoutError("timed out")
 
 
+def _read_any(answer: http.client.HTTPResponse, end: float, whole: bool) -> tuple[bytes, bool]:
+    """The body, and whether the connection can be used again: of an error the status counts, even with half a body.
+
+    Raises: OSError, HTTPException.
+    """
+    try:
+        return _read(answer, end), whole
+    except (OSError, http.client.HTTPException):
+        if answer.status == 200:
+            raise
+        return b"", False
+
+
 def _read(answer: http.client.HTTPResponse, end: float) -> bytes:
     """The body, one byte over the limit at most, until `end`.
 
@@ -168,30 +168,3 @@ def _read(answer: http.client.HTTPResponse, end: float) -> bytes:
     if len(reply) <= MAX_REPLY:
         answer.read()  # nothing is left; frees the connection for the next request
     return reply
-
-
-def encode_array(array: np.ndarray) -> dict[str, Any]:
-    """An array as json_numpy writes it."""
-    return {
-        "__numpy__": base64.b64encode(np.ascontiguousarray(array).tobytes()).decode(),
-        "dtype": array.dtype.str,
-        "shape": list(array.shape),
-    }
-
-
-def decode_array(content: Any, where: str) -> np.ndarray:
-    """Numbers from json_numpy's mapping or a plain list. Raises: DataError naming `where`."""
-    try:
-        if isinstance(content, dict) and "__numpy__" in content:
-            if not re.fullmatch(r"[<>|=]?[fiu][1248]|float(16|32|64)|u?int(8|16|32|64)", str(content["dtype"])):
-                raise ValueError(f"dtype {str(content['dtype'])[:20]!r} is no number")
-            dtype, shape = np.dtype(str(content["dtype"])), tuple(int(n) for n in content["shape"])
-            blob = base64.b64decode(content["__numpy__"], validate=True)
-            if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(blob):
-                raise ValueError(f"{len(blob)} bytes for shape {shape} of {dtype}")
-            return np.frombuffer(blob, dtype).reshape(shape)
-        if isinstance(content, list):
-            return np.asarray(content, dtype=np.float64)
-    except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
-        raise DataError(f"{where}: not an array ({error})") from error
-    raise DataError(f"{where}: found {type(content).__name__}, needed an array of actions")

@@ -10,8 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gymnast_core.data.frames import encode_image, resize_frame, write_bytes
+from gymnast_core.data.frames import encode_image, resize_frame
 from gymnast_core.errors import DataError
+from gymnast_core.files import remove, write_bytes
 
 GAP = 3
 BACKGROUND = 255
@@ -62,7 +63,7 @@ def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> Path:
 
 
 def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float = 5.0) -> Path:
-    """Write frames (T, H, W, 3) uint8 as H.264, whole or not at all; odd sides lose one pixel. fps: frames a second.
+    """Write frames (T, H, W, 3) uint8 as H.264, whole or not at all; odd sides lose one pixel. fps: frames per second.
 
     Raises: DataError when the file cannot be written, or its suffix names no video format.
     """
@@ -85,5 +86,5 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float = 5
     except (OSError, ValueError, av.error.FFmpegError) as error:
         raise DataError(f"{path}: cannot write the video ({error}); the name must end in .mp4") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
     return path

@@ -1,6 +1,1 @@
-"""Judges: a VLM behind an OpenAI-compatible API, a learned classifier, the station's truth."""
-
-from gymnast_core.reward.factory import load_judge
-from gymnast_core.reward.truth import TruthJudge
-
-__all__ = ["TruthJudge", "load_judge"]
+"""Judges: vision-language models behind a server or in process, a Robometer server, a learned classifier, the truth."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from gymnast_core.estimates import success_rate
 from gymnast_core.protocols import Verdict
-from gymnast_core.reporting.statistics import success_rate
 
 CALIBRATION_BINS = 5
 

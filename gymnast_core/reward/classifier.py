@@ -6,10 +6,10 @@ probability exceeds the threshold on enough consecutive frames it looked at: one
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,14 +17,20 @@ import numpy as np
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from gymnast_core.config import Fraction, load_config
-from gymnast_core.data.frames import resize_frame, write_bytes
+from gymnast_core.contents import name_folder, unreadable
+from gymnast_core.data.frames import resize_frame
 from gymnast_core.device import choose_device
 from gymnast_core.errors import CheckpointError, ConfigError, JudgeError
+from gymnast_core.files import read_json, remove, write_json
 from gymnast_core.protocols import Verdict
+from gymnast_core.tensor_files import load_tensors, refuse_quantised
+
+TRAINED_ON = "trained_on"
+"""In gymnast.json: the episodes that taught a judge, which do not measure it, as `episode_mark` names them."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,11 @@ class ClassifierConfig:
     threshold: Fraction = 0.7
     """A frame above this probability counts as fulfilled."""
     consecutive: Annotated[int, Field(ge=1, le=100)] = 2
-    """So many fulfilled frames in a row make a success."""
+    """Fulfilled frames in a row that make a success."""
     stride: Annotated[int, Field(ge=1)] = 1
     """Look at every stride-th frame, counted back from the last one."""
     window: Annotated[int, Field(ge=1)] = 1000
-    """Look at so many frames at most, the last ones."""
+    """The last frames that it looks at, at most."""
 
 
 class FrameClassifier(nn.Module):
@@ -72,6 +78,7 @@ class ClassifierJudge:
     """The learned judge. `device` is "cpu", "cuda", or "auto"."""
 
     name = "classifier"
+    tells_progress = False
 
     def __init__(self, config: ClassifierConfig, network: FrameClassifier, device: str = "cpu") -> None:
         self.config = config
@@ -98,7 +105,7 @@ class ClassifierJudge:
         known = [i for i, text in enumerate(instructions) if _normal(text) in self._index and len(videos[i])]
         taught = ", ".join(f"'{text}'" for text in self.config.instructions)
         verdicts = [
-            Verdict(None, 0.0, f"'{text}' is none of this judge's instructions: {taught}") for text in instructions
+            Verdict(None, 0.0, f"this judge does not know '{text}'; it knows: {taught}") for text in instructions
         ]
         if not known:
             return verdicts
@@ -111,14 +118,7 @@ class ClassifierJudge:
         return verdicts
 
     def _verdict(self, probabilities: np.ndarray) -> Verdict:
-        run = min(self.config.consecutive, len(probabilities))
-        weakest = np.lib.stride_tricks.sliding_window_view(probabilities, run).min(axis=-1)
-        best = float(weakest.max())
-        done = best > self.config.threshold
-        confidence = best if done else 1.0 - best
-        reason = f"best run of {run} frames has probability {best:.2f} (threshold {self.config.threshold:g})"
-        first = int(np.argmax(weakest > self.config.threshold)) + run - 1 if done else None
-        return Verdict(float(done), float(np.clip(confidence, 0.0, 1.0)), reason, first)
+        return judge_frames(probabilities, self.config.consecutive, self.config.threshold)
 
     def save(self, folder: str | os.PathLike[str], made_by: dict[str, Any] | None = None) -> Path:
         """Write judge.json and model.safetensors."""
@@ -129,33 +129,52 @@ class ClassifierJudge:
             save_file({k: v.contiguous().cpu() for k, v in self.network.state_dict().items()}, temporary)
             os.replace(temporary, folder / "model.safetensors")
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
+            remove(temporary)
             raise CheckpointError(f"{folder}: cannot write the judge: {error}") from error
-        write_bytes(folder / "judge.json", json.dumps(asdict(self.config), indent=1).encode())
+        write_json(folder / "judge.json", asdict(self.config))
         if made_by:
-            write_bytes(folder / "gymnast.json", json.dumps(made_by, indent=1).encode())
+            write_json(folder / "gymnast.json", made_by)
         return folder
 
 
-def load_classifier(folder: str | os.PathLike[str], device: str = "auto") -> ClassifierJudge:
-    """Read a judge folder. Raises: CheckpointError when a file is missing, damaged or of another size."""
+def judge_frames(probabilities: np.ndarray, consecutive: int, threshold: float) -> Verdict:
+    """Completed when `consecutive` of the frames in a row exceed the threshold; probabilities (n,), 0 to 1."""
+    run = min(consecutive, len(probabilities))
+    weakest = np.lib.stride_tricks.sliding_window_view(probabilities, run).min(axis=-1)
+    best = float(weakest.max())
+    done = best > threshold
+    confidence = best if done else 1.0 - best
+    reason = f"best run of {run} frames has probability {best:.2f} (threshold {threshold:g})"
+    first = int(np.argmax(weakest > threshold)) + run - 1 if done else None
+    return Verdict(float(done), float(np.clip(confidence, 0.0, 1.0)), reason, first, grade=best)
+
+
+def load_classifier(
+    folder: str | os.PathLike[str], device: str = "auto", threshold: float | None = None
+) -> ClassifierJudge:
+    """Read a judge folder; threshold: instead of the folder's own.
+
+    Raises: CheckpointError when a file is missing, damaged or of another size.
+    """
     folder = Path(folder)
     for name in ("judge.json", "model.safetensors"):
         if not (folder / name).is_file():
+            other = name_folder(folder) if name == "judge.json" else ""
+            found = f"; found {other}" if other else ""
             raise CheckpointError(
-                f"{folder / name}: no such file; a judge folder holds judge.json and model.safetensors"
+                f"{folder / name}: no such file; a judge folder holds judge.json and model.safetensors{found}"
             )
     try:
         config = load_config(ClassifierConfig, folder / "judge.json")  # JSON is YAML
     except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+        cause = unreadable(folder / "judge.json", "")
+        found = f"{folder}/judge.json: {cause}" if cause.startswith("found ") else str(error)
+        raise CheckpointError(found) from error
     if not config.instructions:
         raise CheckpointError(f"{folder}/judge.json: instructions: found none, needed at least one")
     network = FrameClassifier(config)
-    try:
-        state = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}/model.safetensors: damaged or cut short ({error}); copy it anew") from error
+    state = load_tensors(folder / "model.safetensors")
+    refuse_quantised(state, network.state_dict(), None, folder)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -164,7 +183,22 @@ def load_classifier(folder: str | os.PathLike[str], device: str = "auto") -> Cla
         ) from error
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
         raise CheckpointError(f"{folder}/model.safetensors: holds a value that is not finite")
-    return ClassifierJudge(config, network, device)
+    return ClassifierJudge(config if threshold is None else replace(config, threshold=threshold), network, device)
+
+
+def episode_mark(path: Path) -> str:
+    """A short name of an episode by where it lies, which gives no folder away."""
+    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
+
+
+def taught_by(folder: str | os.PathLike[str]) -> frozenset[str]:
+    """Marks of the episodes that a judge's folder says it was trained on; empty where it does not say.
+
+    Raises: CheckpointError for a damaged gymnast.json.
+    """
+    path = Path(folder) / "gymnast.json"
+    named = read_json(path).get(TRAINED_ON, []) if path.is_file() else []
+    return frozenset(one for one in named if isinstance(one, str)) if isinstance(named, list) else frozenset()
 
 
 def prepare(frames: np.ndarray, size: int) -> torch.Tensor:

@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 
 from gymnast_core.config import JudgeConfig, StationConfig, find_model
+from gymnast_core.files import is_number, read_json_lines
 from gymnast_core.protocols import Judge
-from gymnast_core.reward.classifier import load_classifier
-from gymnast_core.reward.truth import TruthJudge
-from gymnast_core.reward.vlm import TaskQuestion, VLMJudge
-from gymnast_core.run_folder import is_number, read_json_lines
+from gymnast_core.reward.prompts import TaskQuestion, read_prompt
+
+CACHE = Path("runs") / "judge_cache"
+"""Answers of all runs."""
 
 
 def load_judge(
@@ -25,34 +26,57 @@ def load_judge(
 ) -> Judge:
     """The judge of `station.judge`, or an `other` one for the same tasks.
 
-    config_path: the station file, beside which a relative checkpoint is looked up first.
-    run_folder: where a VLM's raw answers are kept, as `answers`.jsonl; its cache of answers is shared by all runs
+    config_path: the station file, beside which a relative checkpoint or prompt is looked up first.
+    run_folder: where raw answers are kept, as `answers`.jsonl; the cache of servers' answers is shared by all runs
         (runs/judge_cache).
-    rank, ranks: this process among those of the run. A VLM's spend limits, rate and requests at once are divided by
+    rank, ranks: this process among those of the run. A server's spend limits, rate and requests at once are divided by
         them; what a resumed run has spent already counts.
 
-    Raises: ConfigError (no such folder), CheckpointError (damaged), JudgeError (no key).
+    Raises: ConfigError (no such folder or prompt), CheckpointError (damaged), JudgeError (no key, no server, a package
+    is missing).
     """
     config = other or station.judge
     if config.kind == "truth":
+        from gymnast_core.reward.truth import TruthJudge
+
         return TruthJudge()
     if config.kind == "classifier":
-        return load_classifier(find_model(config.checkpoint, config_path), station.models.device)
-    questions = {
-        task.instruction: TaskQuestion(task.question, task.partial_credit_criteria) for task in station.tasks.values()
-    }
+        from gymnast_core.reward.classifier import load_classifier
+
+        folder = find_model(config.checkpoint, config_path)
+        return load_classifier(folder, station.models.device, config.threshold)
     raw, spent = None, (0, 0)
     if run_folder is not None:
         raw = Path(run_folder) / (f"{answers}_{rank}.jsonl" if rank else f"{answers}.jsonl")
         spent = _spent_before(Path(run_folder), answers, ranks)
-    config = dataclasses.replace(
+    questions = {
+        task.instruction: TaskQuestion(task.question, task.partial_credit_criteria) for task in station.tasks.values()
+    }
+    template = read_prompt(config.prompt, config_path) if config.prompt else ""
+    if config.kind == "transformers":
+        from gymnast_core.reward.local import LocalJudge
+
+        folder = find_model(config.checkpoint, config_path)
+        return LocalJudge(config, folder, station.models.device, questions, raw, template)
+    config = _share(config, ranks)
+    if config.kind == "robometer":
+        from gymnast_core.reward.robometer import RobometerJudge
+
+        return RobometerJudge(config, CACHE, raw)
+    from gymnast_core.reward.vlm import VLMJudge
+
+    return VLMJudge(config, questions, cache=CACHE, raw=raw, spent=spent, template=template)
+
+
+def _share(config: JudgeConfig, ranks: int) -> JudgeConfig:
+    """What one of `ranks` processes may spend and ask."""
+    return dataclasses.replace(
         config,
         max_dollars=config.max_dollars / ranks,
         max_total_tokens=-(-config.max_total_tokens // ranks),
         requests_per_minute=config.requests_per_minute / ranks,
         concurrency=max(1, config.concurrency // ranks),
     )
-    return VLMJudge(config, questions, cache=Path("runs") / "judge_cache", raw=raw, spent=spent)
 
 
 def _spent_before(run_folder: Path, answers: str, ranks: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,8 +34,11 @@ class Spending:
     unnoticed.
     """
 
-    def __init__(self, config: JudgeConfig, input_tokens: int = 0, output_tokens: int = 0) -> None:
+    def __init__(
+        self, config: JudgeConfig, input_tokens: int = 0, output_tokens: int = 0, name: str = "vlm judge"
+    ) -> None:
         self.config = config
+        self._name = name
         self.input_tokens, self.output_tokens = input_tokens, output_tokens
         self.requests = self.failed_votes = self.cached_votes = self.estimated_requests = 0
         self._under_way = Bill()
@@ -52,20 +56,24 @@ class Spending:
     @property
     def line(self) -> str:
         """The total in words."""
+        votes = f"{self.cached_votes} votes from the cache, {self.failed_votes} failed"
+        if not self._price(1, 1):
+            return f"{self._name}: {self.requests} requests, {self.tokens} tokens; {votes}"
         limits = f" of at most ${self.config.max_dollars:.2f}"
         if self.config.max_total_tokens:
             limits += f" and {self.config.max_total_tokens} tokens"
         return (
-            f"vlm judge: {self.requests} requests ({self.estimated_requests} of estimated cost), {self.tokens} tokens, "
-            f"${self.dollars:.2f}{limits}; {self.cached_votes} votes from the cache, {self.failed_votes} failed"
+            f"{self._name}: {self.requests} requests ({self.estimated_requests} of estimated cost), {self.tokens} "
+            f"tokens, ${self.dollars:.2f}{limits}; {votes}"
         )
 
     @contextmanager
     def request(self, input_tokens: int, bill: Bill) -> Iterator[Callable[[int, int], None]]:
-        """One request of about so many input tokens; call what is yielded with the tokens it really took.
+        """One request of about this many input tokens; call what is yielded with the tokens it really took.
 
-        Not called: as estimated where the block ends by itself or by a timeout or an unreadable answer (see `_free`),
-        nothing where the server refused. Raises: JudgeError when a limit leaves no room for it.
+        Not called: as estimated where the block ends by itself, or by an error whose `charged` is true: the server may
+        have answered. Nothing where it refused, or where the request never left this machine. Raises: JudgeError when a
+        limit leaves no room for it.
         """
         longest = self.config.answer_tokens
         with self.lock:
@@ -79,7 +87,7 @@ class Spending:
         try:
             yield lambda read, written: taken.append((read, written))
         except Exception as error:
-            free = _free(error)
+            free = not getattr(error, "charged", False)
             raise
         finally:
             read, written = taken[0] if taken else (0, 0) if free else (expected, longest)
@@ -117,6 +125,11 @@ class Spending:
         ) / 1e6
 
 
+def without_prices(config: JudgeConfig) -> JudgeConfig:
+    """The section of a judge that is paid for by nobody."""
+    return dataclasses.replace(config, dollars_per_million_input_tokens=0.0, dollars_per_million_output_tokens=0.0)
+
+
 def spent_by(judge: Judge) -> str:
     """What a judge has cost in this process, in words; empty for a judge that costs nothing."""
     spending = getattr(judge, "spending", None)
@@ -143,12 +156,3 @@ class Pace:
         """Let nobody go out for so long: the server asked for it."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + min(seconds, LONGEST_HOLD_S))
-
-
-def _free(error: Exception) -> bool:
-    """Whether nothing is charged for a request that failed so: it was refused, or never arrived."""
-    import openai
-
-    if isinstance(error, openai.APITimeoutError):  # once it is connected, the server may answer after we left
-        return type(error.__cause__).__name__ in ("ConnectTimeout", "PoolTimeout")
-    return isinstance(error, (openai.APIStatusError, openai.APIConnectionError))

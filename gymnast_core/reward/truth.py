@@ -10,15 +10,11 @@ from gymnast_core.protocols import Verdict
 
 
 class TruthJudge:
-    """Passes on the success an environment reports. Frames alone hold no truth, so judging them is an abstention.
-
-    partial_credit: pass on how far the task has come, where the environment says so: a score between 0 and 1.
-    """
+    """Passes on the success an environment reports, and as progress how far the task has come, where the environment
+    says so. Frames alone hold no truth, so judging them is an abstention."""
 
     name = "truth"
-
-    def __init__(self, partial_credit: bool = False) -> None:
-        self.partial_credit = partial_credit
+    tells_progress = True
 
     def frame_indices(self, n_frames: int) -> list[int]:
         """Only the last frame, for the record."""
@@ -33,10 +29,9 @@ class TruthJudge:
 
         credit: (N,) 0 to 1, or NaN where the environment tells success alone.
         """
-        scores = np.where(np.isfinite(credit), credit, success) if self.partial_credit else success
         return [
-            Verdict(float(value), 1.0, "the station's own state")
+            Verdict(float(value), 1.0, "the station's own state", progress=(float(come),) if np.isfinite(come) else ())
             if np.isfinite(value)
             else Verdict(None, 0.0, "this environment has no truth of its own")
-            for value in scores
+            for value, come in zip(success, credit, strict=True)
         ]

@@ -26,7 +26,7 @@ def chunk_advantages(
 ) -> np.ndarray:
     """Advantages of every chunk of a group's rollouts, (G, C) float32, 0 where a rollout had ended.
 
-    rewards: (G,), one a rollout.
+    rewards: (G,), one per rollout.
     alive: (G, C) bool, False for chunks after the rollout ended (success on a station).
     baseline: "group" compares every chunk with the whole group (eq. 5). "alive" compares a chunk with the group
         members still acting at that chunk: when success ends a rollout, the late chunks belong to failures alone,
@@ -44,6 +44,29 @@ def chunk_advantages(
         members = alive[:, chunk]
         if members.sum() >= 2:
             advantages[members, chunk] = (rewards[members] - rewards[members].mean()) / scale
+    return advantages
+
+
+def progress_advantages(
+    rewards: np.ndarray, progress: np.ndarray, alive: np.ndarray, epsilon: float = EPSILON
+) -> np.ndarray:
+    """Advantages of every chunk by what was reached after it began, (G, C) float32, 0 where a rollout had ended.
+
+    rewards: (G,), of the ends. progress: (G, C), on the same scale, when each chunk began. A chunk's return is the
+    reward less the progress before it, which is the sum of what the chunks from it on have gained (potential-based
+    shaping, Ng, Harada and Russell, ICML 1999), and is compared with those of the members still acting at that chunk.
+    """
+    rewards = np.asarray(rewards, dtype=np.float64)
+    alive = np.asarray(alive, dtype=bool)
+    advantages = np.zeros(alive.shape, dtype=np.float32)
+    if len(rewards) < 2:
+        return advantages
+    returns = rewards[:, None] - np.asarray(progress, dtype=np.float64)
+    scale = rewards.std(ddof=1) + epsilon
+    for chunk in range(alive.shape[1]):
+        members = alive[:, chunk]
+        if members.sum() >= 2:
+            advantages[members, chunk] = (returns[members, chunk] - returns[members, chunk].mean()) / scale
     return advantages
 
 

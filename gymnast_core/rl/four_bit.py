@@ -17,20 +17,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.policy.layers import Linear
 from gymnast_core.policy.model import OpenVLA
 
 BLOCK = 64
-"""Weights that share one float32 scale: 4.5 bits a weight in all."""
+"""Weights that share one float32 scale: 4.5 bits per weight in all."""
 
 
-class FourBitLinear(Linear):
+class FourBitLinear(nn.Linear):
     """A linear layer whose weight is NF4; `weight` computes it (out_features, in_features) in the type it had."""
 
-    def __init__(self, layer: Linear, device: torch.device | str) -> None:
+    def __init__(self, layer: nn.Linear, device: torch.device | str) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.adapters, self.active = layer.adapters, layer.active
         self.bias = layer.bias
         self.dtype = layer.weight.dtype
         # As one row: the library's CPU code gives wrong weights for rows that blocks do not divide evenly.
@@ -55,11 +53,7 @@ class FourBitLinear(Linear):
         )
         return library.dequantize_4bit(self.codes, state).view(self.out_features, self.in_features)
 
-    @weight.setter
-    def weight(self, value: torch.Tensor) -> None:
-        raise ConfigError("a base in 4 bits cannot be changed; merge the adapter into the full base")
-
-    def base(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = _Product.apply(x, self)
         return y if self.bias is None else y + self.bias
 
@@ -84,7 +78,7 @@ def quantise_base(model: OpenVLA, device: torch.device | str) -> None:
     """
     for block in model.language_model.model.layers:
         for name, layer in list(block.named_modules()):
-            if isinstance(layer, Linear):
+            if isinstance(layer, nn.Linear):
                 parent, _, own = name.rpartition(".")
                 setattr(block.get_submodule(parent), own, FourBitLinear(layer, device))
     model.to(device)

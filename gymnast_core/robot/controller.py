@@ -25,12 +25,13 @@ from gymnast_core.robot.kinematics import (
     quaternion_from_rotation,
     solve_ik,
 )
+from gymnast_core.robot.pace import Pace
 from gymnast_core.robot.safety import (
-    JOINT_SPEED_LIMITED,
     JOINTS_INVALID,
     LEAVES_ENVELOPE,
     NO_TARGET,
     ROUNDING,
+    SPEED_LIMITED,
     UNREACHABLE,
     SafetyEnvelope,
 )
@@ -85,6 +86,8 @@ class BridgeController:
             arm = arm.arm
         self.arm = arm
         self.envelope = SafetyEnvelope(safety or SafetyConfig(), arm.control_hz)
+        self._pace = Pace(self.envelope.config, arm.control_hz)
+        self._clock = 0.0
         self._lower, self._upper = JOINT_LOWER, JOINT_UPPER
         if joint_limits is not None:
             self._lower = np.maximum(JOINT_LOWER, joint_limits[0])
@@ -130,31 +133,41 @@ class BridgeController:
         self._target = forward_kinematics(self._joint_target)
         self._has_target = True
 
-    def step(self, action: np.ndarray, joints_measured: np.ndarray, age_s: float = 0.0) -> JointCommand:
+    def step(
+        self, action: np.ndarray, joints_measured: np.ndarray, age_s: float = 0.0, now: float | None = None
+    ) -> JointCommand:
         """One Bridge action (7,) on the target. Never raises on bad values: it refuses, by name.
 
-        joints_measured: (6,) radians; age_s: seconds since the action was issued.
+        joints_measured: (6,) radians; age_s: seconds since the action was issued; now: a steady clock's seconds, None
+        where every action comes one control period after the one before, as in a simulation that is stepped.
         """
+        self._clock = self._clock + 1.0 / self.arm.control_hz if now is None else now
         clipped, events = self.envelope.admit(action, age_s)
         if clipped is None:
             return self._refuse(events)
         if not self._has_target:
             return self._refuse([*events, NO_TARGET])
         try:
-            measured = forward_kinematics(_valid_joints(joints_measured))[:3, 3]
+            joints_now = _valid_joints(joints_measured)
         except StationError:
             return self._refuse([*events, JOINTS_INVALID])
+        measured = forward_kinematics(joints_now)[:3, 3]
+        share = self._pace.share(clipped[:6], self._clock)
+        if share < 1.0 - ROUNDING:
+            clipped[:6] *= share
+            events.append(SPEED_LIMITED)
 
-        before = self._target
+        before, joints_before = self._target, self._joint_target
         target = compose(before, clipped[:6], measured, self.arm.rotation)
         target[:3, 3], limited = self.envelope.bound_position(target[:3, 3], before[:3, 3], measured)
         events += limited
         solution = self._solve(target, self._joint_target)
         if not solution.converged:
             return self._refuse([*events, UNREACHABLE])
-        joints, cut = self.envelope.limit_joint_step(self._joint_target, solution.joints)
+        step = self._pace.joint_step(self._clock)
+        joints, cut = self.envelope.limit_joints(joints_before, solution.joints, joints_now, step)
         if cut:
-            events.append(JOINT_SPEED_LIMITED)
+            events += cut
             target = forward_kinematics(joints)
             if not self._acceptable(target[:3, 3], before[:3, 3], measured):
                 return self._refuse([*events, LEAVES_ENVELOPE])
@@ -162,6 +175,7 @@ class BridgeController:
         executed = np.empty(7, dtype=np.float32)
         executed[:6] = delta_between(before, target, measured)
         executed[6] = clipped[6]
+        self._pace.moved(executed[:6], joints - joints_before, self._clock)
         self._target, self._joint_target, self._gripper = target, joints, float(clipped[6])
         return self._command(True, executed, events)
 
@@ -192,7 +206,7 @@ class BridgeController:
         return self.move_to(np.array(self.arm.start_position) + shift)
 
     def reset_path(self, joints_measured: np.ndarray, offset: np.ndarray | None, period_s: float) -> np.ndarray:
-        """(n, 6) joints, one a period, from the measured arm to the start pose: straight up first, then across.
+        """(n, 6) joints, one row per period, from the measured arm to the start pose: straight up first, then across.
 
         Motions are minimum-jerk, at most RESET_SPEED of the largest joint speed, reset_seconds or longer in all; the
         last row is the start pose. Raises: StationError when the start pose with its offset is out of the box.
@@ -221,7 +235,7 @@ class BridgeController:
         return solve_ik(target, seed, self._lower, self._upper, max_iterations=max_iterations)
 
     def way_back(self, joints_measured: np.ndarray, way: Sequence[np.ndarray], period_s: float) -> np.ndarray:
-        """(n, 6) joints, one a period, from the measured arm back along `way`, where it came from.
+        """(n, 6) joints, one row per period, from the measured arm back along `way`, where it came from.
 
         way: joints (6,) measured before, oldest first. The last row is the latest of them that was BACKED_OUT higher,
         or the first of all; no row where the arm has not moved. At most RESET_SPEED of the largest joint speed.

@@ -24,6 +24,7 @@ LOAD_LIMIT = 0.85 * 1000 * 2.69
 ARRIVED = 0.05
 """Radians from its target within which a joint is there."""
 DEAF_DISTANCE = 0.1
+"""Radians: a motor with torque that stands so far from its target pushes with about half its stall current."""
 DEAF_S = 0.8
 DEAF_MOTION = 0.02
 DEAF_EFFORT_MA = 100.0
@@ -51,13 +52,14 @@ class ArmGuard:
         self._joints: np.ndarray | None = None
         self._effort: np.ndarray | None = None
         self._measured_at = -math.inf
-        self._failed_reads = 0
+        self._failed_reads = ""
         self._target: np.ndarray | None = None
         self._sent_at = -math.inf
         self._over_since: float | None = None
         self._relaxed_at: float | None = None
-        self._rest: tuple[np.ndarray, np.ndarray] | None = None
+        self._rest_effort = np.zeros(6)
         self._far_since: float | None = None
+        self._far_from = np.zeros(6)
         self._idle_since: float | None = None
         self._idle_from = np.zeros(6)
         self._idle = np.zeros(6, dtype=bool)
@@ -65,20 +67,20 @@ class ArmGuard:
     def measured(self, joints: np.ndarray, effort: np.ndarray | None, now: float) -> None:
         """A joint state: joints (6,) rad; effort (6,) mA, None where the driver reports none."""
         self._joints, self._effort, self._measured_at = joints, effort, now
-        self._failed_reads = 0
+        self._failed_reads = ""
 
-    def read_failed(self) -> None:
-        """A joint state that was a failed read."""
-        self._failed_reads += 1
+    def reads_failed(self, what: str) -> None:
+        """No joint state is believed since the last one measured, and why."""
+        self._failed_reads = what
 
     def sent(self, target: np.ndarray, now: float) -> None:
         """A joint command (6,) rad went out."""
         self._target, self._sent_at = target, now
-        self._relaxed_at = None
 
     def relaxed(self, now: float) -> None:
-        """The arm was told to stay at its measured pose: what effort is left is not from pushing on."""
-        self._relaxed_at = now
+        """The arm was commanded to stay at its measured pose: what effort is left is not from pushing on."""
+        if self._relaxed_at is None:
+            self._relaxed_at = now
         self._over_since = self._far_since = self._idle_since = None
 
     def fresh(self, now: float, within: float = FRESH_S) -> bool:
@@ -89,10 +91,19 @@ class ArmGuard:
         """(6,) bool: joints over their limit now."""
         return np.zeros(6, dtype=bool) if self._effort is None else np.abs(self._effort) > self._limits
 
+    def load(self, effort: np.ndarray) -> np.ndarray:
+        """(6,): what share of their limits these efforts (6,), mA, are; 1 is the limit."""
+        return np.abs(effort) / self._limits
+
+    @property
+    def letting_go(self) -> bool:
+        """The arm was commanded to stay, and its effort has not fallen since: pushing on would hide a jam."""
+        return self._relaxed_at is not None and bool(self.overloaded().any())
+
     def check(self, now: float) -> Fault | None:
         """The fault there is now, None when all is well."""
         if not self.fresh(now):
-            reads = f" ({self._failed_reads} failed reads)" if self._failed_reads else ""
+            reads = f" ({self._failed_reads})" if self._failed_reads else ""
             return Fault("silent", f"no joint states for {now - self._measured_at:.2f} s{reads}")
         return self._check_effort(now) or self._check_following(now) or self._check_torque(now)
 
@@ -112,24 +123,22 @@ class ArmGuard:
     def _check_following(self, now: float) -> Fault | None:
         """Commands without motion and without effort: a driver whose bus write failed once drops all later ones.
 
-        A blocked arm is far from its target, too, but it pushes.
+        A blocked arm stands still far from its target, too, but there every joint pushes. The effort of one that does
+        not is small, or what it was at rest.
         """
         if self._target is None or self._joints is None or self._effort is None:
             return None
-        distance = float(np.max(np.abs(self._target - self._joints)))
-        if distance < ARRIVED:
-            self._rest = (self._joints.copy(), self._effort.copy())
-        if distance < DEAF_DISTANCE or now - self._sent_at > DEAF_S or self._rest is None:
+        distance = np.abs(self._target - self._joints)
+        if float(np.max(distance)) < ARRIVED:
+            self._rest_effort = self._effort.copy()
+        more = np.abs(self._effort - self._rest_effort)
+        quiet = (distance > DEAF_DISTANCE) & (np.minimum(np.abs(self._effort), more) < DEAF_EFFORT_MA)
+        moved = float(np.max(np.abs(self._joints - self._far_from))) > DEAF_MOTION
+        if not quiet.any() or now - self._sent_at > DEAF_S:
             self._far_since = None
-            return None
-        joints, effort = self._rest
-        moved = float(np.max(np.abs(self._joints - joints))) > DEAF_MOTION
-        pushed = float(np.max(np.abs(self._effort - effort))) > DEAF_EFFORT_MA
-        if moved or pushed:
-            self._far_since = None
-            return None
-        self._far_since = self._far_since or now
-        if now - self._far_since > DEAF_S:
+        elif self._far_since is None or moved:
+            self._far_since, self._far_from = now, self._joints.copy()
+        elif now - self._far_since > DEAF_S:
             return Fault("deaf", "the arm does not follow its commands; restart the driver, check the motors' torque")
         return None
 
@@ -155,7 +164,7 @@ class ArmGuard:
 
 
 class FaultWindow:
-    """Counts faults; so many within so long need a person. Times are any one clock's seconds."""
+    """Counts faults; too many within a time need a person. All times are seconds of one clock."""
 
     def __init__(self, limit: int, window_s: float) -> None:
         self.limit = limit

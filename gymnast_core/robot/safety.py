@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from gymnast_core.config import ArmConfig, SafetyConfig
-from gymnast_core.errors import ConfigError
 from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_UPPER
 
 # Refusals: the arm holds.
@@ -29,6 +28,8 @@ GRIPPER_CLIPPED = "gripper_clipped"
 WORKSPACE_CLIPPED = "workspace_clipped"
 DRIFT_LIMITED = "drift_limited"
 JOINT_SPEED_LIMITED = "joint_speed_limited"
+SPEED_LIMITED = "speed_limited"
+JOINT_DRIFT_LIMITED = "joint_drift_limited"
 
 REFUSALS = frozenset({MALFORMED, NOT_FINITE, STALE, NO_TARGET, JOINTS_INVALID, UNREACHABLE, LEAVES_ENVELOPE})
 LIMITS = frozenset(
@@ -39,6 +40,8 @@ LIMITS = frozenset(
         WORKSPACE_CLIPPED,
         DRIFT_LIMITED,
         JOINT_SPEED_LIMITED,
+        SPEED_LIMITED,
+        JOINT_DRIFT_LIMITED,
     }
 )
 ROUNDING = 1e-6
@@ -47,20 +50,12 @@ EPSILON = 1e-9
 
 
 class SafetyEnvelope:
-    """The limits of a station, applied one after the other by the controller.
-
-    Raises: ConfigError when the workspace box is empty.
-    """
+    """The limits of a station, applied one after the other by the controller."""
 
     def __init__(self, config: SafetyConfig, control_hz: float) -> None:
         self.config = config
         self.workspace_min = np.array(config.workspace_min, dtype=np.float64)
         self.workspace_max = np.array(config.workspace_max, dtype=np.float64)
-        if not (self.workspace_min < self.workspace_max).all():
-            low, high = self.workspace_min.tolist(), self.workspace_max.tolist()
-            raise ConfigError(f"safety.workspace_min {low} is not below workspace_max {high}")
-        self.max_joint_step = config.max_joint_speed / control_hz
-        """Radians a control period."""
 
     def admit(self, action: np.ndarray, age_s: float) -> tuple[np.ndarray | None, list[str]]:
         """The action (7,) clipped to the largest step, or None where it is refused; and the events' names."""
@@ -121,13 +116,30 @@ class SafetyEnvelope:
             events.append(WORKSPACE_CLIPPED)
         return inside, events
 
-    def limit_joint_step(self, previous: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Joints (6,) on the straight line to `wanted`, as far as the joint speed allows; and whether it was cut."""
-        largest = float(np.max(np.abs(wanted - previous)))
-        if largest <= self.max_joint_step + EPSILON:
-            return wanted, False
-        joints = previous + (wanted - previous) * (self.max_joint_step / largest)
-        return np.clip(joints, JOINT_LOWER, JOINT_UPPER), True
+    def limit_joints(
+        self, previous: np.ndarray, wanted: np.ndarray, measured: np.ndarray, step: float
+    ) -> tuple[np.ndarray, list[str]]:
+        """Joints (6,) on the straight line from the `previous` target to `wanted`, radians; and the events' names.
+
+        They go no farther than `step`, and no joint's target runs ahead of the measured one by more than the largest
+        joint drift: one that is beyond it already comes no farther away.
+        """
+        way = wanted - previous
+        events = []
+        share = 1.0
+        largest = float(np.max(np.abs(way)))
+        if largest > step + EPSILON:
+            share = step / largest
+            events.append(JOINT_SPEED_LIMITED)
+        drift = self.config.max_joint_drift
+        ends = np.where(way > 0, np.maximum(measured + drift, previous), np.minimum(measured - drift, previous))
+        room = np.abs(ends - previous)
+        if (share * np.abs(way) > room + EPSILON).any():
+            share = float(np.min(room[way != 0] / np.abs(way[way != 0])))
+            events.append(JOINT_DRIFT_LIMITED)
+        if not events:
+            return wanted, events
+        return np.clip(previous + share * way, JOINT_LOWER, JOINT_UPPER), events
 
 
 class DeadReckoning:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gymnast_core.data.worldgym import WORLDGYM_ACTION_DIM, scale_actions, unscale_actions
+from gymnast_core.data.worldgym import WORLDGYM_ACTION_DIM, scale_actions
 from gymnast_core.errors import DataError
 
 ACTION_DIM = WORLDGYM_ACTION_DIM
@@ -23,16 +23,6 @@ def to_worldgym(actions: np.ndarray) -> np.ndarray:
     if not np.isfinite(actions).all():
         raise DataError("actions: NaN or infinity found, every number must be finite")
     return scale_actions(actions)
-
-
-def to_bridge(vectors: np.ndarray) -> np.ndarray:
-    """WorldGym vectors (..., 10) -> Bridge actions (..., 7) float32; what clipping took away is lost."""
-    vectors = np.asarray(vectors, dtype=np.float32)
-    if vectors.ndim < 1 or vectors.shape[-1] != ACTION_DIM:
-        raise DataError(f"WorldGym actions: shape {vectors.shape}, must be (..., {ACTION_DIM})")
-    if not np.isfinite(vectors).all():
-        raise DataError("WorldGym actions: NaN or infinity found, every number must be finite")
-    return unscale_actions(vectors)
 
 
 def frame_conditions(actions: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ Latents are channels last, (N, h, w, C) float32, and about unit variance through
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -15,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
+from gymnast_core.tensor_files import survey
+from gymnast_core.world_model.config import SmallAutoencoderConfig
 
 
 @runtime_checkable
@@ -54,26 +55,6 @@ def to_frames(images: Tensor) -> np.ndarray:
     """(N, 3, H, W) in -1 .. 1 -> (N, H, W, 3) uint8."""
     scaled = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-@dataclass(frozen=True)
-class SmallAutoencoderConfig:
-    """Size of the small autoencoder: 4 x 4 pixels become one latent cell."""
-
-    image_size: int = 64
-    """Side of the frames in pixels, divisible by 4."""
-    latent_channels: int = 6
-    """Channels of a latent cell."""
-    width: int = 64
-    """Channels at the coarse resolution; half of it at the finer one."""
-
-    def __post_init__(self) -> None:
-        if self.image_size < 12 or self.image_size % 4:  # 11 pixels are the window of the picture errors
-            raise ConfigError(f"autoencoder: image_size is {self.image_size}, must be at least 12 and divisible by 4")
-        if self.latent_channels < 1 or self.width < 2 or self.width % 2:
-            raise ConfigError(
-                f"autoencoder: latent_channels {self.latent_channels}, width {self.width}: must be positive, width even"
-            )
 
 
 class ResidualBlock(nn.Module):
@@ -201,6 +182,7 @@ class StableDiffusion3Autoencoder:
                 str(folder), local_files_only=True, use_safetensors=True, torch_dtype=dtype
             )
         except (OSError, ValueError, RuntimeError) as error:
+            survey(sorted(folder.glob("*.safetensors")))  # names the file that is not what its name says
             raise CheckpointError(f"{folder}: not a readable diffusers autoencoder: {error}".splitlines()[0]) from error
         self.vae.to(device).eval().requires_grad_(False)
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)

@@ -16,51 +16,25 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gymnast_core.config import find_model, parse_config
+from gymnast_core.contents import name_file, name_folder, other_folder, unreadable
 from gymnast_core.device import choose_device, inference_dtype
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.world_model.autoencoder import (
-    Autoencoder,
-    SmallAutoencoder,
+from gymnast_core.plain_json import parse_json
+from gymnast_core.tensor_files import load_tensors, refuse_quantised
+from gymnast_core.world_model.autoencoder import Autoencoder, SmallAutoencoder, StableDiffusion3Autoencoder
+from gymnast_core.world_model.config import (
+    SamplingConfig,
     SmallAutoencoderConfig,
-    StableDiffusion3Autoencoder,
+    WorldModelConfig,
 )
-from gymnast_core.world_model.diffusion import SOLVERS, SolverKind
-from gymnast_core.world_model.model import WorldModel, WorldModelConfig
-from gymnast_core.world_model.sampler import CACHE_MODES, CacheMode
+from gymnast_core.world_model.model import WorldModel
 
 FORMAT_VERSION = 1
 SD3_PREFIX = "sd3:"
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How frames are drawn."""
-
-    steps: int = 10
-    """Denoising steps a frame."""
-    guidance: float = 1.0
-    """1 = the conditional prediction alone; above 1 sharpens obedience to the action at twice the cost."""
-    mode: CacheMode = "streaming"
-    """What happens once the window slides: streaming (old keys kept), exact (window recomputed); for comparison also
-    frame_cache and no_cache."""
-    solver: SolverKind = "ddim"
-    """"ddim", or "dpm++" (DPM-Solver++(2M)); the same up to two steps."""
-    compile: bool = False
-    """torch.compile, on a GPU with CUDA graphs: for long runs with an unchanging number of rollouts."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.steps <= 1000:
-            raise ConfigError(f"sampling: steps is {self.steps}, must be between 1 and 1000")
-        if not 0 <= self.guidance <= 100:
-            raise ConfigError(f"sampling: guidance is {self.guidance}, must be between 0 and 100")
-        if self.mode not in CACHE_MODES:
-            raise ConfigError(f"sampling: mode is {self.mode!r}, must be one of {', '.join(CACHE_MODES)}")
-        if self.solver not in SOLVERS:
-            raise ConfigError(f"sampling: solver is {self.solver!r}, must be one of {', '.join(SOLVERS)}")
 
 
 @dataclass
@@ -78,7 +52,9 @@ class LoadedWorldModel:
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy weights into the module; CheckpointError lists missing, unexpected and mis-shaped names."""
-    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    own = module.state_dict()
+    refuse_quantised(weights, own, None, source)
+    expected = {name: tensor.shape for name, tensor in own.items()}
     missing = sorted(set(expected) - set(weights))
     unexpected = sorted(set(weights) - set(expected))
     shapes = [
@@ -119,6 +95,8 @@ def load_worldgym_checkpoint(
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; download the WorldGym checkpoint and give its path")
+    if (told := name_file(path)) and "zip archive" not in told and "pickle" not in told:
+        raise CheckpointError(f"{path}: found {told}, needed a WorldGym checkpoint (torch.save's file)")
     try:
         place = "meta" if device == "meta" else "cpu"
         content = torch.load(path, map_location=place, weights_only=True, mmap=place == "cpu")
@@ -167,22 +145,20 @@ def read_folder(folder: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[
     """Weights and config of a checkpoint folder; CheckpointError if incomplete or of another kind."""
     folder = Path(folder)
     path = folder / "config.json"
+    if not os.path.lexists(path):
+        raise CheckpointError(f"{other_folder(folder, f'a {kind} checkpoint')} (config.json is missing)")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: no {kind} checkpoint (config.json is missing)") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: unreadable ({error})") from error
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {unreadable(path, error)}") from error
+    if isinstance(config, dict) and "kind" not in config and (told := name_folder(folder)):
+        raise CheckpointError(f"{folder}: found {told}, needed a {kind} checkpoint")
     if not isinstance(config, dict) or config.get("kind") != kind:
         found = config.get("kind") if isinstance(config, dict) else type(config).__name__
         raise CheckpointError(f"{path}: kind is {found!r}, must be {kind!r}")
     if config.get("format") != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format is {config.get('format')!r}, this release reads {FORMAT_VERSION}")
-    try:
-        weights = load_file(str(folder / "weights.safetensors"))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}/weights.safetensors: missing or damaged ({error})") from error
-    return weights, config
+    return load_tensors(folder / "weights.safetensors"), config
 
 
 def save_autoencoder(folder: str | Path, autoencoder: SmallAutoencoder, made_by: Mapping[str, Any]) -> None:
@@ -267,6 +243,8 @@ def load_world_model(
     sampling = parse_config(SamplingConfig, config.get("sampling", {}), source)
     named = config.get("autoencoder")
     size = config.get("image_size")
+    if size is not None and type(size) is not int:
+        raise CheckpointError(f"{source}: image_size is {str(size)[:60]!r}, needed a whole number of pixels")
     own = load_autoencoder(
         named if isinstance(named, str) else folder / "autoencoder",
         image_size=size if isinstance(size, int) else 256,

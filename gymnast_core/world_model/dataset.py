@@ -1,4 +1,4 @@
-"""Clips for training: folders of gymnast episodes and of WorldGym's layout alike, mixed with weights.
+"""Clips for training: folders of episodes of every format, mixed with weights.
 
 Every data folder is read once; its frames (or latents, for a frozen autoencoder) lie in one flat file that is mapped
 into memory, so that the second run starts at once and a data set may be larger than memory.
@@ -12,7 +12,6 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,67 +20,59 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gymnast_core.data.episode import iterate_episodes, read_episode
-from gymnast_core.data.frames import resize_frame
-from gymnast_core.data.worldgym import find_worldgym_episodes, read_worldgym_episode
+from gymnast_core.data.formats import StoredEpisode, find_all, open_episode
+from gymnast_core.data.worldgym import check_bridge
 from gymnast_core.errors import ConfigError, DataError
-from gymnast_core.progress import progress_bar
+from gymnast_core.plain_json import parse_json
+from gymnast_core.progress import progress_bar, readers
 from gymnast_core.world_model.actions import frame_conditions
+
+READING = "vectors as they are in the file"
+"""How episodes are read: what was kept from another way of reading is not used again."""
 
 
 @dataclass(frozen=True)
 class EpisodeFile:
-    """One episode on disk. path: an episode folder, or the .mp4 of WorldGym's layout."""
+    """One episode of any format by its path, for scripts."""
 
     path: Path
 
     def read(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (T + 1, size, size, 3) uint8 and, for each, the vector (T + 1, 10) of the action that led to it; T is
-        the episode's `answered`.
-        """
-        if self.path.suffix == ".mp4":
-            episode = read_worldgym_episode(self.path, size)
-        else:
-            episode = read_episode(self.path)
-        length = episode.answered
-        if length < 1:
-            raise DataError(f"{self.path}: no executed step in it, needed at least 2 frames")
-        frames = np.stack([resize_frame(frame, size) for frame in episode.frames[: length + 1]])
-        return frames, frame_conditions(episode.executed[:length])
-
-    @property
-    def held_out(self) -> bool:
-        """WorldGym's layout says so itself: <subset>/test/N.mp4."""
-        return self.path.suffix == ".mp4" and self.path.parent.name == "test"
-
-    def stamp(self) -> str:
-        """Changes when one of the episode's files does."""
-        parts = [str(self.path.resolve())]
-        video = self.path.suffix == ".mp4"
-        for file in (self.path, self.path.with_suffix(".npz")) if video else (self.path / "steps.jsonl",):
-            try:
-                status = file.stat()
-            except OSError as error:
-                raise DataError(f"{file}: cannot read: {error.strerror or error}") from error
-            parts.append(f"{status.st_size}:{status.st_mtime_ns}")
-        return ":".join(parts)
+        """Frames and the vectors that condition them, see `read_clip`. Raises: DataError."""
+        return read_clip(open_episode(self.path), size)
 
 
-def find_all(folder: str | Path) -> list[EpisodeFile]:
-    """Every episode below a folder, both layouts, sorted; DataError if there is none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of episodes")
-    found = [EpisodeFile(path) for path in (*iterate_episodes(folder), *find_worldgym_episodes(folder))]
-    if not found:
-        raise DataError(
-            f"{folder}: no episode below it; needed folders with episode.json or N.mp4 with N.npz beside it"
-        )
-    return found
+def read_clip(file: StoredEpisode, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (T + 1, size, size, 3) uint8 and, for each, the vector (T + 1, 10) of the action that led to it; T is
+    the episode's `answered`. Vectors that the file keeps are its own, whatever robot they are of; the first is zero,
+    since no action led to the first frame.
+
+    Raises: DataError.
+    """
+    vectors = file.vectors()
+    whole = True
+    if vectors is None:
+        episode = file.steps()
+        executed = check_bridge(episode.executed[: episode.answered], f"{file.path}: executed")
+        vectors, whole = frame_conditions(executed), len(executed) == episode.length
+    else:
+        vectors[:1] = 0.0  # no action led to the first frame, as in a rollout
+    length = len(vectors) - 1
+    if length < 1:
+        raise DataError(f"{file.path}: no executed step in it, needed at least 2 frames")
+    frames = np.empty((length + 1, size, size, 3), dtype=np.uint8)
+    count = 0
+    pictures = file.frames(size)
+    for count, frame in enumerate(pictures if whole else islice(pictures, length + 1), start=1):
+        if count <= len(frames):
+            frames[count - 1] = frame
+    if count != len(frames):
+        raise DataError(f"{file.path}: found {count} frames, needed {len(frames)}, one more than actions")
+    return frames, vectors
 
 
-def split(files: Sequence[EpisodeFile], fraction: float) -> tuple[list[EpisodeFile], list[EpisodeFile]]:
-    """(training, held-out): by WorldGym's own test folders where there are any, otherwise by a hash of the name.
+def split(files: Sequence[StoredEpisode], fraction: float) -> tuple[list[StoredEpisode], list[StoredEpisode]]:
+    """(training, held-out): by the data's own test episodes where there are any, otherwise by a hash of the name.
 
     The hash keeps an episode on its side when more data arrive. Where both sides can have one, both have one.
     """
@@ -143,7 +134,7 @@ def flatten(
     held_out: float,
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
     transform_id: str = "frames",
-) -> tuple[FlatEpisodes, list[EpisodeFile]]:
+) -> tuple[FlatEpisodes, list[StoredEpisode]]:
     """Read all sources for training; returns the flat episodes and the held-out files.
 
     size: frames are squashed to size x size. transform: (n, size, size, 3) uint8 -> (n, ...) array to store instead.
@@ -186,25 +177,31 @@ def flatten(
 
 
 def _cached(
-    files: list[EpisodeFile],
+    files: list[StoredEpisode],
     title: str,
     size: int,
     cache: Path,
     transform: Callable[[np.ndarray], np.ndarray] | None,
     transform_id: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    key = hashlib.sha256("\n".join([str(size), transform_id, *(f.stamp() for f in files)]).encode()).hexdigest()[:20]
+    key = hashlib.sha256(
+        "\n".join([READING, str(size), transform_id, *(f.stamp() for f in files)]).encode()
+    ).hexdigest()[:20]
     folder = cache / key
     if not (folder / "index.json").is_file():
         _build(files, title, size, folder, transform)
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    index = parse_json((folder / "index.json").read_text(encoding="utf-8"))
     shape = tuple(index["shape"])
     values = np.memmap(folder / "values.bin", dtype=index["dtype"], mode="r", shape=shape)
     return values, np.load(folder / "conditions.npy", allow_pickle=False), np.array(index["lengths"], np.int64)
 
 
 def _build(
-    files: list[EpisodeFile], title: str, size: int, folder: Path, transform: Callable[[np.ndarray], np.ndarray] | None
+    files: list[StoredEpisode],
+    title: str,
+    size: int,
+    folder: Path,
+    transform: Callable[[np.ndarray], np.ndarray] | None,
 ) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -217,15 +214,15 @@ def _build(
         workers = max(1, min(8, torch.get_num_threads()))
         with (
             open(temporary / "values.bin", "wb") as stream,
-            ThreadPoolExecutor(workers) as pool,
+            readers(workers) as pool,
             progress_bar() as bar,
         ):
             task = bar.add_task(f"reading {title}", total=len(files), note="")
             remaining = iter(files)
-            pending = [pool.submit(file.read, size) for file in islice(remaining, 2 * workers)]
+            pending = [pool.submit(read_clip, file, size) for file in islice(remaining, 2 * workers)]
             while pending:
                 frames, condition = pending.pop(0).result()
-                pending += [pool.submit(file.read, size) for file in islice(remaining, 1)]
+                pending += [pool.submit(read_clip, file, size) for file in islice(remaining, 1)]
                 stored = np.ascontiguousarray(transform(frames) if transform else frames)
                 shape, dtype = stored.shape[1:], str(stored.dtype)
                 stream.write(stored.tobytes())

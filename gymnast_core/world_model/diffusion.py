@@ -9,20 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.world_model.config import SOLVERS, LossConfig, SolverKind
 
 CONTEXT_LEVEL = 14
 """Noise level at which finished frames are presented: scaled by sqrt(abar), no noise added."""
-
-Objective = Literal["diffusion_forcing", "teacher_forcing"]
-NoiseLevels = Literal["uniform", "sampler"]
-SolverKind = Literal["ddim", "dpm++"]
-SOLVERS: tuple[SolverKind, ...] = get_args(SolverKind)
 
 
 def sigmoid_alphas_cumprod(timesteps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Tensor:
@@ -109,6 +104,12 @@ class Solver:
     def steps(self) -> int:
         return len(self._steps)
 
+    @property
+    def foreseen(self) -> Tensor:
+        """The clean latents that the last step foresaw."""
+        assert self._x0 is not None, "a step first"
+        return self._x0
+
     def begin(self) -> None:
         """Forget the last frame."""
         self._x0 = None
@@ -124,40 +125,6 @@ class Solver:
             following = following + r * self._x0
         self._x0 = x0
         return following
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """What the network is taught."""
-
-    objective: Objective = "diffusion_forcing"
-    """"diffusion_forcing": every frame of a clip has its own noise level (the paper). "teacher_forcing": noisy copies
-    of each frame look at the clean past, as the sampler does; far better when compute is scarce."""
-    noise_levels: NoiseLevels = "uniform"
-    """"uniform" over all levels, or "sampler": half of the draws at the very levels of the sampler below."""
-    sampler_steps: int = 10
-    """DDIM steps that noise_levels "sampler" concentrates on."""
-    noisy_copies: int = 1
-    """Teacher forcing: noisy copies that share one clean clip."""
-    context_noise: float = 0.0
-    """Teacher forcing: noise on the clean past after the first frame, each clip's amount drawn from 0 to this many
-    standard deviations, so that the network learns to forgive its own errors (as in GameNGen, arXiv 2408.14837)."""
-    motion_weight: float = 0.0
-    """Extra weight of latent cells that differ from the clip's first frame (0 = none)."""
-
-    def __post_init__(self) -> None:
-        if self.objective not in ("diffusion_forcing", "teacher_forcing"):
-            raise ConfigError(f'objective is {self.objective!r}, must be "diffusion_forcing" or "teacher_forcing"')
-        if self.noise_levels not in ("uniform", "sampler"):
-            raise ConfigError(f'noise_levels is {self.noise_levels!r}, must be "uniform" or "sampler"')
-        if self.noisy_copies < 1:
-            raise ConfigError(f"noisy_copies is {self.noisy_copies}, must be at least 1")
-        if not 1 <= self.sampler_steps <= 1000:
-            raise ConfigError(f"sampler_steps is {self.sampler_steps}, must be between 1 and 1000")
-        if not 0 <= self.context_noise <= 10:
-            raise ConfigError(f"context_noise is {self.context_noise}, must be between 0 and 10")
-        if not self.motion_weight >= 0:
-            raise ConfigError(f"motion_weight is {self.motion_weight}, must be 0 or more")
 
 
 def draw_levels(schedule: Schedule, config: LossConfig, shape: tuple[int, int], generator: torch.Generator) -> Tensor:

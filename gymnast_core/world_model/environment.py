@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,10 @@ import numpy as np
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.protocols import Start, StepResult
 from gymnast_core.robot.safety import DeadReckoning
-from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig, load_world_model
+from gymnast_core.world_model.checkpoint import LoadedWorldModel, load_world_model
+from gymnast_core.world_model.config import SamplingConfig
 from gymnast_core.world_model.imagine import Imagination
+from gymnast_core.world_model.meters import doubts, read_meters
 
 
 class WorldModelEnvironment:
@@ -24,17 +26,21 @@ class WorldModelEnvironment:
         max_rollouts: int = 128,
         sampling: SamplingConfig | None = None,
         arm: DeadReckoning | None = None,
+        limits: Mapping[str, float] | None = None,
     ) -> None:
         """sampling: replaces the checkpoint's own. max_rollouts: bounds memory.
 
+        limits: of meters of hallucination, by name, above which a rollout is doubted (`meters.py`).
+
         arm: whose safety envelope commanded actions pass, because a world model learned from what an arm did, not from
-        what it was told; without one they are imagined as they are.
+        what it was commanded; without one they are imagined as they are.
         """
         if max_rollouts < 1:
             raise ConfigError(f"world model: max_rollouts is {max_rollouts}, must be at least 1")
         self.loaded = loaded
         self._max_rollouts = max_rollouts
         self._arm = arm
+        self._limits = dict(limits or {})
         self._positions: list[np.ndarray] = []
         self._imagination = Imagination(loaded, sampling)
 
@@ -48,10 +54,11 @@ class WorldModelEnvironment:
         sampling: SamplingConfig | None = None,
         autoencoder: str = "",
         arm: DeadReckoning | None = None,
+        limits: Mapping[str, float] | None = None,
     ) -> WorldModelEnvironment:
         """From a world-model checkpoint, see `load_world_model`; CheckpointError if it does not load."""
         loaded = load_world_model(folder, device, autoencoder, dtype=None)
-        return cls(loaded, max_rollouts=max_rollouts, sampling=sampling, arm=arm)
+        return cls(loaded, max_rollouts=max_rollouts, sampling=sampling, arm=arm, limits=limits)
 
     @property
     def max_rollouts(self) -> int:
@@ -93,24 +100,35 @@ class WorldModelEnvironment:
         for k in range(executed.shape[1]):
             self._imagination.step(executed[:, k])
         frames = self._imagination.decode([len(self._imagination.latents) - 1])[:, 0]
-        return StepResult(frames, executed, np.full(n, np.nan, np.float32), events, changed)
+        return StepResult(frames, executed, np.full(actions.shape[:2], np.nan, np.float32), events, changed)
 
-    def _pass_envelope(self, actions: np.ndarray) -> tuple[np.ndarray, tuple[tuple[str, ...], ...], np.ndarray]:
-        """Actions (N, K, 7) as the arm would do them, the interventions' names for each rollout, and which (N, K) of
-        the actions they changed."""
+    def _pass_envelope(self, actions: np.ndarray) -> tuple[np.ndarray, list[list[tuple[str, ...]]], np.ndarray]:
+        """Actions (N, K, 7) as the arm would do them, the interventions' names for each of them, and which (N, K) they
+        changed."""
         changed = np.zeros(actions.shape[:2], dtype=bool)
         if self._arm is None:
-            return actions, ((),) * len(actions), changed
+            return actions, [[()] * actions.shape[1] for _ in actions], changed
         executed = np.empty_like(actions)
-        events: list[tuple[str, ...]] = []
+        events: list[list[tuple[str, ...]]] = []
         for row, chunk in enumerate(actions):
-            happened: list[str] = []
+            happened: list[tuple[str, ...]] = []
             for step, action in enumerate(chunk):
                 executed[row, step], self._positions[row], names = self._arm.follow(self._positions[row], action)
-                happened.extend(names)
+                happened.append(tuple(names))
                 changed[row, step] = bool(names)
-            events.append(tuple(happened))
-        return executed, tuple(events), changed
+            events.append(happened)
+        return executed, events, changed
+
+    def doubts(self) -> list[str]:
+        """For each rollout why it should not be believed, as far as it has gone; "" where it may be."""
+        if not self._limits or len(self._imagination.latents) < 2:
+            return [""] * self._imagination.size
+        return doubts(read_meters(self._imagination), self._limits)
+
+    @property
+    def imagination(self) -> Imagination:
+        """The rollouts themselves, with their latents."""
+        return self._imagination
 
     def video(self, indices: Sequence[int] | None = None) -> np.ndarray:
         """Frames (N, len(indices), S, S, 3) since the reset; negative indices count from the end."""

@@ -16,26 +16,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from gymnast_core.data.frames import read_image, resize_frame
+from gymnast_core.data.formats import StoredEpisode
+from gymnast_core.data.frames import resize_frame
 from gymnast_core.errors import CheckpointError, DataError
+from gymnast_core.files import remove, write_bytes
+from gymnast_core.plain_json import parse_json
 from gymnast_core.progress import progress_bar
+from gymnast_core.tensor_files import open_tensors
 from gymnast_core.world_model.autoencoder import Autoencoder
-from gymnast_core.world_model.dataset import EpisodeFile
 
+FAMILIARITY = "familiarity.safetensors"
+"""Where the measure lies, beside a world model's weights."""
 NEIGHBOUR = 5
 GRID = 4
 MAX_REFERENCE = 1200
 """Stored training frames at most."""
 MIN_FRAMES = 2 * NEIGHBOUR
 MARGIN = 2.0
-"""A frame is familiar up to so many times the distance that 99 of 100 held-out frames keep within."""
+"""A frame is familiar up to this multiple of the distance that 99 of 100 held-out frames keep within."""
 FLOOR = 0.03
 """Least standard deviation of a principal axis, as a share of the root mean square of all."""
 PROBE_TOLERANCE = 0.05
 BATCH = 64
+AGAIN = "`gymnast world-model evaluate` makes it anew"
 
 
 def features(autoencoder: Autoencoder, frames: Sequence[np.ndarray]) -> np.ndarray:
@@ -108,7 +114,7 @@ def calibrate(
     return Familiarity(reference, np.percentile(distances, np.arange(101)), probe, facts)
 
 
-def choose_frames(files: Sequence[EpisodeFile], count: int, seed: int = 0) -> list[np.ndarray]:
+def choose_frames(files: Sequence[StoredEpisode], count: int, seed: int = 0) -> list[np.ndarray]:
     """About `count` frames of episodes: of each chosen one the first, and one from anywhere, since practice may begin
     at any frame. Which ones depends on the seed alone."""
     generator = np.random.default_rng(seed)
@@ -135,8 +141,28 @@ def save_familiarity(path: Path, measure: Familiarity) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         raise CheckpointError(f"{path}: cannot write: {error}; free disk space or choose another folder") from error
+
+
+def know_both(before: Path, after: Path) -> None:
+    """Let the measure of a model that was trained further know the frames of the training before as well.
+
+    before, after: files of the two measures; without the first nothing is changed. The autoencoder is the same. What is
+    near and what is far stays as it was for the first, since new episodes are few. Raises: CheckpointError, DataError.
+    """
+    if not before.is_file():
+        return
+    if not after.is_file():
+        write_bytes(after, before.read_bytes())
+        return
+    old, new = _read(before), _read(after)
+    if "and" in new.facts or np.array_equal(old.reference, new.reference):  # it knows them already
+        return
+    share = MAX_REFERENCE - min(len(new.reference), MAX_REFERENCE // 2)
+    kept = np.random.default_rng(0).permutation(len(old.reference))[:share]
+    reference = np.concatenate((new.reference[: MAX_REFERENCE // 2], old.reference[np.sort(kept)]))
+    save_familiarity(after, Familiarity(reference, old.quantiles, old.probe, {**old.facts, "and": new.facts}))
 
 
 def load_familiarity(path: Path, autoencoder: Autoencoder) -> Familiarity | None:
@@ -146,20 +172,27 @@ def load_familiarity(path: Path, autoencoder: Autoencoder) -> Familiarity | None
     """
     if not path.is_file():
         return None
-    again = "`gymnast world-model evaluate` makes it anew"
+    measure = _read(path)
+    now = _probe(autoencoder)
+    if now.shape != measure.probe.shape or float(np.abs(now - measure.probe).max()) > PROBE_TOLERANCE:
+        raise CheckpointError(f"{path}: made with another autoencoder; {AGAIN} for this one")
+    return measure
+
+
+def _read(path: Path) -> Familiarity:
+    """A file of a measure. Raises: CheckpointError."""
     try:
-        with safe_open(str(path), framework="numpy") as content:
+        with open_tensors(path, "numpy") as content:
             arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - no mapping
-            facts = json.loads((content.metadata() or {}).get("facts", "{}"))
+            facts = parse_json((content.metadata() or {}).get("facts", "{}"))
         reference, quantiles, probe = arrays["reference"], arrays["quantiles"], arrays["probe"]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); {again}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; or {AGAIN}") from error
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); {AGAIN}") from error
     sound = reference.ndim == 2 and len(reference) >= MIN_FRAMES and quantiles.shape == (101,)
     if not sound or probe.shape != reference.shape[1:] or not all(np.isfinite(a).all() for a in arrays.values()):
-        raise CheckpointError(f"{path}: damaged (shapes or numbers); {again}")
-    now = _probe(autoencoder)
-    if now.shape != probe.shape or float(np.abs(now - probe).max()) > PROBE_TOLERANCE:
-        raise CheckpointError(f"{path}: made with another autoencoder; {again} for this one")
+        raise CheckpointError(f"{path}: damaged (shapes or numbers); {AGAIN}")
     return Familiarity(reference, quantiles, probe, facts)
 
 
@@ -170,14 +203,6 @@ def _probe(autoencoder: Autoencoder) -> np.ndarray:
     return features(autoencoder, [np.stack([across, across.T, across[::-1, ::-1]], axis=-1)])[0]
 
 
-def _two_frames(file: EpisodeFile, generator: np.random.Generator) -> list[np.ndarray]:
+def _two_frames(file: StoredEpisode, generator: np.random.Generator) -> list[np.ndarray]:
     draw = float(generator.random())
-    if file.path.suffix == ".mp4":
-        from gymnast_core.data.worldgym import read_video
-
-        frames = read_video(file.path)
-        return [frames[0], frames[int(draw * len(frames))]]
-    paths = sorted((file.path / "frames").glob("*.png"))
-    if not paths:
-        raise DataError(f"{file.path}: no frame in it")
-    return [read_image(paths[0]), read_image(paths[int(draw * len(paths))])]
+    return [file.frame(0), file.frame(int(draw * file.count()))]

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gymnast_core.config import ModelsConfig, parse_config
-from gymnast_core.data.frames import write_bytes
-from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.world_model.checkpoint import SamplingConfig
+from gymnast_core.config import AdaptationConfig, ModelsConfig
+from gymnast_core.errors import CheckpointError
+from gymnast_core.files import write_json
+from gymnast_core.results import read_record
+from gymnast_core.world_model.config import SamplingConfig
+from gymnast_core.world_model.meters import OWN, MeterFigure
 
-MIN_AGREEMENT = 0.85
-MAX_BIAS = 0.10
 MIN_EPISODES = 8
-"""Below so many episodes of an instruction, the figures of all instructions stand for it."""
+"""An instruction with fewer episodes than this is represented by the figures of all instructions."""
 SAMPLES = 64
 SAMPLE_BYTES = 65536
 
@@ -32,7 +31,8 @@ class Replay:
     """Logged actions replayed in imagination from an episode's first frame, and judged.
 
     agreement: share with the outcome that really happened. false_positives: completed in imagination alone;
-    false_negatives: completed really alone. judge_agreement: of the same judge on the real frames, what it alone costs.
+    false_negatives: completed really alone. judge_agreement: of the same judge on the real frames, what it alone costs;
+    None where every real outcome is a judge's word.
     """
 
     agreement: float
@@ -41,6 +41,8 @@ class Replay:
     false_positives: int
     false_negatives: int
     judge_agreement: float | None = None
+    abstained: int = 0
+    """Episodes without a verdict, which are not counted above."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ class Fidelity:
     """Content of gate.json. replay and closed_loop: by instruction, and "all".
 
     measured: when, ISO 8601. weights: fingerprint. sampling: as `describe_sampling`. horizon: imagined steps.
-    temperatures: of the policy.
+    temperatures: of the policy. outcomes_by: how many of the real outcomes are whose word, see `data/outcome.py`.
+    confirmation: what a success had to survive in `confirmed`, the figures of the replays
+    after it (`ConfirmationConfig.describe`). meters: what each meter of hallucination is worth. action_shuffle: error
+    of pictures imagined on other episodes' actions over the error on their own.
     """
 
     measured: str
@@ -75,6 +80,11 @@ class Fidelity:
     closed_loop: dict[str, ClosedLoop] = field(default_factory=dict)
     policy: str = ""
     temperatures: tuple[float, ...] = ()
+    outcomes_by: dict[str, int] = field(default_factory=dict)
+    confirmation: str = ""
+    confirmed: dict[str, Replay] = field(default_factory=dict)
+    meters: dict[str, MeterFigure] = field(default_factory=dict)
+    action_shuffle: float | None = None
 
 
 def beside(model: str | Path, name: str) -> Path:
@@ -117,7 +127,7 @@ def describe_sampling(sampling: SamplingConfig) -> str:
 def write_fidelity(model: str | Path, fidelity: Fidelity) -> Path:
     """Write gate.json beside the weights. Raises: DataError when that cannot be written."""
     path = beside(model, "gate.json")
-    write_bytes(path, json.dumps(dataclasses.asdict(fidelity), indent=1).encode() + b"\n")
+    write_json(path, dataclasses.asdict(fidelity))
     return path
 
 
@@ -129,80 +139,102 @@ def read_fidelity(model: str | Path) -> Fidelity | None:
     path = beside(model, "gate.json")
     if not path.is_file():
         return None
-    try:
-        content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path}: found {type(content).__name__}, needed a mapping of fields")
-        return parse_config(Fidelity, content, str(path))
-    except (OSError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); `gymnast world-model evaluate` makes it anew") from error
+    return read_record(Fidelity, path, "`gymnast world-model evaluate` makes it anew")
 
 
 @dataclass(frozen=True)
 class Standing:
     """What is known of a world model for one instruction. line: both figures in words. failed: conditions that do not
-    hold, in words; empty where the model can be trusted."""
+    hold, in words; empty where the model can be trusted. measured: whether there are figures that hold for it."""
 
     line: str
     failed: tuple[str, ...]
+    measured: bool = True
 
 
 def assess(
     model: str | Path,
     sampling: SamplingConfig,
+    limits: AdaptationConfig,
     horizon: int,
     instruction: str = "",
-    min_agreement: float = MIN_AGREEMENT,
-    max_bias: float = MAX_BIAS,
+    confirmation: str = "",
 ) -> Standing:
     """Hold a world model's figures against the gate: for the instruction where it was measured, otherwise for all.
 
-    horizon: how many steps will be imagined; the figures hold for no more than they were measured over.
+    limits: `min_agreement` and `max_bias` of the station file. horizon: how many steps will be imagined; the figures
+    hold for no more than they were measured over. confirmation: what successes will have to survive; where the same was
+    measured, its agreement counts.
 
     Raises: CheckpointError for a damaged gate.json.
     """
     found = read_fidelity(model)
-    problem = ""
-    if found is None:
-        problem = "never measured"
-    elif found.weights != fingerprint(model):
-        problem = "measured with other weights"
-    elif found.sampling != describe_sampling(sampling):
-        problem = f"measured with other sampling ({found.sampling}, not {describe_sampling(sampling)})"
-    elif found.horizon < horizon:
-        problem = f"measured over {found.horizon} imagined steps, not {horizon}"
+    problem = _why_not_measured(found, model, sampling, horizon)
     if found is None or problem:
         line = f"not measured: {problem}; `gymnast world-model evaluate` measures agreement and bias"
-        return Standing(line, (f"the world model's agreement and bias are unknown ({problem})",))
-    words, failed = [], []
-    name, replay = _of(found.replay, instruction)
-    if replay is None:
-        words.append("agreement not measured")
-        failed.append("the world model's agreement with the station was not measured")
-    else:
-        words.append(
-            f"agreement {replay.agreement:.2f} ± {replay.standard_error:.2f} ({name}, {replay.episodes} replayed "
-            f"episodes, {replay.false_positives} false positives, {replay.false_negatives} false negatives)"
+        return Standing(line, (f"the world model's agreement and bias are unknown ({problem})",), measured=False)
+    replays = found.confirmed if confirmation and confirmation == found.confirmation else found.replay
+    told = (_agreement(replays, instruction, limits.min_agreement), _bias(found, instruction, limits.max_bias))
+    failed = tuple(failed for _, failed in told if failed)
+    measured = bool(found.replay and found.closed_loop)
+    return Standing("; ".join(words for words, _ in told), failed, measured)
+
+
+def _why_not_measured(found: Fidelity | None, model: str | Path, sampling: SamplingConfig, horizon: int) -> str:
+    """Why the figures say nothing about this model with this sampling and horizon; empty where they do."""
+    if found is None:
+        return "never measured"
+    if found.weights != fingerprint(model):
+        return "measured with other weights"
+    if found.sampling != describe_sampling(sampling):
+        return f"measured with other sampling ({found.sampling}, not {describe_sampling(sampling)})"
+    if found.horizon < horizon:
+        return f"measured over {found.horizon} imagined steps, not {horizon}"
+    return ""
+
+
+def meter_limits(model: str | Path) -> dict[str, float]:
+    """Limits of the meters that a rollout has by itself, as far as they were found to tell anything.
+
+    Raises: CheckpointError for a damaged gate.json, and where the meters were never measured with these weights.
+    """
+    found = read_fidelity(model)
+    if found is None or not found.meters or found.weights != fingerprint(model):
+        raise CheckpointError(
+            f"{beside(model, 'gate.json')}: the meters of hallucination were not measured with these weights; "
+            "`gymnast world-model evaluate --config ...` measures them, or leave `confirm.meters` false"
         )
-        if not replay.agreement >= min_agreement:
-            failed.append(
-                f"replayed actions agree with the station's outcome in {replay.agreement:.2f} of episodes, needed "
-                f"{min_agreement:.2f}"
-            )
+    return {name: one.limit for name, one in found.meters.items() if name in OWN and one.limit is not None}
+
+
+def _agreement(replays: Mapping[str, Replay], instruction: str, least: float) -> tuple[str, str]:
+    """(the replay's figures in words, the condition that fails or "")."""
+    name, replay = _of(replays, instruction)
+    if replay is None:
+        return "agreement not measured", "the world model's agreement with the station was not measured"
+    words = (
+        f"agreement {replay.agreement:.2f} ± {replay.standard_error:.2f} ({name}, {replay.episodes} replayed "
+        f"episodes, {replay.false_positives} false positives, {replay.false_negatives} false negatives"
+        + (f", {replay.abstained} without a verdict)" if replay.abstained else ")")
+    )
+    if replay.agreement >= least:
+        return words, ""
+    agreement = f"replayed actions agree with the station's outcome in {replay.agreement:.2f} of episodes"
+    return words, f"{agreement}, needed {least:.2f}"
+
+
+def _bias(found: Fidelity, instruction: str, most: float) -> tuple[str, str]:
+    """(the closed loop's figures in words, the condition that fails or "")."""
     name, loop = _of(found.closed_loop, instruction)
     if loop is None:
-        words.append("closed-loop bias not measured")
-        failed.append("the world model's closed-loop bias was not measured")
-    else:
-        words.append(
-            f"closed-loop bias {loop.bias:+.2f} ± {loop.standard_error:.2f} ({name}, imagined {loop.imagined:.2f}, "
-            f"station {loop.station:.2f}, {loop.episodes} episodes)"
-        )
-        if not abs(loop.bias) <= max_bias:
-            failed.append(
-                f"success in imagination differs from the station's by {loop.bias:+.2f}, allowed is {max_bias:.2f}"
-            )
-    return Standing("; ".join(words), tuple(failed))
+        return "closed-loop bias not measured", "the world model's closed-loop bias was not measured"
+    words = (
+        f"closed-loop bias {loop.bias:+.2f} ± {loop.standard_error:.2f} ({name}, imagined {loop.imagined:.2f}, "
+        f"station {loop.station:.2f}, {loop.episodes} episodes)"
+    )
+    if abs(loop.bias) <= most:
+        return words, ""
+    return words, f"success in imagination differs from the station's by {loop.bias:+.2f}, allowed is {most:.2f}"
 
 
 def _of(figures: Mapping[str, Any], instruction: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""Imagined videos of a loaded world model: frames and Bridge actions in, latents or frames out.
+"""Imagined videos of a loaded world model: frames and actions in, latents or frames out.
 
 Noise of rollout i's frame k depends on that rollout's seed and k alone, so what else is in the batch changes nothing.
 """
@@ -13,15 +13,16 @@ from torch import Tensor
 
 from gymnast_core.data.frames import check_frame, resize_frame
 from gymnast_core.errors import ConfigError, DataError
-from gymnast_core.run_folder import derive_seed
-from gymnast_core.world_model.actions import to_worldgym
-from gymnast_core.world_model.checkpoint import LoadedWorldModel, SamplingConfig
+from gymnast_core.seeds import derive_seed
+from gymnast_core.world_model.actions import ACTION_DIM, to_worldgym
+from gymnast_core.world_model.checkpoint import LoadedWorldModel
+from gymnast_core.world_model.config import SamplingConfig
 from gymnast_core.world_model.diffusion import Schedule
 from gymnast_core.world_model.sampler import LatentRollout
 
 
 class Imagination:
-    """N rollouts of a world model; `start` with frames, then `step` with one action a rollout."""
+    """N rollouts of a world model; `start` with frames, then `step` with one action per rollout."""
 
     def __init__(self, loaded: LoadedWorldModel, sampling: SamplingConfig | None = None) -> None:
         """sampling: overrides the checkpoint's own."""
@@ -40,6 +41,8 @@ class Imagination:
         self._noise: list[torch.Generator] = []
         self.latents: list[Tensor] = []
         """Latents (N, h, w, C) of every frame so far."""
+        self.instability: list[Tensor] = []
+        """(N,) of every imagined frame, see `LatentRollout.instability`."""
         self._first_frames: np.ndarray = np.empty((0, 0, 0, 3), np.uint8)
         self._rows: Tensor = torch.empty(0, dtype=torch.int64)
 
@@ -69,18 +72,25 @@ class Imagination:
         self._rollout.start(first, self._rows)
         self._noise = [torch.Generator().manual_seed(derive_seed("imagination", seed)) for seed in seeds]
         self.latents = [first[self._rows]]
+        self.instability = []
 
-    @torch.no_grad()
     def step(self, actions: np.ndarray) -> Tensor:
         """Imagine one more frame of every rollout: Bridge actions (N, 7) -> latents (N, h, w, C)."""
-        if not self.latents:
-            raise ConfigError("imagination: step before start")
         if actions.shape != (self.size, 7):
             raise DataError(f"imagination: actions are {actions.shape}, must be ({self.size}, 7)")
+        return self.extend(to_worldgym(actions))
+
+    @torch.no_grad()
+    def extend(self, vectors: np.ndarray) -> Tensor:
+        """Like `step`, with what conditions the frame as the model was trained on it: WorldGym vectors (N, 10)."""
+        if not self.latents:
+            raise ConfigError("imagination: step before start")
+        if vectors.shape != (self.size, ACTION_DIM):
+            raise DataError(f"imagination: vectors are {vectors.shape}, must be ({self.size}, {ACTION_DIM})")
         shape = self.latents[0].shape[1:]
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in self._noise])
-        vectors = torch.from_numpy(to_worldgym(actions)).to(self.device)
-        self.latents.append(self._rollout.extend(vectors, noise))
+        self.latents.append(self._rollout.extend(torch.from_numpy(vectors).to(self.device), noise))
+        self.instability.append(self._rollout.instability)
         return self.latents[-1]
 
     def decode(self, indices: Sequence[int]) -> np.ndarray:
@@ -103,13 +113,13 @@ class Imagination:
 def imagine(
     loaded: LoadedWorldModel,
     frames: Sequence[np.ndarray],
-    actions: np.ndarray,
+    vectors: np.ndarray,
     seeds: Sequence[int],
     sampling: SamplingConfig | None = None,
 ) -> np.ndarray:
-    """Whole videos (N, T + 1, S, S, 3) uint8 for first frames (N of them) and Bridge actions (N, T, 7)."""
+    """Whole videos (N, T + 1, S, S, 3) uint8 for first frames (N of them) and WorldGym vectors (N, T, 10)."""
     play = Imagination(loaded, sampling)
     play.start(frames, seeds)
-    for k in range(actions.shape[1]):
-        play.step(actions[:, k])
-    return play.decode(range(actions.shape[1] + 1))
+    for k in range(vectors.shape[1]):
+        play.extend(vectors[:, k])
+    return play.decode(range(vectors.shape[1] + 1))

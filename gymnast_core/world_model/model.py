@@ -1,4 +1,4 @@
-"""The WorldGym diffusion transformer: video latents in, velocity out, one noise level and one action a frame.
+"""The WorldGym diffusion transformer: video latents in, velocity out, one noise level and one action per frame.
 
 Each layer attends within a frame (`s_block`) and then along time at one place of the image (`t_block`, causal).
 State-dict names are those of WorldGym's checkpoints. Shapes: B rollouts, T frames, H x W latent cells, C latent
@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.world_model.config import SpatialRope, WorldModelConfig
 
 ROPE_BASE = 10_000.0
 TIMESTEP_CHANNELS = 256
@@ -24,49 +24,6 @@ PLAIN_ATTENTION_KEYS = 96
 """On a CPU, plain matrix products beat the fused kernel up to about this many keys (1.6x in training at 31)."""
 FEW_QUERIES = 2
 """Frames of a pass over the cache: the one being drawn, sometimes the finished one before it."""
-
-SpatialRope = Literal["standard", "pixel"]
-
-
-@dataclass(frozen=True)
-class WorldModelConfig:
-    """Size of the network. The defaults are the full WorldGym model (608 M parameters)."""
-
-    in_channels: int = 16
-    """Channels of a latent frame."""
-    patch_size: int = 2
-    """Side of the square of latent cells that makes one token."""
-    dim: int = 1024
-    """Width."""
-    num_layers: int = 16
-    """Layers, each one spatial and one temporal block."""
-    num_heads: int = 16
-    """Attention heads; dim / num_heads must divide by 4."""
-    action_dim: int = 10
-    """Length of the action vector that conditions a frame."""
-    max_frames: int = 20
-    """Sliding window in frames, the one being drawn included."""
-    spatial_rope: SpatialRope = "standard"
-    """Rotary embedding over rows and columns: "standard" (integer positions, base 10 000) or "pixel"
-    (coordinates -1 .. 1, frequencies pi .. 128 pi)."""
-
-    def __post_init__(self) -> None:
-        for name in ("in_channels", "patch_size", "dim", "num_layers", "num_heads", "action_dim", "max_frames"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"world model: {name} is {value!r}, must be an integer of at least 1")
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 4:
-            raise ConfigError(
-                f"world model: dim {self.dim} over num_heads {self.num_heads} must give a head size divisible by 4"
-            )
-        if self.max_frames < 2:
-            raise ConfigError("world model: max_frames is 1, must be at least 2 (one frame seen, one drawn)")
-        if self.spatial_rope not in ("standard", "pixel"):
-            raise ConfigError(f'world model: spatial_rope is {self.spatial_rope!r}, must be "standard" or "pixel"')
-
-    @property
-    def head_dim(self) -> int:
-        return self.dim // self.num_heads
 
 
 class TemporalCache:

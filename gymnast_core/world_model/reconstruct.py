@@ -7,51 +7,33 @@ They should be of episodes that the world model was not trained on.
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from gymnast_core.config import Seed, find_model
-from gymnast_core.data.episode import find_episodes, read_episode
-from gymnast_core.data.frames import resize_frame, write_bytes, write_image
-from gymnast_core.errors import ConfigError
+from gymnast_core.config import find_model
+from gymnast_core.data.episode import write_episode
+from gymnast_core.data.formats import StoredEpisode, find_all
+from gymnast_core.data.outcome import Outcome
+from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.files import user_path
 from gymnast_core.progress import progress_bar
-from gymnast_core.run_folder import derive_seed
+from gymnast_core.seeds import derive_seed
 from gymnast_core.world_model.checkpoint import load_autoencoder, load_world_model
-from gymnast_core.world_model.dataset import EpisodeFile
-from gymnast_core.world_model.evaluate import imagine_episodes
-
-
-@dataclass(frozen=True)
-class ReconstructConfig:
-    """Options of `gymnast world-model reconstruct`."""
-
-    data: tuple[str, ...]
-    """Folders of gymnast episodes."""
-    out: str
-    """Folder of the copies; those that are there already are left alone."""
-    autoencoder: str = "mini/world_model/autoencoder"
-    """A small autoencoder's folder."""
-    world_model: str = ""
-    """A world model's folder: every frame after the first is imagined on the logged actions. Empty: encoded and decoded
-    only."""
-    batch: Annotated[int, Field(ge=1)] = 32
-    """Episodes imagined side by side."""
-    device: str = "auto"
-    """torch device."""
-    seed: Seed = 0
-    """Of the imagination's noise."""
+from gymnast_core.world_model.pictures import imagine_episodes
+from gymnast_core.world_model.reconstruct_config import ReconstructConfig
 
 
 @torch.inference_mode()
 def reconstruct(config: ReconstructConfig) -> int:
-    """Copy every episode with other frames; actions, states and outcomes stay.
+    """Copy every episode, as a gymnast one, with other frames; actions, states and outcomes stay.
 
     Raises: ConfigError, CheckpointError, DataError.
     """
@@ -61,36 +43,63 @@ def reconstruct(config: ReconstructConfig) -> int:
         loaded = load_world_model(config.world_model, config.device, dtype=None)
     else:
         autoencoder = load_autoencoder(find_model(config.autoencoder), device=config.device)
-    copies = [
-        (folder, Path(config.out) / Path(root).name / folder.relative_to(root))
-        for root in config.data
-        for folder in find_episodes(root)
-    ]
+    copies = _copies(config.data, user_path(config.out))
     size = config.batch if config.world_model else 1
     with progress_bar() as bar:
         row = bar.add_task("imagining" if config.world_model else "reconstructing", total=len(copies), note="")
         for begin in range(0, len(copies), size):
             batch = copies[begin : begin + size]
             if not all((target / "episode.json").exists() for _, target in batch):
+                sources = [source for source, _ in batch]
                 if config.world_model:
-                    files = [EpisodeFile(folder) for folder, _ in batch]
-                    longest = max(read_episode(folder).length for folder, _ in batch)
+                    longest = max(source.count() for source in sources) - 1
                     seed = derive_seed(config.seed, begin)
-                    videos = [video for _, video in imagine_episodes(loaded, files, longest, seed)]
+                    videos = [video for _, video in imagine_episodes(loaded, sources, longest, seed)]
                 else:
-                    frames = read_episode(batch[0][0]).frames
-                    shown = np.stack([resize_frame(frame, autoencoder.image_size) for frame in frames])
+                    shown = np.stack(list(sources[0].frames(autoencoder.image_size)))
                     videos = [autoencoder.decode(autoencoder.encode(shown))]
-                for (folder, target), video in zip(batch, videos, strict=True):
-                    _write(folder, target, video)
+                for (source, target), video in zip(batch, videos, strict=True):
+                    if not (target / "episode.json").exists():
+                        _write(source, target, video)
             bar.advance(row, len(batch))
     return 0
 
 
-def _write(folder: Path, target: Path, frames: np.ndarray) -> None:
-    for index, frame in enumerate(frames):
-        write_image(target / "frames" / f"{index:06d}.png", frame)
-    lines = (folder / "steps.jsonl").read_bytes().splitlines(keepends=True)
-    answered = len(frames) - 1  # imagining ends where the arm went silent
-    write_bytes(target / "steps.jsonl", b"".join(line for line in lines if json.loads(line).get("step", 0) < answered))
-    shutil.copyfile(folder / "episode.json", target / "episode.json")  # last: it marks the copy as whole
+def _copies(roots: Sequence[str], out: Path) -> list[tuple[StoredEpisode, Path]]:
+    """Every episode with the folder of its copy. Raises: ConfigError where a copy would take the place of something."""
+    copies: dict[Path, StoredEpisode] = {}
+    for root in map(user_path, roots):
+        for source in find_all(root):
+            target = out / root.name / source.path.relative_to(root).parent / source.name
+            other = copies.setdefault(target, source)
+            if other.path.resolve() != source.path.resolve():
+                raise ConfigError(f"data: {other.path} and {source.path} would both be copied to {target}; rename one")
+            if target.resolve() == source.path.resolve():
+                raise ConfigError(f"out: found {out}, where {target} is an episode of the data; choose another --out")
+    return [(source, target) for target, source in copies.items()]
+
+
+def _write(source: StoredEpisode, target: Path, frames: np.ndarray) -> None:
+    """A gymnast episode of these frames and the source's steps before the last of them: imagining ends where the arm
+    went silent. It is written beside its place first, so that what is in its place is whole."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    outcome = source.outcome()
+    told = {"outcome_by": outcome.by} if outcome.by else {}
+    episode = source.steps()
+    copied = replace(episode, frames=frames, success=outcome.success, metadata={**episode.metadata, **told})
+    write_episode(temporary, copied.until(len(frames) - 1), _facts(source, outcome))
+    try:
+        os.replace(temporary, target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(f"{target}: cannot write: {error.strerror or error}") from error
+
+
+def _facts(source: StoredEpisode, outcome: Outcome) -> list[dict[str, Any]]:
+    """What was logged of each step, with whether the task was done after it by the best authority there is."""
+    found: list[dict[str, Any]] = []
+    for fact, done in zip_longest(source.facts(), outcome.frames[1:]):
+        kept = {name: value for name, value in (fact or {}).items() if name != "success"}
+        found.append(kept if done is None else {**kept, "success": done})
+    return found

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,11 +31,9 @@ from torch import Tensor
 from gymnast_core.errors import ConfigError
 from gymnast_core.world_model.actions import null_action
 from gymnast_core.world_model.compiled import CompiledPasses
-from gymnast_core.world_model.diffusion import CONTEXT_LEVEL, Schedule, Solver, SolverKind
+from gymnast_core.world_model.config import CACHE_MODES, CacheMode, SolverKind
+from gymnast_core.world_model.diffusion import CONTEXT_LEVEL, Schedule, Solver
 from gymnast_core.world_model.model import CacheStep, TemporalCache, WorldModel
-
-CacheMode = Literal["no_cache", "frame_cache", "exact", "streaming"]
-CACHE_MODES: tuple[CacheMode, ...] = get_args(CacheMode)
 
 
 class LatentRollout:
@@ -68,6 +66,8 @@ class LatentRollout:
         self.window = model.config.max_frames
         self.frame_forwards = 0
         """Frames pushed through the network for each rollout so far: what a cache is there to save."""
+        self.instability: Tensor = torch.empty(0)
+        """(N,) root mean square by which the last frame differs from what its first denoising step foresaw."""
         self._compiled = CompiledPasses(model, backend) if compile else None
         self._latents: deque[Tensor] = deque(maxlen=self.window)
         self._actions: deque[Tensor] = deque(maxlen=self.window)
@@ -128,9 +128,12 @@ class LatentRollout:
         action, noise = action.to(self._latents[0].device), noise.to(self._latents[0].device)
         x = noise
         self.solver.begin()
+        foreseen = x
         for i in range(self.solver.steps):
             v = self._velocity(x, action, self.solver.levels[i], first_pass=i == 0)
             x = self.solver.step(x, v, i)
+            foreseen = self.solver.foreseen if i == 0 else foreseen
+        self.instability = (x - foreseen).square().mean(dim=(1, 2, 3)).sqrt()
         self._latents.append(x)
         self._actions.append(action)
         self._frames += 1

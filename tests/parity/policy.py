@@ -1,4 +1,4 @@
-"""Compare the policy with golden values of the reference implementation: `python -m tests.parity.policy FOLDER`.
+"""Compare the policy with golden values of the reference: `python -m tests.parity.policy tests/goldens/openvla`.
 
 Prints the largest error of every tensor beside its tolerance and exits 1 when one is above it, or a tensor, a number of
 golden.json or a weight is missing. Everything runs in float32 on the CPU.
@@ -28,6 +28,7 @@ from gymnast_core.policy.statistics import read_statistics
 from gymnast_core.policy.tokens import ActionTokens
 from gymnast_core.rl.advantages import group_advantages
 from gymnast_core.rl.loss import clipped_policy_loss
+from tests.golden_values import whole
 
 GRADIENTS = 6  # gradient tensors stored for the case "clipped"
 
@@ -66,12 +67,13 @@ class Comparison:
 
 
 def compare(folder: Path) -> Comparison:
-    """All comparisons of one fixture folder; what is missing there is a comparison that fails."""
-    comparison = Comparison(load_file(str(folder / "golden.safetensors")))
-    try:
-        _compare(comparison, folder)
-    except KeyError as error:  # an input: what needs it cannot be compared either
-        comparison.add(f"{error.args[0]} (missing)", math.inf, 0)
+    """All comparisons of one folder of goldens, packed or not; what is missing there is a comparison that fails."""
+    with whole(folder) as unpacked:
+        comparison = Comparison(load_file(str(unpacked / "golden.safetensors")))
+        try:
+            _compare(comparison, unpacked)
+        except KeyError as error:  # an input: what needs it cannot be compared either
+            comparison.add(f"{error.args[0]} (missing)", math.inf, 0)
     for name in sorted(set(comparison.golden) - comparison.used):
         comparison.add(f"{name} (not compared)", math.inf, 0)
     return comparison

@@ -18,9 +18,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from gymnast_core.errors import GymnastError
+from gymnast_core.world_model.config import CacheMode, WorldModelConfig
 from gymnast_core.world_model.diffusion import Schedule, diffusion_forcing_loss
-from gymnast_core.world_model.model import WorldModel, WorldModelConfig
-from gymnast_core.world_model.sampler import CacheMode, LatentRollout
+from gymnast_core.world_model.model import WorldModel
+from gymnast_core.world_model.sampler import LatentRollout
 
 TOLERANCE = 1e-4
 NEEDED = (

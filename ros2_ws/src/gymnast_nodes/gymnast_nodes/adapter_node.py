@@ -6,14 +6,8 @@ into a run folder (config and start frame), what it does is read from that folde
 
 from __future__ import annotations
 
-import ctypes
-import json
 import math
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -26,25 +20,31 @@ from gymnast_msgs.action import Adapt
 from gymnast_msgs.srv import CaptureFrame
 from sensor_msgs.msg import CompressedImage
 
-from gymnast_core.config import dump_config
-from gymnast_core.data.frames import write_bytes, write_image
-from gymnast_core.errors import ConfigError, DataError, StationError
+from gymnast_core.config import REACH, dump_config
+from gymnast_core.data.frames import write_image
+from gymnast_core.errors import DataError, StationError
+from gymnast_core.files import read_json_lines, user_path, writable_folder, write_bytes, write_json
 from gymnast_core.policy.prompt import normalise_instruction
-from gymnast_core.rl.adapt import REACH, AdaptConfig
-from gymnast_core.run_folder import read_json_lines
-from gymnast_nodes.common import Diagnostics, ManagedNode, check_seconds, image_to_frame, run_node
-from gymnast_nodes.long_action import Cancelled, Goal, LongAction, call_service, measured_position
+from gymnast_core.results import read_result
+from gymnast_core.rl.adapt_config import AdaptConfig
+from gymnast_core.rl.adapt_result import FRAME, AdaptResult
+from gymnast_core.station_file import StationFile
+from gymnast_core.workflows.learned_station import open_round
+from gymnast_nodes.arm_actions import measured_position
+from gymnast_nodes.calls import call_service
+from gymnast_nodes.lifecycle import Diagnostics, ManagedNode
+from gymnast_nodes.long_action import Goal, LongAction
+from gymnast_nodes.messages import image_to_frame
+from gymnast_nodes.parameters import check_seconds
+from gymnast_nodes.running import run_node
+from gymnast_nodes.start_frames import write_starts
+from gymnast_nodes.verb_process import VerbProcess, last_line
 
-POLL_S = 0.1
 REPEAT_S = 2.0
 """Feedback is repeated this often between the trainer's own lines, with the time left counted down."""
-CANCEL_GRACE_S = 0.5
-"""Between SIGINT and SIGKILL: a cancel is answered within a second."""
-NICENESS = 10
 MARGIN_S = 1200.0
 """Loading and the measurements before and after may take this long besides three times the training budget."""
 LOG_NAME = "adapt.log"
-_LIBC = ctypes.CDLL(None)  # looked up here: little is allowed between fork and exec
 
 
 class AdapterNode(ManagedNode):
@@ -52,19 +52,16 @@ class AdapterNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("adapter")
-        self._root = Path(self.station.recorder.folder).expanduser().resolve().parent / "adapt"
+        self._root = user_path(self.station.recorder.folder, "recorder.folder").resolve().parent / "adapt"
         self._capture = self.create_client(CaptureFrame, "camera/capture_frame")
-        self._process: subprocess.Popen[bytes] | None = None
+        self._trainer = VerbProcess("the trainer")
         self._phase = "idle"
         self._action = LongAction(self, Adapt, "adapter/adapt", self._work, self._refuse, _failed)
         self._diagnostics = Diagnostics(self, self.station.name)
         self._diagnostics.add("adaptation", self._report)
 
     def configure(self) -> None:
-        try:
-            self._root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"run folder {self._root}: cannot be created: {error.strerror or error}") from error
+        writable_folder(self._root, "recorder.folder, beside which runs are kept")
 
     def activate(self) -> None:
         self._action.allow()
@@ -74,7 +71,7 @@ class AdapterNode(ManagedNode):
 
     def stop(self) -> None:
         self._action.interrupt()
-        self._kill()
+        self._trainer.kill()
 
     # The goal
 
@@ -86,18 +83,25 @@ class AdapterNode(ManagedNode):
         instruction = request.instruction.strip()
         normalise_instruction(instruction)
         check_seconds("seconds", request.seconds)
+        own = StationFile(self.config_path, self.station)
+        station = open_round(own, request.station_file).path if request.station_file else own.path
         name = re.sub(r"[^a-z0-9]+", "_", instruction.lower()).strip("_")[:40]
         run = self._root / f"{datetime.now():%Y%m%d_%H%M%S_%f}_{name}"
         try:
             run.mkdir(parents=True)
         except OSError as error:
             raise DataError(f"{run}: cannot be created: {error.strerror or error}; free disk space") from error
-        frame, position = self._start_frame(goal, run)
+        position = self._start_frame(goal, run)
+        written = write_starts(run, request)
+        if len(written.frames) > 1 and position is not None:  # each frame says where the arm was in it
+            write_json((run / FRAME).with_suffix(".json"), {"position": list(position)})
+            position = None
         config = AdaptConfig(
-            frame=(str(frame),),
+            frame=written.frames,
             instruction=instruction,
             position=position,
-            config=str(self.config_path),
+            rehearsal=written.rehearsal,
+            config=str(station),
             run=str(run),
             iterations=int(request.iterations) or None,
             seconds=float(request.seconds) or None,
@@ -107,81 +111,42 @@ class AdapterNode(ManagedNode):
         try:
             self._train(goal, run, request.seconds or self.station.adaptation.seconds)
         finally:
-            self._kill()
             self._phase = "idle"
-        result = _read_result(run)
+        result = _message_of(read_result(AdaptResult, run), run)
         self.get_logger().info(result.message)
         return "succeeded", result
 
-    def _start_frame(self, goal: Goal[Any], run: Path) -> tuple[Path, tuple[float, float, float] | None]:
-        """The goal's frame, or one captured now, as a PNG, and where the arm was then (metres, base frame), if known.
+    def _start_frame(self, goal: Goal[Any], run: Path) -> tuple[float, float, float] | None:
+        """Write the goal's frame, or one captured now; where the arm was then (metres, base frame), if known.
 
         Raises: DataError, StationError, Cancelled.
         """
-        path = run / "frame.png"
+        path = run / FRAME
         image = goal.request.frame
         if image.width and image.height:
             write_image(path, image_to_frame(image, "frame of the goal"))
-            return path, _position_of(goal.request)
+            return _position_of(goal.request)
         goal.publish_feedback(Adapt.Feedback(phase="capture"))
         answer = call_service(self._capture, CaptureFrame.Request(path=str(path)), 10.0, lambda: goal.cancelled)
         if not answer.success:
             raise StationError(answer.message)
-        return path, measured_position(self)
+        return measured_position(self)
 
     def _train(self, goal: Goal[Any], run: Path, budget_s: float) -> None:
         """Run the trainer to its end, relaying its progress. Raises: StationError when it dies; Cancelled."""
-        line = [sys.executable, "-m", "gymnast_core.cli", "adapt", "--from", str(run / "request.yaml")]
-        deadline = time.monotonic() + 3.0 * budget_s + MARGIN_S
-        with open(run / LOG_NAME, "wb") as log:
-            self._process = subprocess.Popen(
-                line,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # One core is left to the graph: more compute threads than free cores make all of them wait.
-                env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1)), **os.environ, "COLUMNS": "160"},
-                start_new_session=True,
-                preexec_fn=_become_trainer,
-            )
         relay = _Relay(goal, run)
-        try:
-            while self._process.poll() is None:
-                goal.sleep_until(time.monotonic() + POLL_S)
-                relay.step()
-                self._phase = relay.feedback.phase
-                if time.monotonic() > deadline:
-                    raise StationError(
-                        f"the trainer did not end within {3.0 * budget_s + MARGIN_S:.0f} s; it was stopped"
-                    )
-        except (Cancelled, StationError):
-            self._interrupt_process()
-            raise
-        relay.step()
-        code = self._process.returncode
-        if code not in (0, 1) or not (run / "result.json").exists():
-            raise StationError(f"the trainer ended {_how(code)}: {_last_line(run)} (log: {run / LOG_NAME})")
 
-    def _interrupt_process(self) -> None:
-        process = self._process
-        if process is None or process.poll() is not None:
-            return
-        _signal_group(process, signal.SIGINT)
-        try:
-            process.wait(CANCEL_GRACE_S)
-        except subprocess.TimeoutExpired:
-            self._kill()
+        def step() -> None:
+            relay.step()
+            self._phase = relay.feedback.phase
 
-    def _kill(self) -> None:
-        process = self._process
-        if process is not None and process.poll() is None:
-            _signal_group(process, signal.SIGKILL)
-            process.wait(2.0)
-        self._process = None
+        log = run / LOG_NAME
+        self._trainer.run(goal, "adapt", run / "request.yaml", log, 3.0 * budget_s + MARGIN_S, step, ends=(0, 1))
+        if not (run / "result.json").exists():
+            raise StationError(f"the trainer ended without a result: {last_line(log)} (log: {log})")
 
     def _report(self) -> tuple[bytes, str, dict[str, Any]]:
-        process = self._process
-        return DiagnosticStatus.OK, self._phase, {"trainer_pid": process.pid if process else 0}
+        return DiagnosticStatus.OK, self._phase, {"trainer_pid": self._trainer.pid}
 
 
 class _Relay:
@@ -232,22 +197,17 @@ def _preview(run: Path, name: str) -> CompressedImage:
     return message
 
 
-def _read_result(run: Path) -> Any:
-    """The trainer's result.json as the action's result. Raises: DataError when it is not readable."""
-    try:
-        content = json.loads((run / "result.json").read_text(encoding="utf-8"))
-        result = Adapt.Result(success=True, run_folder=str(run))
-        result.message = str(content["message"])
-        result.adapter_id = str(content["adapter_id"] or "")
-        result.accepted = bool(content["accepted"])
-        result.success_before = _number(content["success_before"])
-        result.success_after = _number(content["success_after"])
-        result.standard_error = _number(content["standard_error"])
-        result.iterations = int(content["iterations"])
-        result.failed_conditions = [str(condition) for condition in content["failed_conditions"]]
-        return result
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{run / 'result.json'}: not a readable result ({error})") from error
+def _message_of(found: AdaptResult, run: Path) -> Adapt.Result:
+    """A test-time training's result as the action's."""
+    message = "; to go on: ".join((found.message, *found.go_on[:1]))
+    result = Adapt.Result(success=True, run_folder=str(run), message=message, adapter_id=found.adapter_id)
+    result.accepted = found.accepted
+    result.success_before = _number(found.success_before)
+    result.success_after = _number(found.success_after)
+    result.standard_error = _number(found.standard_error)
+    result.iterations = found.iterations
+    result.failed_conditions = list(found.failed_conditions)
+    return result
 
 
 def _number(value: Any, missing: float = math.nan) -> float:
@@ -269,34 +229,6 @@ def _position_of(request: Adapt.Goal) -> tuple[float, float, float] | None:
 def _failed(message: str, cancelled: bool, request: Adapt.Goal) -> Any:
     nothing = math.nan
     return Adapt.Result(message=message, success_before=nothing, success_after=nothing, standard_error=nothing)
-
-
-def _how(code: int) -> str:
-    return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-
-
-def _last_line(run: Path) -> str:
-    """What the trainer said last: its error, as a rule."""
-    try:
-        lines = [line for line in (run / LOG_NAME).read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        lines = []
-    errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or ["it said nothing"])[-1].removeprefix("error: ").strip()[:300]
-
-
-def _become_trainer() -> None:
-    """In the child, before the trainer starts: yield to the arm's processes, and die with the adapter node."""
-    os.nice(NICENESS)
-    if sys.platform == "linux":
-        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
 
 
 def main(args: Sequence[str] | None = None) -> int:

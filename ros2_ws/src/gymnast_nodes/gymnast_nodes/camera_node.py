@@ -22,26 +22,22 @@ from sensor_msgs.msg import Image
 
 from gymnast_core.config import CameraConfig
 from gymnast_core.data.frames import write_image
-from gymnast_core.errors import DataError, GymnastError, StationError
-from gymnast_nodes.common import (
-    COMMAND_QOS,
-    SENSOR_QOS,
-    DiagnosticReport,
-    Diagnostics,
-    ManagedNode,
-    RateMeter,
-    ServiceCaller,
-    check_seconds,
-    frame_problem,
-    frame_to_image,
-    image_to_frame,
-    now_seconds,
-    parameter,
-    run_node,
-    sleep,
-    to_seconds,
-)
+from gymnast_core.errors import GymnastError, StationError
+from gymnast_core.files import user_path
+from gymnast_nodes.calls import ServiceCaller, sleep
+from gymnast_nodes.camera_topic import CameraSubscription, advice, camera_qos
+from gymnast_nodes.clocks import STEADY
+from gymnast_nodes.frame_time import Moment, StampClock
+from gymnast_nodes.lifecycle import DiagnosticReport, Diagnostics, ManagedNode
+from gymnast_nodes.messages import frame_problem, frame_to_image, image_to_frame, to_seconds
+from gymnast_nodes.parameters import check_seconds, parameter
+from gymnast_nodes.qos import COMMAND_QOS
+from gymnast_nodes.reading import RateMeter
+from gymnast_nodes.running import run_node
+from gymnast_nodes.speakers import Speakers, StationSeats
 
+MATCH_PERIOD_S = 1.0
+"""How often the offer of the camera's publisher is looked at."""
 MAX_AGE_S = 60.0
 """The longest that camera/capture_frame waits for a frame."""
 
@@ -57,11 +53,14 @@ class CameraNode(ManagedNode):
         )
         self._calls = ServiceCaller(self)
         self._rate = RateMeter()
-        self._received_at = 0.0
+        self._stamps = StampClock(self._camera.max_age_s)
+        self._moment = Moment(0.0, 0.0, 0.0, False)
         self._count = 0
         self._problem = ""
         self._waiting: list[Any] = []
-        self._subscription: Any = None
+        self._frames: CameraSubscription | None = None
+        self._speakers = Speakers(self, [StationSeats(self, self.station).camera()])
+        self._match_timer = self.create_timer(MATCH_PERIOD_S, self._match)
         self._device: Device | None = None
         self._diagnostics = Diagnostics(self, self._camera.topic)
         self._diagnostics.add("camera", self._report)
@@ -72,14 +71,15 @@ class CameraNode(ManagedNode):
             self._device = Device(self, self._camera)
 
     def activate(self) -> None:
-        """Raises: StationError when no frame comes, or frames of another size or encoding."""
+        """Raises: StationError when no frame comes, frames of another size or encoding, or those of two cameras."""
+        self._speakers.wait_alone()
         if self._device is not None:
             self._device.start()
         topic, timeout = self._camera.topic, self._first_frame_timeout
-        first = self._calls.receive(Image, topic, SENSOR_QOS, timeout)
+        first = self._calls.receive(Image, topic, camera_qos(self, topic), timeout)
         if first is None:
             publishers = self.count_publishers(topic)
-            silent = "its publisher is silent"
+            silent = "; ".join(filter(None, ("its publisher is silent", advice(self, topic))))
             hint = silent if publishers else "nobody publishes it; is the camera driver running?"
             if self._device is not None:
                 self._device.stop()
@@ -89,14 +89,19 @@ class CameraNode(ManagedNode):
             if self._device is not None:
                 self._device.stop()
             raise StationError(f"camera: {self._problem}")
-        self._subscription = self.create_subscription(Image, topic, self._on_image, SENSOR_QOS)
+        self._frames = CameraSubscription(self, topic, self._on_image)
 
     def deactivate(self) -> None:
         if self._device is not None:
             self._device.stop()
-        if self._subscription is not None:
-            self.destroy_subscription(self._subscription)
-            self._subscription = None
+        if self._frames is not None:
+            self._frames.close()
+            self._frames = None
+
+    def _match(self) -> None:
+        """The driver may have been started anew, with other settings."""
+        if self._frames is not None:
+            self._frames.match()
 
     def cleanup(self) -> None:
         if self._device is not None:
@@ -109,7 +114,7 @@ class CameraNode(ManagedNode):
 
     def _on_image(self, message: Image) -> None:
         self._rate.tick()
-        self._received_at = now_seconds(self)
+        self._moment = self._stamps.place(to_seconds(message.header.stamp))
         self._count += 1
         self._problem = frame_problem(message, self._camera)
         waiting, self._waiting = self._waiting, []
@@ -135,7 +140,7 @@ class CameraNode(ManagedNode):
                 image if image.encoding == "rgb8" else frame_to_image(frame, image.header.stamp, image.header.frame_id)
             )
             response.success = True
-            response.message = f"{image.width}x{image.height}, {self._age(image) * 1000:.0f} ms old"
+            response.message = f"{image.width}x{image.height}, {self._age() * 1000:.0f} ms old"
         except GymnastError as error:
             response.success = False
             response.message = str(error)
@@ -146,6 +151,8 @@ class CameraNode(ManagedNode):
         """Wait for the next frame. Raises: StationError when it does not come, is stale or of the wrong kind."""
         if not self.is_active:
             raise StationError("camera: the node is not active; activate it first (the supervisor does)")
+        if problem := self._speakers.look():
+            raise StationError(f"camera: {problem}")
         arrived: Any = rclpy.task.Future()
         self._waiting.append(arrived)
         end = time.monotonic() + max(max_age, 3.0 / self._camera.rate_hz)
@@ -158,37 +165,39 @@ class CameraNode(ManagedNode):
         image = arrived.result()
         if self._problem:
             raise StationError(f"camera: {self._problem}")
-        if self._age(image) > max_age:
+        if self._age() > max_age:
             raise StationError(
-                f"camera: the newest frame is {self._age(image):.2f} s old, allowed are {max_age:g} s; "
+                f"camera: the newest frame is {self._age():.2f} s old, allowed are {max_age:g} s; "
                 "check the driver's clock and load"
             )
         return image
 
-    def _age(self, image: Image) -> float:
-        """Seconds since the frame was taken; drivers that stamp zero count from arrival."""
-        stamp = to_seconds(image.header.stamp)
-        return max(0.0, now_seconds(self) - (stamp if stamp > 0 else self._received_at))
+    def _age(self) -> float:
+        """Seconds since the frame was taken; where its stamp is zero or ahead of the clock, since it arrived."""
+        moment = self._moment
+        return max(0.0, moment.late) + time.monotonic() - moment.arrived
 
     def _report(self) -> DiagnosticReport:
         values = {"rate_hz": self._rate.rate, "age_s": self._rate.age, "frames": self._count}
         if not self.is_active:
             return DiagnosticStatus.OK, "not active", values
+        if problem := self._speakers.look():
+            return DiagnosticStatus.ERROR, problem, values
         if self._rate.age > self._camera.max_age_s:
             return DiagnosticStatus.ERROR, f"no frame for {self._rate.age:.1f} s", values
         if self._problem:
             return DiagnosticStatus.ERROR, self._problem, values
+        if self._stamps.complaint:
+            return DiagnosticStatus.WARN, self._stamps.complaint, values
         if self._rate.rate < 0.5 * self._camera.rate_hz:
-            return DiagnosticStatus.WARN, f"{self._rate.rate:.1f} frames/s, wanted {self._camera.rate_hz:g}", values
+            few = f"{self._rate.rate:.1f} frames/s, wanted {self._camera.rate_hz:g}"
+            return DiagnosticStatus.WARN, "; ".join(filter(None, (few, advice(self, self._camera.topic)))), values
         return DiagnosticStatus.OK, "frames arrive", values
 
 
 def _absolute(text: str) -> Path:
-    """Raises: DataError where ~ names nobody."""
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:
-        raise DataError(f"{text}: {error}") from error
+    """Raises: ConfigError where ~ names nobody."""
+    return user_path(text).absolute()
 
 
 class Device:
@@ -229,7 +238,7 @@ class Device:
             stamp = self._node.get_clock().now().to_msg()
             if not ok:
                 message = f"{self._camera.device} gives no frames; opening it again"
-                self._node.get_logger().error(message, throttle_duration_sec=5.0)
+                self._node.get_logger().error(message, throttle_duration_sec=5.0, throttle_time_source_type=STEADY)
                 capture.release()
                 self._ending.wait(0.5)
                 capture = self._open()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,10 +36,14 @@ from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-from gymnast_core.errors import StationError
-from gymnast_nodes.common import LATCHED_QOS, frame_to_image, image_to_frame
+from gymnast_core.errors import GymnastError, StationError
+from gymnast_core.ros_logs import settle_log_folder
+from gymnast_nodes.calls import STATUS_NAMES, call_service, in_executor, wait_for
+from gymnast_nodes.clocks import SteadyNode
+from gymnast_nodes.commander import commander_name
 from gymnast_nodes.liveness import Liveness
-from gymnast_nodes.long_action import STATUS_NAMES, call_service, in_executor, wait_for
+from gymnast_nodes.messages import frame_to_image, image_to_frame
+from gymnast_nodes.qos import LATCHED_QOS
 
 
 class Task:
@@ -106,14 +111,23 @@ class Task:
 class Station:
     """A client of the station in one ROS namespace, with a node and a spinning thread of its own.
 
-    namespace: of gymnast's nodes. domain: ROS domain id, None for the environment's.
+    namespace: of gymnast's nodes. domain: ROS domain id, None for the environment's. Raises: ConfigError where
+    `use_sim_time` is set for it.
     """
 
     def __init__(self, namespace: str = "", domain: int | None = None) -> None:
         self._context = rclpy.Context()
+        if told := settle_log_folder():
+            print(told, file=sys.stderr)
         rclpy.init(context=self._context, domain_id=domain)
         name = f"gymnast_client_{os.getpid()}"
-        self.node = rclpy.create_node(name, namespace=namespace or None, context=self._context)
+        try:
+            self.node = SteadyNode(name, namespace=namespace or None, context=self._context)
+        except GymnastError:
+            rclpy.try_shutdown(context=self._context)
+            raise
+        self.commander = commander_name(self.node)
+        """The name that this client's actions and resets carry."""
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._graph: GraphStatus | None = None
@@ -161,7 +175,7 @@ class Station:
 
     def reset_arm(self, offset: np.ndarray | None = None) -> None:
         """Open the gripper and go to the start pose; offset (3,) metres is added to it."""
-        request = ResetArm.Request()
+        request = ResetArm.Request(commander=self.commander)
         if offset is not None:
             request.offset = np.asarray(offset, dtype=np.float32)
         self._call(ResetArm, "arm/reset", request, 60.0)
@@ -209,12 +223,15 @@ class Station:
         seed: int = 0,
         on_feedback: Callable[[Any], None] | None = None,
         position: Sequence[float] = (),
+        station_file: str = "",
     ) -> Task:
         """Test-time training from a frame (H, W, 3) uint8 RGB, or from one captured now.
 
         position: (3,) of the end effector in a frame that is given, metres, base frame; none: the start position.
+        station_file: of a round of practice, see `gymnast learn`; empty: the station's own.
         """
         request = Adapt.Goal(instruction=instruction, iterations=iterations, seconds=float(seconds), seed=seed)
+        request.station_file = station_file
         if frame is not None:
             request.frame = frame_to_image(frame, self.node.get_clock().now().to_msg(), "camera")
             request.position = [float(metres) for metres in position]
@@ -229,10 +246,18 @@ class Station:
         iterations: int = 0,
         seconds: float = 0.0,
         seed: int = 0,
+        canary_trials: int = 0,
+        frames: int = 0,
         on_feedback: Callable[[Any], None] | None = None,
     ) -> Task:
-        """Capture a test frame, adapt in imagination, gate, execute, log."""
+        """Capture a test frame, adapt in imagination, gate, canary trials, execute, log.
+
+        canary_trials: pairs of trials, base against adapter, after the gate; 0: as the station file says.
+        frames: start frames; 0: as the station file says. With `reset`, a station that resets its own scene does so
+        before each; elsewhere the arm visits poses near its start.
+        """
         request = Practise.Goal(instruction=instruction, task=task, reset=reset, execute=execute, seed=seed)
+        request.canary_trials, request.frames = canary_trials, frames
         request.iterations, request.seconds = iterations, float(seconds)
         return self._start(Practise, "evaluator/practise", "evaluator", request, on_feedback)
 

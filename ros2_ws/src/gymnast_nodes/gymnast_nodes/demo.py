@@ -1,14 +1,15 @@
 """The demo, a client of the graph and nothing else: whatever it shows went through the station's nodes.
 
 It starts `gymnast up` in a ROS domain of its own and then only listens and asks: station up, a frame from the camera,
-trials of the base policy, practising from one frame, trials of the adapted policy on the same seeds, a report. When a
-node that it needs dies and does not come back, the demo ends with one line; Ctrl-C cancels what runs (the arm holds)
-and stops every process it started.
+trials of the base policy, practising from several frames, canary trials of the adapter, a report. When a node that it
+needs dies and does not come back, the demo ends with one line; Ctrl-C cancels what runs (the arm holds) and stops every
+process it started.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -18,30 +19,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from gymnast_core.config import StationConfig, dump_config, load_config, parse_config
-from gymnast_core.data.episode import read_episode
-from gymnast_core.data.frames import write_bytes
 from gymnast_core.demo import DemoConfig
 from gymnast_core.errors import GymnastError, StationError
-from gymnast_core.graph import find_station_file
+from gymnast_core.files import finite_or_none, read_json_lines, user_path, write_bytes
 from gymnast_core.progress import console, die_with_parent, interrupts, progress_bar
-from gymnast_core.reporting.media import film_strip, sheet, write_picture
-from gymnast_core.reporting.report import Bar, Figure, Section, metric_curve, write_report
-from gymnast_core.reporting.statistics import paired_difference, success_rate
-from gymnast_core.run_folder import read_json_lines
+from gymnast_core.station_file import find_station_file
 from gymnast_nodes.client import Station, Task
+from gymnast_nodes.demo_page import DemoPage, Trials, canary_of
 
 UP_TIMEOUT_S = 180.0
 STOP_GRACE_S = 20.0
+SAY_S = 15.0
+"""How often a line is printed where the output is no terminal."""
 PHASES = {
     "reset": "resetting arm and scene",
     "capture": "capturing the test frame",
@@ -50,27 +48,14 @@ PHASES = {
     "train": "practising in imagination",
     "after": "adapted policy in imagination",
     "gate": "the gate",
+    "canary": "canary trials: base against adapter",
+    "measure": "trials of the base policy, to measure what is learned",
+    "learn": "world model and judges learn from the trials",
     "execute": "acting on the station",
     "log": "logging",
 }
 FIRST_SEED = 700_000
 """Seeds from here on were not used to collect any training data."""
-OUTCOMES = ("failure", "success", "unjudged", "aborted", "cancelled")
-
-
-@dataclass(frozen=True)
-class Trials:
-    """What became of one set of trials."""
-
-    title: str
-    policy: str
-    result: Any
-    lines: tuple[dict[str, Any], ...]
-
-    @property
-    def outcomes(self) -> list[float]:
-        """1, 0, or NaN where nobody could tell, one a trial."""
-        return [float(line["outcome"]) if line["outcome"] in (0, 1) else math.nan for line in self.lines]
 
 
 class Graph:
@@ -125,7 +110,7 @@ class Demo:
         self.station_config = load_config(StationConfig, self.station_file)
         self.task = self.station_config.task(config.task)
         folder = config.run or f"runs/demo/{datetime.now():%Y%m%d_%H%M%S}"
-        self.run_folder = Path(folder).expanduser().resolve()
+        self.run_folder = user_path(folder).resolve()
         (self.run_folder / "media").mkdir(parents=True, exist_ok=True)
         write_bytes(self.run_folder / "config.yaml", dump_config(config).encode())
         self.began = time.monotonic()
@@ -139,13 +124,11 @@ class Demo:
         self._capture()
         before = self._try("base policy on the station", "base")
         practice = self._practise()
-        after = None
-        if practice.accepted:
-            after = self._try("adapted policy on the station", practice.adapter_id)
-        else:
+        if not practice.accepted:
             say("the gate kept the base policy: there is no adapted policy to try on the station")
-        report = self._report(before, practice, after)
-        self._conclude(before, practice, after, report)
+        canary = canary_of(self.station_config, practice.adapter_id)
+        page = DemoPage(self.run_folder, self.station_config, self.task.instruction, before, practice, canary)
+        self._conclude(page)
 
     def stop(self) -> None:
         """Cancel what runs, so that the arm holds, leave the graph and stop it."""
@@ -194,7 +177,7 @@ class Demo:
 
             first = FIRST_SEED + config.seed + 1
             self.current = self.station.run_trials(config.task, config.trials, policy, first, 0, show)
-            result = self._wait(self.current)
+            result = self._wait(self.current, lambda: f"{title}: {bar.tasks[row].fields['note']}")
             bar.update(row, completed=len(result.outcomes), note=f"{result.successes} succeeded")
         if not result.success:
             raise StationError(f"{title}: {result.message}")
@@ -215,156 +198,63 @@ class Demo:
                 iterations=config.iterations,
                 seconds=config.seconds,
                 seed=FIRST_SEED + config.seed,
+                frames=config.frames,
+                canary_trials=config.canary_trials,
                 on_feedback=show,
             )
-            result = self._wait(self.current)
+            result = self._wait(self.current, lambda: show.line)
             show.finish()
         if not result.success:
             raise StationError(f"practising failed: {result.message}")
         say(result.message)
         return result
 
-    def _wait(self, task: Task) -> Any:
+    def _wait(self, task: Task, line: Callable[[], str]) -> Any:
+        """The task's result. line: what it is at, said now and then where no bar can be drawn."""
         assert self.graph is not None
+        said = time.monotonic()
         while not task.is_complete():
             self.graph.check()
             time.sleep(0.1)
+            if not console.is_terminal and time.monotonic() - said > SAY_S:
+                said = time.monotonic()
+                say(f"{(said - self.began) / 60:.1f} min: {line()}")
         self.current = None
         return task.result()
 
-    # The end
-
-    def _report(self, before: Trials, practice: Any, after: Trials | None) -> Path:
-        adaptation = Path(practice.run_folder)
-        sets = [before, *([after] if after else [])]
-        bars = [
-            _imagined_bar("imagined, base policy", practice.success_before, adaptation, "muted"),
-            _imagined_bar("imagined, adapted", practice.success_after, adaptation, "plain"),
-            *(
-                Bar(
-                    f"station, {'base' if trials is before else 'adapted'} policy",
-                    _number(trials.result.success_rate),
-                    _number(trials.result.standard_error),
-                    len(trials.lines),
-                    "muted" if trials is before else "good",
-                )
-                for trials in sets
-            ),
-        ]
-        facts = [
-            ("instruction", self.task.instruction),
-            (
-                "gate",
-                "adapter accepted" if practice.accepted else "base policy kept",
-            ),
-            (
-                "imagined difference",
-                f"{practice.success_after - practice.success_before:+.2f} ± {practice.standard_error:.2f}",
-            ),
-        ]
-        if after is not None:
-            paired = paired_difference(before.outcomes, after.outcomes)
-            facts.append(("difference on the station, same seeds", f"{paired.mean:+.2f} ± {paired.standard_error:.2f}"))
-        facts.append(("whole demo", f"{(time.monotonic() - self.began) / 60:.1f} minutes"))
-        imagined = [
-            Figure(str(adaptation / "media" / f"imagined_{name}.png"), f"imagined rollouts {name} practising")
-            for name in ("before", "after")
-            if (adaptation / "media" / f"imagined_{name}.png").is_file()
-        ]
-        sections = [
-            Section(
-                "Before and after",
-                practice.message,
-                "good" if practice.accepted else "warning",
-                tuple(facts),
-                tuple(bars),
-            ),
-            Section(
-                "The test frame",
-                "What the policy practised from: one frame of the camera.",
-                figures=(Figure(practice.frame_path, "captured before practising"),),
-            ),
-            Section(
-                "Practice in imagination",
-                curves=(
-                    metric_curve(
-                        adaptation,
-                        {
-                            "mean_reward": "mean reward (sampled)",
-                            "validation_success": "success acting as on the arm",
-                            "usable_groups": "usable groups",
-                        },
-                        "Reward",
-                        y_range=(0, 1),
-                    ),
-                ),
-                figures=tuple(imagined),
-            ),
-            *(self._trial_section(trials) for trials in sets),
-            Section("Where everything lies", rows=self._places(before, practice, after)),
-        ]  # fmt: skip
-        title = f"Demo: {self.task.instruction}"
-        return write_report(self.run_folder, title, sections, f"station {self.station_config.name}")
-
-    def _trial_section(self, trials: Trials) -> Section:
-        strips = []
-        for line in trials.lines[:6]:
-            episode = read_episode(line["episode_path"])
-            outcome = line["outcome"] if line["outcome"] in (0, 1) else math.nan
-            title = f"seed {line['seed']}, {line['steps']} steps: {OUTCOMES[line['outcome']]}"
-            strips.append((title, film_strip(episode.frames, 8, 112, outcome)))
-        name = f"media/{trials.policy[:60]}_trials.png"
-        write_picture(self.run_folder / name, sheet(strips))
-        rows = [("seed", "outcome", "judge", "steps", "seconds", "episode")]
-        rows += [
-            (
-                str(line["seed"]),
-                OUTCOMES[line["outcome"]],
-                "-" if line["judge_score"] is None else f"{line['judge_score']:.0f}",
-                str(line["steps"]),
-                f"{line['seconds']:.0f}",
-                line["episode_path"],
-            )
-            for line in trials.lines
-        ]
-        title = trials.title[0].upper() + trials.title[1:]
-        return Section(title, figures=(Figure(name, "real episodes: first frame left, last right"),), rows=tuple(rows))
-
-    def _places(self, before: Trials, practice: Any, after: Trials | None) -> tuple[tuple[str, ...], ...]:
-        rows = [
-            ("what", "where"),
-            ("this report", str(self.run_folder / "report.html")),
-            ("trials of the base policy", before.result.run_folder),
-            ("practice (config, metrics, media, its own report)", practice.run_folder),
-            ("episode after practising", practice.episode_path),
-            ("its log (rosbag2, MCAP)", str(Path(practice.episode_path) / "log")),
-            ("output of the nodes", str(self.run_folder / "graph.log")),
-        ]
-        if after is not None:
-            rows.insert(3, ("trials of the adapted policy", after.result.run_folder))
-            store = Path(self.station_config.models.adapters).expanduser().resolve()
-            rows.insert(4, ("adapter", str(store / practice.adapter_id)))
-        return tuple(rows)
-
-    def _conclude(self, before: Trials, practice: Any, after: Trials | None, report: Path) -> None:
+    def _conclude(self, page: DemoPage) -> None:
+        minutes = (time.monotonic() - self.began) / 60
+        report = page.write(minutes)
+        before, practice, canary = page.before.result, page.practice, page.canary
         table = Table("", "base policy", "adapted policy")
         table.add_row("in imagination", f"{practice.success_before:.0%}", f"{practice.success_after:.0%}")
-        adapted = _percent(after.result) if after else "base policy kept"
-        table.add_row("on the station", _percent(before.result), adapted)
+        table.add_row("on the station, before practice", _percent(before), "")
+        if canary is not None:
+            pairs = canary.pairs
+            table.add_row(
+                f"on the station, {pairs} pairs",
+                f"{canary.base_successes} of {pairs}",
+                f"{canary.adapter_successes} of {pairs}",
+            )
+            for task, change in canary.others.items():
+                table.add_row(f"change at {task}", "", f"{change:+.0%}")
         console.print(table)
+        say(f"the last word: {page.last_word}")
         result = {
             "accepted": bool(practice.accepted),
             "adapter_id": practice.adapter_id,
-            "imagined_before": _number(practice.success_before),
-            "imagined_after": _number(practice.success_after),
-            "station_before": _number(before.result.success_rate),
-            "station_after": _number(after.result.success_rate) if after else None,
-            "minutes": round((time.monotonic() - self.began) / 60, 2),
+            "adapter_state": practice.adapter_state,
+            "canary_verdict": practice.canary_verdict,
+            "imagined_before": finite_or_none(practice.success_before),
+            "imagined_after": finite_or_none(practice.success_after),
+            "station_before": finite_or_none(before.success_rate),
+            "canary": dataclasses.asdict(canary) if canary is not None else None,
+            "minutes": round(minutes, 2),
         }
         write_bytes(self.run_folder / "result.json", json.dumps(result, indent=1).encode())
-        for what, where in self._places(before, practice, after)[1:]:
+        for what, where in page.places():
             say(f"{what}: {where}")
-        say(f"done in {result['minutes']:.1f} minutes; open {report}")
+        say(f"done in {minutes:.1f} minutes; open {report}")
 
 
 class _PracticeBar:
@@ -376,6 +266,8 @@ class _PracticeBar:
         self._preview = run_folder / "media" / "preview.jpg"
         self._total: int | None = None
         self._done = 0
+        self.line = "practising"
+        """What it is at, in words."""
 
     def __call__(self, feedback: Any) -> None:
         title = PHASES.get(feedback.phase, feedback.phase)
@@ -385,11 +277,13 @@ class _PracticeBar:
                 f"reward {feedback.mean_reward:.2f}, usable groups {feedback.usable_groups:.0%}, "
                 f"{feedback.seconds_left:.0f} s left"
             )
-        elif feedback.phase == "execute":
+        elif feedback.phase in ("execute", "canary"):
             note = f"step {feedback.step}"
         if feedback.iterations:
             self._total, self._done = feedback.iterations, feedback.iteration
         self._bar.update(self._row, description=title, total=self._total, completed=self._done, note=note)
+        updates = f" update {self._done} of {self._total}," if feedback.phase == "train" and self._total else ""
+        self.line = f"{title}{':' if updates or note else ''}{updates} {note}".strip()
         if len(feedback.preview.data):
             write_bytes(self._preview, bytes(feedback.preview.data))
 
@@ -415,25 +309,12 @@ def say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def _share(value: float) -> str:
+    return f"{value:.0%}" if math.isfinite(value) else "-"
+
+
 def _percent(result: Any) -> str:
     return f"{result.success_rate:.0%} ± {result.standard_error:.0%}"
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _imagined_bar(label: str, success: float, adaptation: Path, tone: Literal["plain", "muted"]) -> Bar:
-    """A success rate with the standard error of as many rollouts as the practice measured."""
-    try:
-        n = int(json.loads((adaptation / "result.json").read_text(encoding="utf-8"))["pairs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return Bar(label, _number(success), None, 0, tone)
-    if not math.isfinite(success):
-        return Bar(label, None, None, n, tone)
-    successes = round(success * n)
-    rate = success_rate([1.0] * successes + [0.0] * (n - successes))
-    return Bar(label, rate.mean, rate.standard_error, n, tone)
 
 
 def _shielded(work: Callable[[], None]) -> None:

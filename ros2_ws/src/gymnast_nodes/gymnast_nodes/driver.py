@@ -7,23 +7,24 @@ not answer. So every answer is checked for length and content here. Everything i
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass
 
 from interbotix_xs_msgs.srv import OperatingModes, RegisterValues, RobotInfo, TorqueEnable
+from rcl_interfaces.srv import GetParameters
 from rclpy.node import Node
-from sensor_msgs.msg import JointState
 
 from gymnast_core.config import ArmConfig
 from gymnast_core.errors import StationError
-from gymnast_core.robot.gripper import FINGER_CLOSED, FINGER_OPEN
-from gymnast_nodes.common import DRIVER_QOS, JOINT_NAMES, ServiceCaller, measured_joints
+from gymnast_core.robot.identity import ArmLimits, check_description, check_limits
+from gymnast_core.robot.kinematics import JOINT_NAMES
+from gymnast_nodes.calls import ServiceCaller
 
 GROUP = "arm"
 MOTORS = (*JOINT_NAMES, "gripper")
 SHADOWS = ("shoulder_shadow", "elbow_shadow")
 """Second motors of the two strongest joints; reads of a group never reach them."""
 CALL_TIMEOUT_S = 5.0
+DESCRIPTION_WAIT_S = 1.0
+"""For the driver's parameters; where it has none, its limits alone tell the arm."""
 ERROR_BITS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical shock", 5: "overload"}
 
 
@@ -35,14 +36,9 @@ def absent_driver(arm: ArmConfig, service: str = "") -> str:
     )
 
 
-@dataclass(frozen=True)
-class DriverInfo:
-    """What the driver says about the arm: joint limits in radians, the finger's range in metres."""
-
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
-    finger_closed: float
-    finger_open: float
+def motor_errors(value: int) -> str:
+    """What a motor's error register says, for people."""
+    return ", ".join(text for bit, text in ERROR_BITS.items() if value & (1 << bit)) or f"error {value}"
 
 
 class Driver:
@@ -71,31 +67,34 @@ class Driver:
                 f"{absent_driver(self._config, missing[0])} (waited {self._config.driver_timeout_s:g} s)"
             )
 
-    def check_arm(self) -> DriverInfo:
-        """Joint order and limits. Raises: StationError when this is not a WidowX 250s as we know it."""
+    def check_arm(self) -> ArmLimits:
+        """Joint order, limits, finger range. Raises: StationError when this is no WidowX 250s, naming what differs."""
         info = self._info("group", GROUP)
         if tuple(info.joint_names) != JOINT_NAMES:
             raise StationError(
                 f"the driver's group '{GROUP}' has joints {', '.join(info.joint_names) or 'none'}; needed are "
                 f"{', '.join(JOINT_NAMES)}: is robot_model wx250s?"
             )
-        lower, upper = tuple(info.joint_lower_limits), tuple(info.joint_upper_limits)
-        if len(lower) != 6 or len(upper) != 6:
-            raise StationError("the driver reports no joint limits; it was started without robot_description")
         gripper = self._info("single", "gripper")
-        closed, fully_open = FINGER_CLOSED, FINGER_OPEN
-        if len(gripper.joint_lower_limits) == 1 and len(gripper.joint_upper_limits) == 1:
-            closed, fully_open = gripper.joint_lower_limits[0], gripper.joint_upper_limits[0]
-        return DriverInfo(lower, upper, closed, fully_open)
+        if len(gripper.joint_lower_limits) != 1 or len(gripper.joint_upper_limits) != 1:
+            raise StationError("the driver reports no range of the gripper's finger; was use_gripper set to false?")
+        finger = (gripper.joint_lower_limits[0], gripper.joint_upper_limits[0])
+        return check_limits(ArmLimits(tuple(info.joint_lower_limits), tuple(info.joint_upper_limits), *finger))
 
-    def joint_state(self, timeout_s: float) -> JointState | None:
-        """The next joint state that is no failed read; None when none comes in time."""
-        end = time.monotonic() + timeout_s
-        while time.monotonic() < end:
-            message = self._calls.receive(JointState, self.name("joint_states"), DRIVER_QOS, end - time.monotonic())
-            if message is not None and measured_joints(message) is not None:
-                return message
-        return None
+    def check_links(self) -> None:
+        """Link lengths, where the driver tells its URDF. Raises: StationError when they are no WidowX 250s's."""
+        description = self._description()
+        if description:
+            check_description(description)
+
+    def _description(self) -> str:
+        """The URDF that the driver was started with; empty where it does not tell."""
+        service = self.name("xs_sdk/get_parameters")
+        if self._calls.wait_for([(GetParameters, service)], DESCRIPTION_WAIT_S):
+            return ""
+        request = GetParameters.Request(names=["robot_description"])
+        values = self._calls.call(GetParameters, service, request, CALL_TIMEOUT_S).values
+        return str(values[0].string_value) if len(values) == 1 else ""
 
     def check_motors(self) -> None:
         """Hardware errors of all nine motors. Raises: StationError naming the motors and the remedy."""
@@ -109,8 +108,7 @@ class Driver:
             if len(single) != 1:
                 failing[name] = "does not answer"  # a motor with an alert answers no reads
             elif single[0]:
-                bits = [text for bit, text in ERROR_BITS.items() if single[0] & (1 << bit)]
-                failing[name] = ", ".join(bits) or f"error {single[0]}"
+                failing[name] = motor_errors(single[0])
         if failing:
             text = "; ".join(f"{name}: {what}" for name, what in failing.items())
             raise StationError(f"motor fault: {text}; support the arm, reboot the motors and start again")

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from gymnast_msgs.msg import NodeStatus
 from rclpy.node import Node
 
-from gymnast_nodes.common import COMMAND_QOS, HEARTBEAT_TOPIC
+from gymnast_nodes.lifecycle import HEARTBEAT_TOPIC
+from gymnast_nodes.qos import COMMAND_QOS
 
 SILENT_S = 3.0
 
@@ -21,6 +22,7 @@ SILENT_S = 3.0
 class _Seen:
     at: float
     state: str
+    process: str
     generation: int = 0
 
 
@@ -56,6 +58,7 @@ class Liveness:
     def _on_beat(self, message: NodeStatus) -> None:
         before = self._seen.get(message.name)
         generation = before.generation if before else 0
-        if before is not None and before.state == "active" and message.state != "active":
-            generation += 1
-        self._seen[message.name] = _Seen(time.monotonic(), message.state, generation)
+        if before is not None and before.state == "active":
+            # A successor may be active before its first beat is heard: its process tells it from the one that died.
+            generation += message.state != "active" or message.process != before.process
+        self._seen[message.name] = _Seen(time.monotonic(), message.state, message.process, generation)

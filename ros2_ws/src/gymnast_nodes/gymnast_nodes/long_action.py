@@ -6,7 +6,6 @@ goal at a time; a second one is refused until the first has ended.
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
@@ -16,25 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import rclpy.task
-from action_msgs.msg import GoalStatus
-from gymnast_msgs.msg import ArmState
-from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalResponse
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
 
-from gymnast_core.errors import GymnastError, StationError
-from gymnast_nodes.common import COMMAND_QOS
+from gymnast_core.errors import GymnastError
+from gymnast_nodes.calls import POLL_S, Cancelled
 
 ResultType = TypeVar("ResultType")
 Outcome = TypeVar("Outcome")
-POLL_S = 0.02
-ARM_WAIT_S = 1.0
-"""An arm tells where it is at least twenty times a second."""
 BUSY = "another goal is under way; cancel it or wait for it"
-
-
-class Cancelled(Exception):
-    """The goal at hand was asked to stop."""
 
 
 @dataclass
@@ -82,15 +72,20 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    def begin(self, work: Callable[[], Outcome]) -> Future[Outcome]:
+        """Have `work` done behind what is under way, without waiting for it."""
+        future: Future[Outcome] = Future()
+        self._queue.put((future, work))
+        return future
+
     def do(self, goal: Goal[Any], work: Callable[[], Outcome], timeout_s: float) -> Outcome:
         """What `work` returns or raises, behind what ended goals left to do.
 
         Raises: Cancelled, TimeoutError; work that had not begun is then left undone.
         """
-        future: Future[Outcome] = Future()
+        future = self.begin(work)
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
-        self._queue.put((future, work))
         try:
             if goal.wait(done, timeout_s):
                 return future.result()
@@ -217,126 +212,3 @@ class LongAction:
             text = f"unexpected {type(error).__name__}: {error}"
             self._node.get_logger().error(f"{self._name}: {text}")
             return "aborted", self._failed(text, False, goal.request)
-
-
-def wait_for(future: Any, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> bool:
-    """Wait in a worker thread for a future the node's executor completes; False after `timeout_s`.
-
-    Raises: Cancelled as soon as `cancelled()` says so.
-    """
-    event = threading.Event()
-    future.add_done_callback(lambda _: event.set())
-    end = time.monotonic() + timeout_s
-    while not event.wait(POLL_S):
-        if cancelled():
-            raise Cancelled
-        if time.monotonic() > end:
-            return False
-    return True
-
-
-def in_executor(node: Node, send: Callable[[], Any]) -> Any:
-    """What `send()` returns, called by the executor that spins `node`, from another thread.
-
-    Goals and requests for their results must be sent so: rclpy notes them down only after they are sent, and drops an
-    answer that its executor takes before. The goal would run, and nobody would know.
-
-    Raises: StationError when the executor does not get round to it.
-    """
-    if node.executor is None:
-        raise StationError(f"node {node.get_name()} has ended")
-    task = node.executor.create_task(send)
-    if not wait_for(task, 5.0):
-        raise StationError(f"node {node.get_name()} is busy or has ended")
-    return task.result()
-
-
-def measured_position(node: Node) -> tuple[float, float, float] | None:
-    """Where arm/state says that the end effector is (x, y, z, metres, base frame), asked from a worker thread.
-
-    None, with a warning, where no arm tells within a second, or none that knows: before its first joint state an arm
-    node says zeros. Raises: StationError as `in_executor` does.
-    """
-    told: queue.SimpleQueue[ArmState] = queue.SimpleQueue()
-    subscription = in_executor(node, lambda: node.create_subscription(ArmState, "arm/state", told.put, COMMAND_QOS))
-    position = (0.0, 0.0, 0.0)
-    try:
-        place = told.get(timeout=ARM_WAIT_S).pose.position
-        position = (place.x, place.y, place.z)
-    except queue.Empty:
-        pass
-    finally:
-        in_executor(node, lambda: node.destroy_subscription(subscription))
-    if any(position) and all(map(math.isfinite, position)):
-        return position
-    node.get_logger().warning("arm/state tells no position: the frame is taken as from the station's start position")
-    return None
-
-
-def call_service(client: Any, request: Any, timeout_s: float, cancelled: Callable[[], bool] = lambda: False) -> Any:
-    """Call a service from a worker thread while the node's executor spins elsewhere.
-
-    Raises: StationError when the service is not there or does not answer in time; Cancelled.
-    """
-    end = time.monotonic() + min(timeout_s, 5.0)
-    while not client.service_is_ready():
-        if cancelled():
-            raise Cancelled
-        if time.monotonic() > end:
-            raise StationError(f"service {client.srv_name} is not there; is its node running and active?")
-        time.sleep(POLL_S)
-    future = client.call_async(request)
-    if not wait_for(future, timeout_s, cancelled):
-        client.remove_pending_request(future)
-        raise StationError(f"service {client.srv_name} did not answer within {timeout_s:g} s")
-    return future.result()
-
-
-STATUS_NAMES = {
-    GoalStatus.STATUS_SUCCEEDED: "succeeded",
-    GoalStatus.STATUS_ABORTED: "aborted",
-    GoalStatus.STATUS_CANCELED: "canceled",
-}
-
-
-def run_goal(
-    node: Node,
-    client: ActionClient,
-    name: str,
-    request: Any,
-    timeout_s: float,
-    on_feedback: Callable[[Any], None] = lambda _: None,
-    cancelled: Callable[[], bool] = lambda: False,
-    alive: Callable[[], bool] | None = None,
-) -> tuple[str, Any]:
-    """Send a goal from a worker thread of `node` and wait for its end: (status, result message).
-
-    When `cancelled()` becomes true the goal is cancelled, its end awaited for a moment, and Cancelled raised.
-    `alive` is asked now and then: when it says that the server is gone, the wait ends.
-
-    Raises: StationError when the server is not there, refuses, dies, or takes longer than `timeout_s`; Cancelled.
-    """
-    if not client.wait_for_server(timeout_sec=5.0):
-        raise StationError(f"action {name} is not there; is its node running and active?")
-    accepted = in_executor(
-        node, lambda: client.send_goal_async(request, feedback_callback=lambda message: on_feedback(message.feedback))
-    )
-    if not wait_for(accepted, 5.0, cancelled):
-        raise StationError(f"action {name} did not answer within 5 s")
-    handle = accepted.result()
-    if not handle.accepted:
-        raise StationError(f"action {name} refused the goal; its node's log says why")
-    future = in_executor(node, handle.get_result_async)
-    end = time.monotonic() + timeout_s
-    try:
-        while not wait_for(future, 0.25, cancelled):
-            if alive is not None and not alive():
-                raise StationError(f"action {name}: its node went down or was deactivated")
-            if time.monotonic() > end:
-                raise StationError(f"action {name} took longer than {timeout_s:g} s")
-    except (Cancelled, StationError):
-        handle.cancel_goal_async()
-        wait_for(future, 1.5)
-        raise
-    answer = future.result()
-    return STATUS_NAMES.get(answer.status, "aborted"), answer.result

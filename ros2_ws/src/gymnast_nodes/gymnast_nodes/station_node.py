@@ -13,25 +13,32 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 from gymnast_msgs.srv import ResetScene, SceneState
 from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand, JointTrajectoryCommand
 from interbotix_xs_msgs.srv import MotorGains, OperatingModes, Reboot, RegisterValues, RobotInfo, TorqueEnable
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
-from rclpy.node import Node
+from rclpy.duration import Duration
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.station.simulator import SimulatedStation
-from gymnast_core.station.xs_driver import JOINT_STATE_NAMES, SimulatedDriver
-from gymnast_nodes.common import DRIVER_QOS, RateMeter, frame_to_image, run_node, station_parameter
+from gymnast_core.simulation.simulator import SimulatedStation
+from gymnast_core.simulation.xs_driver import JOINT_STATE_NAMES, SimulatedDriver
+from gymnast_nodes.clocks import STEADY, SteadyNode
+from gymnast_nodes.messages import frame_to_image
+from gymnast_nodes.parameters import station_parameter
+from gymnast_nodes.qos import DRIVER_QOS
+from gymnast_nodes.reading import RateMeter
+from gymnast_nodes.running import run_node
+from gymnast_nodes.truth import TRUTH_TOPIC, truth_message
 
 PHYSICS_PERIOD_S = 0.01
-MAX_LAG_S = 0.2
+MAX_LAG_S = 0.15
 """Physics this far behind the clock gives up catching up: a slow machine gets slow motion, not a burst."""
 
 
-class StationNode(Node):
+class StationNode(SteadyNode):
     """The vendor's driver and a camera, over MuJoCo."""
 
     def __init__(self) -> None:
@@ -64,6 +71,7 @@ class StationNode(Node):
     def _offer(self) -> None:
         self._joint_states = self.create_publisher(JointState, "joint_states", DRIVER_QOS)
         self._images = self.create_publisher(Image, self._config.camera.topic, DRIVER_QOS)
+        self._truth = self.create_publisher(DiagnosticArray, TRUTH_TOPIC, DRIVER_QOS)
         self.create_subscription(JointGroupCommand, "commands/joint_group", self._on_group, DRIVER_QOS)
         self.create_subscription(JointSingleCommand, "commands/joint_single", self._on_single, DRIVER_QOS)
         self.create_subscription(JointTrajectoryCommand, "commands/joint_trajectory", self._on_trajectory, DRIVER_QOS)
@@ -96,7 +104,7 @@ class StationNode(Node):
                     return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    # Commands and services of the vendor's driver; none of them reports success, as there.
+    # Commands and services of the vendor's driver; as there, they do not report success.
 
     def _on_group(self, message: JointGroupCommand) -> None:
         self._driver.command_group(message.name, message.cmd)
@@ -209,24 +217,27 @@ class StationNode(Node):
         while not self._ending.is_set():
             with self._lock:
                 self._station.advance(PHYSICS_PERIOD_S)
-            self._publish_joints(message)
+            self._publish_joints(message, max(0.0, time.monotonic() - due))
             due += PHYSICS_PERIOD_S
             wait = due - time.monotonic()
             if wait > 0:
                 time.sleep(wait)
             elif wait < -MAX_LAG_S:
-                self.get_logger().warning("physics is slower than real time", throttle_duration_sec=10.0)
+                self.get_logger().warning(
+                    "physics is slower than real time", throttle_duration_sec=10.0, throttle_time_source_type=STEADY
+                )
                 due = time.monotonic()
 
-    def _publish_joints(self, message: JointState) -> None:
-        """Publish unless the bus is busy with a service or the fault says so."""
+    def _publish_joints(self, message: JointState, lag_s: float) -> None:
+        """Publish unless the bus is busy with a service or the fault says so. Stamps are of the moment that physics has
+        reached: while it catches up, joints that move as they may would otherwise seem to jump."""
         if "joint_states_stopped" in self._driver.faults or not self._driver.bus.acquire(blocking=False):
             return
         try:
             position, velocity, effort = self._driver.joint_state()
         finally:
             self._driver.bus.release()
-        message.header.stamp = self.get_clock().now().to_msg()
+        message.header.stamp = (self.get_clock().now() - Duration(nanoseconds=int(lag_s * 1e9))).to_msg()
         message.position = position.tolist()
         message.velocity = velocity.tolist()
         message.effort = effort.tolist()
@@ -242,8 +253,10 @@ class StationNode(Node):
                 with self._lock:
                     stamp = self.get_clock().now().to_msg()
                     snapshot = self._station.snapshot()
+                    done = {task: bool(self._station.success(task)) for task in self._station.scene.tasks}
                 frame = renderer.render(snapshot)
                 if self.context.ok() and not self._ending.is_set():
+                    self._truth.publish(truth_message(stamp, done))
                     self._images.publish(frame_to_image(frame, stamp, "camera"))
             due = max(due + 1.0 / camera.rate_hz, time.monotonic())
             self._ending.wait(due - time.monotonic())

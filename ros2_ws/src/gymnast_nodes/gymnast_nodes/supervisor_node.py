@@ -4,10 +4,14 @@ Like Nav2's lifecycle manager, with a heartbeat instead of a bond: every managed
 second on supervisor/heartbeat. A node that falls silent is down; when it is back (respawned by `ros2 launch` or
 `gymnast up`) it is configured and activated again. A node that somebody else deactivated (`ros2 lifecycle set`) stays
 as it is until that somebody activates it. The state of all of them is latched on supervisor/status.
+
+Beside another graph of the same names nothing is brought up.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -23,22 +27,19 @@ from std_srvs.srv import Trigger
 from gymnast_core.errors import StationError
 from gymnast_core.graph import MANAGED
 from gymnast_nodes import FOREIGN_PROFILE
-from gymnast_nodes.common import (
-    COMMAND_QOS,
-    FINALIZED,
-    LATCHED_QOS,
-    DiagnosticReport,
-    Diagnostics,
-    InterleavingNode,
-    parameter,
-    run_node,
-    sleep,
-    station_parameter,
-)
+from gymnast_nodes.calls import sleep
+from gymnast_nodes.clocks import WALL
 from gymnast_nodes.driver import absent_driver
+from gymnast_nodes.lifecycle import FINALIZED, DiagnosticReport, Diagnostics, InterleavingNode
+from gymnast_nodes.parameters import parameter, station_parameter
+from gymnast_nodes.qos import COMMAND_QOS, LATCHED_QOS
+from gymnast_nodes.running import run_node
+from gymnast_nodes.speakers import Speakers, StationSeats
 
 ARM_DRIVERS = ("arm", "executor")
 """Nodes whose death may leave the arm in mid-motion."""
+OTHERS_S = 1.0
+"""Another graph of the same names is discovered, and heard, within this."""
 RETRY_S = 2.0
 LOST_S = 5.0
 """A node that still is in its old state this long after it was asked for a transition did not hear it."""
@@ -52,6 +53,7 @@ class Managed:
     client: Any
     state: str = "down"
     detail: str = "not seen yet"
+    process: str = ""
     restarts: int = 0
     beat_at: float = 0.0
     seen: bool = False
@@ -77,14 +79,8 @@ class SupervisorNode(InterleavingNode):
         self._start_timeout = parameter(
             self, "start_timeout_s", 180.0, "how long a process may take until its first heartbeat", 1.0, 3600.0
         )
-        self._transition_timeout = parameter(
-            self,
-            "transition_timeout_s",
-            300.0,
-            "how long one transition may take (loading a large policy)",
-            1.0,
-            7200.0,
-        )
+        loading = "how long one transition may take (loading a large policy)"
+        self._transition_timeout = parameter(self, "transition_timeout_s", 300.0, loading, 1.0, 7200.0)
         self.exit_code: int | None = None
         self._nodes = {
             name: Managed(name, self.create_client(ChangeState, f"{name}/change_state")) for name in names if name
@@ -93,6 +89,10 @@ class SupervisorNode(InterleavingNode):
         self._published: tuple[Any, ...] = ()
         self._hold_client = self.create_client(Trigger, "watchdog/hold")
         self._status = self.create_publisher(GraphStatus, "supervisor/status", LATCHED_QOS)
+        self._me = f"{socket.gethostname()}, process {os.getpid()}"
+        self._other = ""
+        self._speakers = Speakers(self, StationSeats(self, self._station).managed(names))
+        self.create_subscription(GraphStatus, "supervisor/status", self._on_status, LATCHED_QOS)
         self.create_subscription(NodeStatus, "supervisor/heartbeat", self._on_heartbeat, COMMAND_QOS)
         self._diagnostics = Diagnostics(self, "graph")
         self._diagnostics.add("graph", self._report)
@@ -124,8 +124,29 @@ class SupervisorNode(InterleavingNode):
             node.set_aside = True
             self.get_logger().warning(f"{node.name} was deactivated; it stays so until it is activated by hand")
         node.seen = True
+        node.process = message.process
         node.state = message.state
         node.detail = message.detail or ("deactivated by hand" if node.set_aside else "")
+
+    def _on_status(self, message: GraphStatus) -> None:
+        """Another supervisor of the same nodes is another graph: two arms would hear one operator, or one arm two."""
+        there = message.header.frame_id
+        same = [node.name for node in message.nodes if node.name in self._nodes]
+        if there in ("", self._me) or not same or self._other:
+            return
+        self._other = (
+            f"another graph has nodes of the same names ({', '.join(same)}), on {there}; stop it, or choose another "
+            "ROS_DOMAIN_ID or --namespace"
+        )
+        if self._started:
+            self.get_logger().error(self._other)
+
+    def _others(self) -> str:
+        """Who else has our nodes' names, in one line."""
+        if self._other and self.count_publishers("supervisor/status") < 2:
+            self.get_logger().info("the other graph is gone")
+            self._other = ""
+        return self._other or self._speakers.look()
 
     def _watch(self) -> None:
         """Mark silent nodes, recover returned ones, publish what changed."""
@@ -145,11 +166,14 @@ class SupervisorNode(InterleavingNode):
             ):
                 node.busy = True
                 self.executor.create_task(self._recover, node)
+        if moved := WALL.told():
+            self.get_logger().warning(moved)
         self._publish_changes()
 
     async def _bring_up(self) -> None:
         self._start_timer.cancel()
         try:
+            await sleep(self, OTHERS_S)
             await self._wait_hardware()
         except StationError as error:
             self.get_logger().error(f"cannot bring the graph up: {error}")
@@ -158,6 +182,8 @@ class SupervisorNode(InterleavingNode):
         for node in self._nodes.values():
             try:
                 await self._wait_first_beat(node)
+                if self._other:
+                    raise StationError(self._other)
                 node.busy = True
                 await self._first_activation(node)
             except StationError as error:
@@ -263,13 +289,14 @@ class SupervisorNode(InterleavingNode):
             await sleep(self, 0.05)
 
     def _publish_changes(self) -> None:
-        current = tuple((n.name, n.state, n.restarts, n.detail) for n in self._nodes.values())
+        current = tuple((n.name, n.state, n.restarts, n.detail, n.process) for n in self._nodes.values())
         if current == self._published:
             return
         self._published = current
         message = GraphStatus()
         message.header.stamp = self.get_clock().now().to_msg()
-        message.nodes = [NodeStatus(name=a, state=b, restarts=c, detail=d) for a, b, c, d in current]
+        message.header.frame_id = self._me
+        message.nodes = [NodeStatus(name=a, state=b, restarts=c, detail=d, process=e) for a, b, c, d, e in current]
         message.all_active = self._all_active
         self._status.publish(message)
 
@@ -279,8 +306,12 @@ class SupervisorNode(InterleavingNode):
 
     def _report(self) -> DiagnosticReport:
         down = [f"{node.name} is {node.state}" for node in self._nodes.values() if node.state != "active"]
+        if others := self._others():
+            down.insert(0, others)
         level = DiagnosticStatus.OK if not down else DiagnosticStatus.ERROR
-        return level, "; ".join(down) or "all active", {name: node.state for name, node in self._nodes.items()}
+        values: dict[str, Any] = {name: node.state for name, node in self._nodes.items()}
+        values["wall_clock_jumps"] = WALL.jumps
+        return level, "; ".join(down) or "all active", values
 
 
 def main() -> None:

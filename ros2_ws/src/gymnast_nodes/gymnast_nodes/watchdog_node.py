@@ -3,10 +3,10 @@
 It speaks to the driver directly, so it works with the arm node dead, hung or cut off. Three things make it act:
 the arm node's state stops coming while it was commanding the arm; the arm goes on moving although commands stopped;
 joint states stop coming while the arm is commanded. It then sends the measured joints as the target (where they are
-known: otherwise the arm comes to rest at its last target by itself), says so on watchdog/fault, in its log and on
-/diagnostics, and after repeated faults latches the emergency stop.
+known, from one source: otherwise the arm comes to rest at its last target by itself), says so on watchdog/fault, in its
+log and on /diagnostics, and after repeated faults latches the emergency stop.
 
-A latched stop outlives the arm node's process: its successor, which knows nothing of it, is stopped again.
+It serves arm/emergency_stop beside the arm node, latched on the disk: it works with the arm node dead, and outlives it.
 """
 
 from __future__ import annotations
@@ -19,27 +19,19 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from gymnast_msgs.msg import ArmState, ExecutedAction
 from gymnast_msgs.srv import EmergencyStop
 from interbotix_xs_msgs.msg import JointGroupCommand
-from rclpy.node import Node
-from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from gymnast_core.robot.guard import HOLD_FRESH_S
-from gymnast_nodes.common import (
-    COMMAND_QOS,
-    DRIVER_QOS,
-    LATCHED_QOS,
-    DiagnosticReport,
-    Diagnostics,
-    LatestReader,
-    RateMeter,
-    fault_window,
-    measured_joints,
-    parameter,
-    run_node,
-    station_parameter,
-    to_seconds,
-)
+from gymnast_core.robot.stop_latch import StopLatch, stop_file
+from gymnast_nodes.clocks import WALL, SteadyNode
+from gymnast_nodes.lifecycle import DiagnosticReport, Diagnostics
+from gymnast_nodes.measurements import Measurements
+from gymnast_nodes.parameters import fault_window, parameter, station_parameter
+from gymnast_nodes.qos import COMMAND_QOS, DRIVER_QOS, LATCHED_QOS
+from gymnast_nodes.reading import LatestReader
+from gymnast_nodes.running import run_node
+from gymnast_nodes.speakers import Speakers, StationSeats
+from gymnast_nodes.stop_service import StopService
 
 MOVING_SPEED = 0.05
 """Radians a second of the fastest joint above which the arm moves."""
@@ -47,11 +39,13 @@ HOLD_REPEATS = 3
 """The hold is sent this often, a period apart: one lost command must not matter."""
 RECENT_S = 1.0
 """A command this recent means that somebody is driving the arm."""
+RESTING = (ArmState.MODE_UNCONFIGURED, ArmState.MODE_STOPPED)
+"""Modes in which nobody commands the arm."""
 ASK_AGAIN_S = 0.5
 """The emergency stop is asked for this often until the arm says that it is stopped: one request may get lost."""
 
 
-class WatchdogNode(Node):
+class WatchdogNode(SteadyNode):
     """Holds the arm, independently of every other node."""
 
     def __init__(self) -> None:
@@ -68,11 +62,10 @@ class WatchdogNode(Node):
         self._command_timeout = station.safety.command_timeout_s
         driver = station.arm.driver
 
-        self._joints: np.ndarray | None = None
-        self._joints_stamp = 0.0
-        self._joints_at = 0.0
-        self._speed = 0.0
-        self._joint_rate = RateMeter()
+        self._speakers = Speakers(self, [StationSeats(self, station).joint_states])
+        self._measured = Measurements(self, driver, self._speakers.look)
+        self._away = 0.0
+        """Seconds of the last joint state's age in which this process did not look."""
         self._mode = ArmState.MODE_UNCONFIGURED
         self._state_at = 0.0
         self._commanded_at = 0.0
@@ -87,10 +80,10 @@ class WatchdogNode(Node):
 
         self._command = self.create_publisher(JointGroupCommand, f"{driver}/commands/joint_group", DRIVER_QOS)
         self._fault = self.create_publisher(String, "watchdog/fault", LATCHED_QOS)
-        self._joint_states = LatestReader(self, JointState, f"{driver}/joint_states", DRIVER_QOS)
         self._states = LatestReader(self, ArmState, "arm/state", COMMAND_QOS)
         self._executed = LatestReader(self, ExecutedAction, "arm/executed", COMMAND_QOS)
         self.create_service(Trigger, "watchdog/hold", self._on_hold)
+        self._stop = StopService(self, StopLatch(stop_file(station)), self._hold_anew, lambda _: None)
         self._stop_client = self.create_client(EmergencyStop, "arm/emergency_stop")
         self._diagnostics = Diagnostics(self, "wx250s")
         self._diagnostics.add("watchdog", self._report)
@@ -99,12 +92,17 @@ class WatchdogNode(Node):
 
     def _listen(self) -> None:
         """Take what came since the last check."""
+        news, away = self._measured.listen()
         now = time.monotonic()
-        joint_state, count = self._joint_states.take()
-        if joint_state is not None:
-            self._take_joints(joint_state, count, now)
+        if away:
+            self._wake(away)
+        if news:
+            self._away = 0.0
         state, _ = self._states.take()
         if state is not None:
+            if self._mode in RESTING and state.mode not in RESTING:
+                self._measured.forget()  # armed anew: the arm node, or a person, looked at the arm
+                self._away = max(self._away, self._measured.age)
             self._mode = state.mode
             self._state_at = now
             self._take_stop(state)
@@ -122,51 +120,59 @@ class WatchdogNode(Node):
             if state.mode == ArmState.MODE_UNCONFIGURED:  # a stopped arm node says so whatever its lifecycle state
                 self._stop_wanted = self._stopped_for
                 self.get_logger().error(f"the arm node was started anew while the arm was stopped: {self._stop_wanted}")
+            else:  # re-armed: a person has looked, and the arm node counts from nothing, too
+                self._faults.clear()
             self._stopped_for = ""
 
-    def _take_joints(self, message: JointState, count: int, now: float) -> None:
-        joints = measured_joints(message)
-        if joints is None:
-            return
-        stamp = to_seconds(message.header.stamp)
-        elapsed = stamp - self._joints_stamp
-        if self._joints is not None and elapsed > 1e-4:
-            # Smoothed over about 30 ms: neighbouring stamps jitter.
-            speed = float(np.max(np.abs(joints - self._joints))) / elapsed
-            self._speed += (speed - self._speed) * min(1.0, elapsed / 0.03)
-        self._joints, self._joints_stamp, self._joints_at = joints, stamp, now
-        self._joint_rate.tick(count)
+    def _wake(self, away: float) -> None:
+        """This process did not run for `away` seconds. What it was about to send is of before, and what it did not hear
+        meanwhile was no silence: it looks first, and acts on what it sees then."""
+        self.get_logger().warning(f"the watchdog was away for {away:.1f} s; it looks before it acts")
+        self._hold_left = 0
+        now = time.monotonic()  # a machine that slept is away longer than this clock counts
+        self._away = min(self._away + away, self._measured.age)
+        if self._state_at:
+            self._state_at = min(now, self._state_at + away)
+        if self._commanded_at:
+            self._commanded_at = min(now, self._commanded_at + away)
 
     def _on_hold(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """watchdog/hold: hold the arm now (the supervisor calls it when the executor or the arm node goes down)."""
-        self._listen()
-        if self._holding is not None and self._held_at > self._commanded_at and self._speed < MOVING_SPEED:
-            response.success, response.message = True, "held already"  # again would follow gravity's droop
-            return response
-        response.success = self._hold()
+        response.success = self._hold_anew()
         response.message = "held" if response.success else "no fresh joint states; nothing to hold at"
         return response
 
-    def _check(self) -> None:
+    def _hold_anew(self) -> bool:
+        """Hold where it is now, unless it is held already: again would follow gravity's droop."""
         self._listen()
+        held = self._holding is not None and self._held_at > self._commanded_at
+        return (held and self._measured.speed < MOVING_SPEED) or self._hold()
+
+    def _check(self) -> None:
+        WALL.look()
+        self._listen()
+        self._stop.look()
         if self._hold_left > 0:
             self._send_hold()
         now = time.monotonic()
+        if self._stop.reason and not self._stop.problem:
+            self._stop_wanted = ""  # on the disk, where the arm node finds it
         if self._stop_wanted and now - self._asked_at > ASK_AGAIN_S and self._stop_client.service_is_ready():
             self._asked_at = now
             self._stop_client.call_async(EmergencyStop.Request(reason=self._stop_wanted))
-        if self._joints is None or self._state_at == 0.0:
+        if self._measured.joints is None or self._state_at == 0.0:
             return  # nothing has moved yet
         state_age = now - self._state_at
         command_age = now - self._commanded_at
-        joint_age = now - self._joints_at
+        joint_age = self._measured.age - self._away
+        speed = self._measured.speed
         driven = self._state_at - self._commanded_at < RECENT_S  # when the arm node last spoke
         # An arm node that says it is not active leaves the arm to others (it says so when it ends, too).
         in_charge = self._mode in (ArmState.MODE_READY, ArmState.MODE_MOVING, ArmState.MODE_HOLDING)
         commanded = command_age < RECENT_S + self._command_timeout
         self._set_fault(
             "arm node silent",
-            in_charge and state_age > self._heartbeat_timeout and (driven or self._speed > MOVING_SPEED),
+            in_charge and state_age > self._heartbeat_timeout and (driven or speed > MOVING_SPEED),
             state_age < self._heartbeat_timeout,
         )
         self._set_fault(
@@ -174,8 +180,8 @@ class WatchdogNode(Node):
             self._mode == ArmState.MODE_READY
             and commanded
             and command_age > self._command_timeout + 0.1
-            and self._speed > 4 * MOVING_SPEED,
-            self._speed < MOVING_SPEED,
+            and speed > 4 * MOVING_SPEED,
+            speed < MOVING_SPEED,
         )
         self._set_fault(
             "joint states stopped", joint_age > self._joint_timeout and commanded, joint_age < self._joint_timeout
@@ -187,8 +193,8 @@ class WatchdogNode(Node):
             self._active_faults.add(name)
             self._last_fault = name
             held = self._hold()
-            done = "held the arm at its measured joints" if held else "no joint states to hold at, nothing is sent"
-            text = f"{name}: {done}"
+            unknown = f"no joint states to hold at, nothing is sent; {self._measured.failed}".rstrip("; ")
+            text = f"{name}: {'held the arm at its measured joints' if held else unknown}"
             self.get_logger().error(text)
             self._fault.publish(String(data=text))
             now = time.monotonic()
@@ -200,10 +206,11 @@ class WatchdogNode(Node):
             self.get_logger().info(f"cleared: {name}")
 
     def _hold(self) -> bool:
-        """Command the joints measured now, a few times over; False when they are not known."""
-        if self._joints is None or time.monotonic() - self._joints_at > HOLD_FRESH_S:
+        """Command the joints last believed, a few times over; False when they are not known."""
+        joints = self._measured.hold()
+        if joints is None:
             return False
-        self._holding = self._joints.copy()
+        self._holding = joints
         self._held_at = time.monotonic()
         self._hold_left = HOLD_REPEATS
         self._send_hold()
@@ -215,14 +222,14 @@ class WatchdogNode(Node):
         self._hold_left -= 1
 
     def _report(self) -> DiagnosticReport:
-        level = DiagnosticStatus.ERROR if self._active_faults else DiagnosticStatus.OK
+        wrong = [*sorted(self._active_faults), *self._speakers.problems.values()]
         return (
-            level,
-            "; ".join(sorted(self._active_faults)) or "watching",
+            DiagnosticStatus.ERROR if wrong else DiagnosticStatus.OK,
+            "; ".join(wrong) or "watching",
             {
-                "joint_state_rate_hz": self._joint_rate.rate,
-                "joint_state_age_s": self._joint_rate.age,
-                "fastest_joint_rad_s": self._speed,
+                **self._measured.report(),
+                "fastest_joint_rad_s": self._measured.speed,
+                "emergency_stop": self._stop.reason or "none",
                 "faults_in_window": self._faults.count(time.monotonic()),
                 "last_fault": self._last_fault or "none",
             },
@@ -230,7 +237,8 @@ class WatchdogNode(Node):
 
     def stop(self) -> None:
         """Leaving while the arm moves would leave it unwatched: hold first."""
-        if self._joints is not None and self._speed > MOVING_SPEED:
+        self._listen()
+        if self._measured.speed > MOVING_SPEED:
             self._hold()
 
 

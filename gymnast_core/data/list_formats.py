@@ -1,0 +1,22 @@
+"""`gymnast data formats`: which formats of episodes are read, and which are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gymnast_core.data.formats import formats
+from gymnast_core.progress import say
+
+
+@dataclass(frozen=True)
+class ListFormatsConfig:
+    """It has no options."""
+
+
+def list_formats(config: ListFormatsConfig) -> int:
+    """Print a line for each format."""
+    width = max(len(known.name) for known in formats())
+    for known in formats():
+        say(f"{known.name:<{width}}  {'read, write' if known.write else 'read':<11}  {known.layout}")
+    say("docs/reference/formats.md says what each holds")
+    return 0

@@ -1,0 +1,97 @@
+"""The simulated station as a bench for sessions of trials, without ROS and without waiting for a clock."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gymnast_core.config import StationConfig
+from gymnast_core.data.outcome import FAILURE, SUCCESS
+from gymnast_core.errors import StationError
+from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell
+from gymnast_core.protocols import Judge, Policy, Start
+from gymnast_core.rollout.ending import station_ending
+from gymnast_core.rollout.trials import TrialLog, run_trials
+from gymnast_core.simulation.environment import StationEnvironment
+
+
+class SimulatedBench:
+    """`evaluation.session.Bench` on the simulated station.
+
+    choose: the policy of a name ("base" or an adapter's). log: folder that episodes are written to, each named by its
+    trial: one that is run again takes its own place. practise: adapts from a frame and returns an adapter's name;
+    without it a plan may not ask for practice. temperature: of sampling; 0 acts greedily, as the executor does. judge:
+    ends an episode where the station file says so (`executor.stop_at_success`); without one, the station's truth does.
+    """
+
+    def __init__(
+        self,
+        station: StationConfig,
+        choose: Callable[[str], Policy],
+        log: Path | None = None,
+        practise: Callable[[str, np.ndarray, int], str] | None = None,
+        temperature: float = 0.0,
+        judge: Judge | None = None,
+    ) -> None:
+        self._station = station
+        self._choose = choose
+        self._log = log
+        self._practise = practise
+        self._temperature = temperature
+        self._environment = StationEnvironment(station)
+        self._ending = station_ending(station.executor, judge)
+        self._start: Start | None = None
+        self._outcome: bool | None = None
+
+    def reset(self, task: str, seed: int) -> None:
+        """Note the start; the episode's own reset brings arm and scene there."""
+        self._start = Start(self._station.task(task).instruction, None, task, seed)
+        self._outcome = None
+
+    def frame(self) -> np.ndarray:
+        """The scene at the start as the camera sees it, (S, S, 3) uint8."""
+        return self._environment.reset([self._begun()])[0]
+
+    def practise(self, task: str, seed: int, tell: Tell) -> str:
+        """The adapter's name. Raises: StationError where this bench does not practise."""
+        if self._practise is None:
+            raise StationError("this bench does not practise; name a policy or an adapter")
+        return self._practise(task, self.frame(), seed)
+
+    def run(self, trial: PlannedTrial, max_steps: int, tell: Tell) -> EpisodeOutcome:
+        """One episode from the start, ended as the executor ends it."""
+        start, task = self._begun(), self._station.task(trial.task)
+        log = None
+        path = ""
+        if self._log is not None:
+            folder = self._log / f"{trial.task}_{trial.seed}_{trial.policy}"
+            path = str(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # of the same trial, cut short before it was on record
+            facts = {
+                "station": self._station.name,
+                "policy": trial.policy,
+                "look_ahead": 0,
+                "temperature": self._temperature,
+            }
+            log = TrialLog(lambda number, begun: folder, facts)
+        policy, steps = self._choose(trial.policy), max_steps or task.max_steps
+        (done,) = run_trials(policy, self._environment, [start], steps, self._temperature, log, ending=self._ending)
+        self._outcome = done.success
+        outcome = SUCCESS if done.success else FAILURE
+        return EpisodeOutcome(outcome, done.steps, path).at_the_cost_of(done.strain)
+
+    def truth(self, task: str) -> bool | None:
+        """Whether the last episode succeeded."""
+        return self._outcome
+
+    def close(self) -> None:
+        """Give the renderer back."""
+        self._environment.close()
+
+    def _begun(self) -> Start:
+        if self._start is None:
+            raise StationError("the station was not reset yet")
+        return self._start

@@ -1,0 +1,147 @@
+"""Who acts on a station, and who judges it: the policy of its file with its adapters, its look-ahead and its judge."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gymnast_core.config import StationConfig
+from gymnast_core.data.episode import check_actions, read_episode
+from gymnast_core.errors import CheckpointError, DataError, StationError
+from gymnast_core.policy import adapters
+from gymnast_core.policy.load import open_policy
+from gymnast_core.policy.openvla import OpenVLAPolicy
+from gymnast_core.protocols import EpisodicPolicy, Judge, Policy, Verdict
+from gymnast_core.reward.factory import load_judge
+from gymnast_core.rollout.ending import SuccessWatch, station_ending
+from gymnast_core.rollout.look_ahead import LookAheadPolicy, open_look_ahead
+
+MAX_ADAPTERS = 8
+"""At most this many stay in memory; the oldest names leave first (their folders stay)."""
+
+
+class StationActor:
+    """station, station_file: whose policy acts. answers: where raw answers of a judge behind an API are kept."""
+
+    def __init__(self, station: StationConfig, station_file: Path, answers: Path) -> None:
+        self._station = station
+        self._station_file = station_file
+        self._answers = answers
+        self._store = adapters.AdapterStore(station.models.adapters)
+        self._policy: Policy | None = None
+        self._looking: LookAheadPolicy | None = None
+        self._judge: Judge | None = None
+
+    def load(self) -> float:
+        """Load the policy and let it act once; returns the seconds that one chunk takes.
+
+        Raises: ConfigError, CheckpointError, JudgeError, DataError.
+        """
+        models, candidates = self._station.models, self._station.look_ahead.rollouts
+        self._policy = open_policy(models.policy, models.unnorm_key, models.device, beside=self._station_file)
+        if isinstance(self._policy, OpenVLAPolicy) and self._store.names():
+            adapters.load_library()  # now, not in the episode that first asks for an adapter
+        self._looking = (
+            open_look_ahead(self._policy, self._station_file, candidates, run_folder=str(self._answers))
+            if candidates
+            else None
+        )
+        size = self._station.camera.observation_size
+        started = time.monotonic()
+        self._actor.act(np.zeros((1, size, size, 3), np.uint8), ["warm up"])
+        return time.monotonic() - started
+
+    def unload(self) -> None:
+        """Forget policy and judge."""
+        self._policy = self._judge = self._looking = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the checkpoint that acts; empty for a policy without one."""
+        return self._policy.checkpoint.fingerprint if isinstance(self._policy, OpenVLAPolicy) else ""
+
+    def select(self, name: str, seed: int) -> None:
+        """Let the base ("base") or one stored adapter act in the next episode, which has this seed.
+
+        Raises: StationError without a policy; CheckpointError when there is no such adapter for it, or it may not act.
+        """
+        policy = self._policy
+        if policy is None:
+            raise StationError("the executor has no policy; configure it first")
+        if not isinstance(policy, OpenVLAPolicy):
+            if name != "base":
+                raise CheckpointError(f"policy '{name}': {self._station.models.policy} takes no adapters; use 'base'")
+        elif name == "base":
+            adapters.deactivate(policy)
+        else:
+            self._store.check_fit_to_act(name)  # also where it is attached: it may have been rolled back since
+            present = adapters.attached(policy)
+            if name not in present:
+                for other in present[: max(0, len(present) - MAX_ADAPTERS + 1)]:
+                    adapters.detach(policy, other)
+                self._store.load(policy, name)
+            adapters.activate(policy, name)
+        if self._looking is not None:
+            self._looking.begin(seed)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the policy must be told that an episode begins (`restart`)."""
+        return isinstance(self._policy, EpisodicPolicy)
+
+    def restart(self) -> None:
+        """An episode begins: a policy that remembers forgets the one before."""
+        if isinstance(self._policy, EpisodicPolicy):
+            self._policy.restart()
+
+    def act(self, frame: np.ndarray, instruction: str, position: tuple[float, float, float] | None) -> np.ndarray:
+        """The next chunk of actions (K, 7).
+
+        frame: (S, S, 3) uint8. position: of the end effector, metres in the arm's base frame, where it is known.
+
+        Raises: DataError when the policy gives something else; what the policy raises.
+        """
+        if self._looking is not None and position is not None:
+            self._looking.place(np.array([position]))
+        actions = self._actor.act(frame[None], [instruction])
+        if actions.ndim != 3 or len(actions) != 1 or not len(actions[0]):
+            raise DataError(f"policy: found actions of shape {actions.shape}, needed (1, chunk, 7)")
+        return check_actions(actions[0], "policy")
+
+    def judge(self, folder: str, instruction: str) -> tuple[str, Verdict]:
+        """The judge's name, and its verdict on a recorded episode; `completed_at` counts the episode's frames.
+
+        Raises: ConfigError, CheckpointError, DataError, JudgeError.
+        """
+        judge = self._open_judge()
+        frames = read_episode(folder).frames
+        chosen = judge.frame_indices(len(frames))
+        verdict = judge.judge([frames[chosen]], [instruction])[0]
+        if verdict.completed_at is not None:
+            verdict = replace(verdict, completed_at=chosen[verdict.completed_at])
+        return judge.name, verdict
+
+    def watch(self, instruction: str) -> SuccessWatch | None:
+        """Who says from the frames as they come when an episode has succeeded; None where nobody can, since the
+        station's truth is in no frame.
+
+        Raises: ConfigError, CheckpointError, JudgeError.
+        """
+        ending = station_ending(self._station.executor, self._open_judge())
+        return None if isinstance(ending, str) else ending(instruction)
+
+    def _open_judge(self) -> Judge:
+        if self._judge is None:
+            looking = self._looking
+            self._judge = looking.judge if looking else load_judge(self._station, self._station_file, self._answers)
+        return self._judge
+
+    @property
+    def _actor(self) -> Policy:
+        actor = self._looking or self._policy
+        if actor is None:
+            raise StationError("the executor has no policy; configure it first")
+        return actor

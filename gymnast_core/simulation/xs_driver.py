@@ -1,0 +1,288 @@
+"""The vendor's motor driver as seen from outside, over a simulated arm: groups, modes, registers, and its faults.
+
+Behaviour that a user of the real driver meets is kept: register writes sleep 10 ms a motor, a reboot takes a second a
+motor and forgets the profile (0 is full speed), group reads never reach the shadow motors and stop at the first motor
+that does not answer, changing the operating mode lets go of the motors for a moment, and a failed bus read is
+published as if every motor stood at -pi.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from gymnast_core.simulation.motors import ARM_JOINTS, GROUPS, MOTOR_IDS, OVERLOAD_BIT, RAM_DEFAULTS, REBOOT_S, Motors
+
+JOINT_STATE_NAMES = (*ARM_JOINTS, "gripper", "left_finger", "right_finger")
+LOWER_LIMITS = (-math.pi + 1e-5, -1.88496, -2.14675, -math.pi + 1e-5, -1.74533, -math.pi + 1e-5)
+UPPER_LIMITS = (math.pi - 1e-5, 1.98968, 1.60570, math.pi - 1e-5, 2.14675, math.pi - 1e-5)
+FINGER_LIMITS = (0.015, 0.037)
+SLEEP_POSITIONS = (0.0, -1.80, 1.55, 0.0, 0.8, 0.0)
+FAULTS = ("camera_stopped", "read_failure", "joint_states_stopped", "commands_dropped", "overload", "motor_error")
+
+
+class SimulatedArm(Protocol):
+    """What the driver needs of the simulated station."""
+
+    def joint_state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions (rad, m), velocities, efforts (mA), each (9,) in `JOINT_STATE_NAMES` order."""
+        ...
+
+    def command_joints(self, joints: np.ndarray, duration_s: float, ramp_s: float) -> None:
+        """New goal (6,) rad: each joint starts a trapezoid of this duration; 0 is full speed."""
+        ...
+
+    def command_gripper_pwm(self, pwm: float) -> None: ...
+
+    def command_gripper_position(self, distance: float) -> None: ...
+
+    def set_torque(self, enabled: bool) -> None: ...
+
+
+@dataclass(frozen=True)
+class RobotInfo:
+    """Answer of get_robot_info, field by field as the vendor's."""
+
+    mode: str
+    profile_type: str
+    joint_names: list[str]
+    joint_ids: list[int]
+    joint_lower_limits: list[float]
+    joint_upper_limits: list[float]
+    joint_velocity_limits: list[float]
+    joint_sleep_positions: list[float]
+    joint_state_indices: list[int]
+    name: list[str]
+
+
+class SimulatedDriver:
+    """Registers, modes and commands of the vendor's driver. Raises nothing: it logs, as the vendor's does.
+
+    Every public method may be called from any thread; one that sleeps holds `bus` meanwhile, so that joint states
+    stall as they do on the real, mutually exclusive callback group.
+    """
+
+    def __init__(self, arm: SimulatedArm, log: Callable[[str], None]) -> None:
+        self._arm = arm
+        self._log = log
+        self.bus = threading.RLock()
+        self.motors = Motors(log)
+        self._group_modes = {"arm": ("position", "time"), "all": ("", "")}
+        self._goal: np.ndarray | None = None
+        self.faults: dict[str, str] = {}
+
+    # Faults for tests: name -> argument (a motor's name, or empty).
+
+    def set_faults(self, faults: dict[str, str]) -> None:
+        """Switch faults on and off. Raises: ValueError naming an unknown fault or motor."""
+        for name, motor in faults.items():
+            if name not in FAULTS:
+                raise ValueError(f"unknown fault '{name}'; known: {', '.join(FAULTS)}")
+            if name in ("overload", "motor_error") and motor not in self.motors:
+                raise ValueError(f"fault {name} needs a motor (of {', '.join(self.motors)}), found '{motor}'")
+        with self.bus:
+            self.faults = dict(faults)
+            self.motors.silent = "read_failure" in faults
+            for each in self.motors.values():
+                each.registers["Hardware_Error_Status"] = 0
+            if "motor_error" in faults:
+                self.motors[faults["motor_error"]].registers["Hardware_Error_Status"] = 1 << OVERLOAD_BIT
+
+    # State.
+
+    def joint_state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the driver publishes: positions, velocities, efforts, each (9,)."""
+        position, velocity, effort = (np.array(part, dtype=np.float64) for part in self._arm.joint_state())
+        if "read_failure" in self.faults:
+            position[:7] = -math.pi
+            velocity[:] = 0.0
+            effort[:] = 0.0
+        elif "overload" in self.faults:
+            name = self.faults["overload"].replace("_shadow", "")
+            effort[JOINT_STATE_NAMES.index(name)] = -5000.0
+        return position, velocity, effort
+
+    def robot_info(self, kind: str, name: str) -> RobotInfo | None:
+        """None (and a log line) for an unknown group or motor."""
+        motors = self.motors.select(kind, name)
+        if motors is None:
+            return None
+        joints = [motor.name for motor in motors]
+        mode, profile = self._group_modes[name] if kind == "group" else (motors[0].mode, motors[0].profile_type)
+        shown = ["left_finger" if joint == "gripper" else joint for joint in joints]
+        base = [joint.replace("_shadow", "") for joint in joints]
+        arm = [ARM_JOINTS.index(joint) if joint in ARM_JOINTS else None for joint in base]
+        return RobotInfo(
+            mode=mode,
+            profile_type=profile,
+            joint_names=shown,
+            joint_ids=[MOTOR_IDS[joint] for joint in joints],
+            joint_lower_limits=[FINGER_LIMITS[0] if i is None else LOWER_LIMITS[i] for i in arm],
+            joint_upper_limits=[FINGER_LIMITS[1] if i is None else UPPER_LIMITS[i] for i in arm],
+            joint_velocity_limits=[1.0 if i is None else math.pi for i in arm],
+            # The finger's position at 0 rad of the horn: sqrt(0.024^2 - 0.014^2).
+            joint_sleep_positions=[0.0194936 if i is None else SLEEP_POSITIONS[i] for i in arm],
+            joint_state_indices=[JOINT_STATE_NAMES.index(n.replace("_shadow", "")) for n in shown],
+            name=list(GROUPS) if name == "all" else [name],
+        )
+
+    # Commands.
+
+    def command_group(self, name: str, values: Sequence[float]) -> None:
+        """commands/joint_group: a wrong length or name only logs."""
+        with self.bus:
+            joints = GROUPS.get(name)
+            if joints is None:
+                self._log(f"group '{name}' does not exist")
+                return
+            if len(values) != len(joints):
+                self._log(f"group '{name}' has {len(joints)} joints, found {len(values)} commands")
+                return
+            if "commands_dropped" in self.faults:
+                return
+            if self.motors["waist"].mode != "position":
+                self._log("only position mode moves the simulated arm")
+                return
+            self._goal = np.array(values[:6], dtype=np.float64)
+            self._move()
+            if name == "all":
+                self._command_gripper(float(values[6]))
+
+    def command_single(self, name: str, value: float) -> None:
+        """commands/joint_single."""
+        with self.bus:
+            if name not in GROUPS["all"]:
+                self._log(f"joint '{name}' does not exist")
+            elif "commands_dropped" in self.faults:
+                return
+            elif name == "gripper":
+                self._command_gripper(value)
+            else:
+                if self._goal is None:
+                    self._goal = np.array(self._arm.joint_state()[0][:6], dtype=np.float64)
+                self._goal[ARM_JOINTS.index(name)] = value
+                self._move()
+
+    def forget_goal(self) -> None:
+        """The scene was reset: a later single-joint command must not bring the old goal back."""
+        self._goal = None
+
+    def _move(self) -> None:
+        registers = self.motors["waist"].registers
+        limit = np.array([LOWER_LIMITS, UPPER_LIMITS])
+        assert self._goal is not None
+        if not np.isfinite(self._goal).all():
+            self._log("a joint command is not finite")  # the vendor's driver would pass it on
+            self._goal = None
+            return
+        self._arm.command_joints(
+            np.clip(self._goal, limit[0], limit[1]),
+            registers["Profile_Velocity"] / 1000.0,
+            registers["Profile_Acceleration"] / 1000.0,
+        )
+
+    def _command_gripper(self, value: float) -> None:
+        if not math.isfinite(value):
+            self._log("a gripper command is not finite")
+        elif self.motors["gripper"].mode == "linear_position":
+            self._arm.command_gripper_position(value)
+        elif self.motors["gripper"].mode == "pwm":
+            self._arm.command_gripper_pwm(value)
+        else:
+            self._log(f"the simulated gripper has no mode '{self.motors['gripper'].mode}'")
+
+    # Services.
+
+    def torque_enable(self, kind: str, name: str, enable: bool) -> None:
+        motors = self.motors.select(kind, name)
+        if motors is None:
+            return
+        with self.bus:
+            for motor in motors:
+                self.motors.write(motor, "Torque_Enable", int(enable))
+            self._apply_torque()
+
+    def set_operating_modes(
+        self, kind: str, name: str, mode: str, profile_type: str, velocity: int, acceleration: int
+    ) -> None:
+        """Torque off, mode and profile, torque on again; the shadows go with their masters."""
+        motors = self.motors.select(kind, name)
+        if motors is None:
+            return
+        with self.bus:
+            for motor in motors:
+                self.motors.write(motor, "Torque_Enable", 0)
+            self._apply_torque()
+            for motor in motors:
+                motor.mode, motor.profile_type = mode, profile_type
+                self.motors.write(motor, "Profile_Velocity", velocity)
+                self.motors.write(motor, "Profile_Acceleration", acceleration)
+            for motor in motors:
+                self.motors.write(motor, "Torque_Enable", 1)
+            self._apply_torque()
+            if kind == "group":
+                self._group_modes[name] = (mode, profile_type)
+        self._log(f"operating mode of {kind} '{name}' is {mode}")
+
+    def reboot_motors(self, kind: str, name: str, enable: bool, smart: bool) -> None:
+        """A second a motor; RAM registers fall back to their defaults, so the next motion is at full speed."""
+        motors = self.motors.select(kind, name)
+        if motors is None:
+            return
+        with self.bus:
+            for motor in motors:
+                if kind == "group" and smart and motor.registers["Hardware_Error_Status"] == 0:
+                    continue
+                time.sleep(REBOOT_S)
+                motor.registers.update(RAM_DEFAULTS)
+                if self.faults.get("motor_error") == motor.name:
+                    del self.faults["motor_error"]
+            for motor in motors:
+                if enable:
+                    self.motors.write(motor, "Torque_Enable", 1)
+            self._apply_torque()
+
+    def set_registers(self, kind: str, name: str, register: str, value: int) -> None:
+        motors = self.motors.select(kind, name)
+        if motors is None:
+            return
+        with self.bus:
+            for motor in motors:
+                self.motors.write(motor, register, value)
+            if register == "Torque_Enable":
+                self._apply_torque()
+
+    def get_registers(self, kind: str, name: str, register: str) -> list[int]:
+        """Values in order, cut short at the first motor that does not answer."""
+        motors = self.motors.select(kind, name)
+        values: list[int] = []
+        with self.bus:
+            for motor in motors or []:
+                value = self.motors.read(motor, register)
+                if value is None:
+                    self._log(f"reading {register} of {motor.name} failed")
+                    break
+                values.append(value)
+        return values
+
+    def set_gains(self, kind: str, name: str, gains: Sequence[int]) -> None:
+        registers = (
+            "Position_P_Gain",
+            "Position_I_Gain",
+            "Position_D_Gain",
+            "Feedforward_1st_Gain",
+            "Feedforward_2nd_Gain",
+            "Velocity_P_Gain",
+            "Velocity_I_Gain",
+        )
+        for register, value in zip(registers, gains):
+            self.set_registers(kind, name, register, value)
+
+    def _apply_torque(self) -> None:
+        self._arm.set_torque(all(self.motors[joint].registers["Torque_Enable"] for joint in ARM_JOINTS))

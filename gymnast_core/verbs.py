@@ -1,0 +1,205 @@
+"""The table of `gymnast`'s verbs. A thing comes before what is done with it: `judge train`, `world-model evaluate`.
+
+A verb's options live in a module without torch, so that `gymnast VERB --help` answers at once; the module that does
+the work is imported when the options are known.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line."""
+
+    options: str
+    """Its config class, as module:Class."""
+    run: str
+    """The function that takes the config and returns an exit code or nothing, as module:function."""
+    summary: str
+    """What it does, in one line of the help."""
+    recipe: str = ""
+    """YAML file that gives the defaults where no --from is given, relative to gymnast_core; for a verb whose own
+    defaults, a paper's, are not for a first try."""
+    page: bool = False
+    """Write the run's report.html afterwards. Verbs that know no reports need it; the others write their own."""
+
+
+def _verb(room: str, options: str, run: str, summary: str, recipe: str = "", page: bool = False) -> Verb:
+    """A verb whose two modules lie in one room. options: module:Class; run: module:function."""
+    return Verb(f"gymnast_core.{room}{options}", f"gymnast_core.{room}{run}", summary, recipe, page)
+
+
+GROUPS: dict[str, dict[str, Verb]] = {
+    "A station": {
+        "demo": _verb("", "demo:DemoConfig", "demo:demo", "simulate a station: practise, act, log, report"),
+        "up": _verb("", "up:UpConfig", "up:up", "start every node of a station, as bridge.launch.py does"),
+        "stop": _verb("", "stop:StopConfig", "stop:stop", "emergency stop: hold the arm until it is re-armed"),
+        "rearm": _verb("", "stop:RearmConfig", "stop:rearm", "release the emergency stop, after a look at the arm"),
+        "doctor": _verb("", "doctor:DoctorConfig", "doctor:doctor", "list what this machine lacks and how to get it"),
+    },
+    "Practice and policies": {
+        "adapt": _verb(
+            "rl.", "adapt_config:AdaptConfig", "adapt:adapt", "practise a task in imagination, from a frame of it"
+        ),
+        "canary": _verb(
+            "evaluation.",
+            "canary_config:CanaryOptions",
+            "canary_trials:canary",
+            "try an adapter against its base, pair by pair: the robot has the last word",
+        ),
+        "practise": _verb(
+            "workflows.",
+            "practise_config:PractiseOptions",
+            "practise:practise",
+            "practise, try, learn from what failed and practise again, in rounds",
+        ),
+        "learn": _verb(
+            "workflows.",
+            "learn_config:LearnConfig",
+            "learn:learn",
+            "train world model and judges further on a station's trials, and measure the gate anew",
+        ),
+        "train": _verb("rl.", "train_config:TrainConfig", "train:train", "train a policy by GRPO, from many frames"),
+        "sft": _verb("policy.", "sft_config:SFTConfig", "sft:sft", "train a policy on demonstrations", page=True),
+        "policy evaluate": _verb(
+            "evaluation.",
+            "policy_config:EvaluatePolicyConfig",
+            "policy:evaluate_policy",
+            "measure a policy's success on the simulated station",
+            page=True,
+        ),
+        "adapter list": _verb("policy.", "manage:ListAdaptersConfig", "manage:list_adapters", "list adapted policies"),
+        "adapter remove": _verb(
+            "policy.", "manage:RemoveAdapterConfig", "manage:remove_adapter", "delete an adapted policy"
+        ),
+        "adapter evaluate": _verb(
+            "evaluation.",
+            "adapter_config:CompareConfig",
+            "adapter:compare_adapter",
+            "compare an adapted policy with its base on the simulated station",
+        ),
+        "benchmark transfer": _verb(
+            "workflows.",
+            "transfer_config:TransferConfig",
+            "transfer:transfer",
+            "practise many times by each of several recipes, and measure what it was worth",
+        ),
+    },
+    "Judges and world models": {
+        "judge train": _verb(
+            "reward.",
+            "train_config:JudgeTrainConfig",
+            "train:train_judge",
+            "train a judge on labelled episodes",
+            page=True,
+        ),
+        "judge evaluate": _verb(
+            "evaluation.",
+            "judge_config:EvaluateJudgeConfig",
+            "judge:evaluate_judge",
+            "measure a judge's agreement with labelled episodes",
+        ),
+        "world-model train": _verb(
+            "world_model.",
+            "train_config:TrainConfig",
+            "train:train",
+            "train a world model on episodes",
+            recipe="world_model/recipes/mini.yaml",
+            page=True,
+        ),
+        "world-model finetune": _verb(
+            "world_model.",
+            "finetune_config:FinetuneConfig",
+            "finetune:finetune",
+            "train a world model further, on a station's own episodes",
+            page=True,
+        ),
+        "world-model train-autoencoder": _verb(
+            "world_model.",
+            "train_autoencoder_config:AutoencoderTrainConfig",
+            "train_autoencoder:train_autoencoder",
+            "train a small autoencoder on episodes",
+            page=True,
+        ),
+        "world-model evaluate": _verb(
+            "evaluation.",
+            "imagination_config:EvaluateConfig",
+            "imagination:evaluate",
+            "measure imagined pictures and outcomes against real ones",
+        ),
+        "world-model rollout": _verb(
+            "world_model.",
+            "play_config:RolloutConfig",
+            "play:rollout",
+            "imagine chosen actions from a frame, into a video",
+        ),
+        "world-model reconstruct": _verb(
+            "world_model.",
+            "reconstruct_config:ReconstructConfig",
+            "reconstruct:reconstruct",
+            "copy episodes as the world model shows or imagines them",
+        ),
+    },
+    "Data and runs": {
+        "data collect": _verb(
+            "evaluation.", "collect_config:CollectConfig", "collect:collect", "record episodes on the simulated station"
+        ),
+        "data label": _verb(
+            "serve.", "label_config:LabelConfig", "label:label", "say which logged episodes succeeded, and when"
+        ),
+        "data formats": _verb(
+            "data.", "list_formats:ListFormatsConfig", "list_formats:list_formats", "list the formats that are read"
+        ),
+        "data recover": _verb(
+            "data.", "recover:RecoverConfig", "recover:recover", "repair recordings that were cut short"
+        ),
+        "report": _verb(
+            "reporting.", "report:ReportConfig", "report:report", "write report.html of a run folder again"
+        ),
+    },
+}
+VERBS: dict[str, Verb] = {name: verb for group in GROUPS.values() for name, verb in group.items()}
+OLD_NAMES = {
+    "adapters list": "adapter list",
+    "adapters remove": "adapter remove",
+    "evaluate adapter": "adapter evaluate",
+    "evaluate judge": "judge evaluate",
+    "evaluate policy": "policy evaluate",
+}
+"""Names that verbs had before, still understood."""
+
+
+def find_verb(words: list[str]) -> str:
+    """The verb, in the table or an old name, that a command line begins with; "" where there is none."""
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in VERBS or name in OLD_NAMES:
+            return name
+    return ""
+
+
+def verbs_of(thing: str) -> dict[str, Verb]:
+    """The verbs of one thing, such as "judge": what can be done with it, by their full names."""
+    return {name: verb for name, verb in VERBS.items() if name.startswith(f"{thing} ")}
+
+
+def explain_unknown(words: list[str]) -> str:
+    """One line about a command line that begins with no verb: what is missing, or which verbs come closest."""
+    first = words[0]
+    own = [name.split(" ", 1)[1] for name in verbs_of(first)]
+    if own and (len(words) == 1 or words[1].startswith("-")):
+        return f"`gymnast {first}` needs one more word: {', '.join(own)}"
+    given = " ".join(words[:2]) if len(words) > 1 and not words[1].startswith("-") else first
+    if own:
+        near = [f"{first} {name}" for name in difflib.get_close_matches(words[1], own, 2, 0.5) or own]
+    else:
+        turned = " ".join(reversed(words[:2]))  # `train judge`
+        near = [turned] if turned in VERBS else difflib.get_close_matches(given, VERBS, 2, 0.6)
+        near = near or difflib.get_close_matches(first, VERBS, 2, 0.6)
+        things = difflib.get_close_matches(first, {name.split()[0] for name in VERBS if " " in name}, 1, 0.6)
+        near = near or [name for thing in things for name in verbs_of(thing)]
+    guess = f"; did you mean {' or '.join(f'`gymnast {name}`' for name in near)}?" if near else ""
+    return f"unknown verb '{given}'{guess or ';'} `gymnast --help` lists the verbs"

@@ -1,0 +1,65 @@
+"""Looks into the ROS graph before a station's own graph is started.
+
+`python -m gymnast_nodes.look NODE...`: which of these nodes (full names) are there already. `--station FILE`: what is
+wrong with the driver and the camera that are there. One line each, and exit code 1 where there is any.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import rclpy
+from rclpy.node import Node
+
+from gymnast_core.config import StationConfig, load_config
+from gymnast_core.robot.speakers import Seat, Speaker
+from gymnast_nodes.camera_topic import advice
+from gymnast_nodes.speakers import REMEDY, Places, Speakers, StationSeats, linger_s, speakers
+
+DISCOVERY_S = 1.0
+"""Nodes of this machine are discovered within some tenths of a second."""
+
+
+def present(node: Node, names: Sequence[str]) -> list[Speaker]:
+    """Who of these is in the graph: every node publishes its parameter events.
+
+    A killed node stays there for its lease, so who is there gets that time to leave.
+    """
+    end = time.monotonic() + linger_s()
+    while True:
+        found = speakers(node, Seat("/parameter_events", free=None), Places(node))
+        there = [speaker for speaker in found if speaker.node in names]
+        if not there or time.monotonic() > end:
+            return there
+        time.sleep(0.2)
+
+
+def wrong_with(node: Node, station: StationConfig) -> list[str]:
+    """What is wrong with a station's driver and camera as they are in the graph, and (`advice: `) could be better."""
+    seats = [seat for seat in StationSeats(node, station).arm() if seat.free]
+    looking = Speakers(node, seats)
+    looking.look()
+    found = [f"{problem}; {REMEDY}" for problem in looking.problems.values()]
+    topic = station.camera.topic
+    if node.count_publishers(topic) and (told := advice(node, topic)):
+        found.append(f"advice: {topic}: {told}")
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    station = load_config(StationConfig, arguments[1]) if arguments[:1] == ["--station"] else None
+    rclpy.init()
+    node = Node("_look", enable_rosout=False, start_parameter_services=False)
+    time.sleep(DISCOVERY_S)
+    found = wrong_with(node, station) if station else sorted({str(speaker) for speaker in present(node, arguments)})
+    for line in found:
+        print(line, flush=True)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""The command line: help at once, verbs found by their old names and near misses, the version with its commit."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from gymnast_core import __version__
+from gymnast_core.cli import main
+from gymnast_core.verbs import OLD_NAMES, VERBS, explain_unknown
+from gymnast_core.version import describe_version
+
+ROOT = Path(__file__).resolve().parent.parent
+ASK = """
+import json, resource, sys
+from gymnast_core.cli import main
+
+asked = json.loads(sys.argv[1])
+codes = [main([*name.split(), "--help"]) for name in asked]
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({"codes": codes, "torch": "torch" in sys.modules, "seconds": used.ru_utime + used.ru_stime}))
+"""
+
+
+def ask_for_help(*names: str) -> dict:
+    """Answer `gymnast NAME --help` for each name in one new process; exit codes, whether torch came, processor time."""
+    result = subprocess.run(
+        [sys.executable, "-c", ASK, json.dumps(names)], capture_output=True, text=True, timeout=120, check=True
+    )
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_help_imports_no_torch_and_takes_under_a_second_of_processor_time() -> None:
+    answer = ask_for_help(*VERBS)
+    assert answer["codes"] == [0] * len(VERBS) and not answer["torch"]
+    for name in ("sft", "adapt", "adapter list", "data recover", "world-model finetune"):
+        best = min(ask_for_help(name)["seconds"] for _ in range(3))  # a busy machine slows a processor too
+        assert best < 1, f"gymnast {name} --help took {best:.2f} s of processor time"
+
+
+def test_old_names_do_the_same_and_say_the_new_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(OLD_NAMES.values()) <= set(VERBS) and not set(OLD_NAMES) & set(VERBS)
+    options = ["--adapters", str(tmp_path / "none")]
+    assert main(["adapter", "list", *options]) == 0
+    new = capsys.readouterr()
+    assert main(["adapters", "list", *options]) == 0
+    old = capsys.readouterr()
+    assert old.out == new.out and new.err == ""
+    assert old.err == "note: `gymnast adapters list` is called `gymnast adapter list` now\n"
+
+
+def test_an_unknown_verb_is_one_line_with_the_verb_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in VERBS:
+        for place in range(len(name)) if len(name) > 3 else ():  # every slip of leaving one letter out
+            slip = (name[:place] + name[place + 1 :]).split()
+            if " ".join(slip) not in VERBS:
+                assert f"`gymnast {name}`" in explain_unknown(slip), slip
+    assert main(["evaluate", "world-model"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and "did you mean `gymnast world-model evaluate`?" in told.err
+    assert main(["judge"]) == 2
+    assert capsys.readouterr().err == "error: `gymnast judge` needs one more word: train, evaluate\n"
+    assert main(["judge", "--help"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["train", "evaluate"]
+
+
+def test_the_version_is_everywhere_the_same_and_names_the_commit_of_a_checkout(tmp_path: Path) -> None:
+    assert ElementTree.parse(ROOT / "package.xml").findtext("version") == __version__
+    assert f'version="{__version__}"' in (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert describe_version(tmp_path) == __version__
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return
+    run = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+    found = re.fullmatch(rf"{re.escape(__version__)} \(commit (\w{{12,}})(, changed since)?\)", describe_version())
+    assert found and commit.startswith(found[1])
+    result = subprocess.run(
+        [sys.executable, "-m", "gymnast_core.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == f"gymnast {describe_version()}\n"
