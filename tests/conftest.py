@@ -31,6 +31,7 @@ LIGHT = (
     "test_recorder_node.py",
     "test_ros_camera_topic.py",
     "test_ros_canary.py",
+    "test_ros_dead_ports.py",
     "test_ros_demo.py",
     "test_ros_idle.py",
     "test_ros_look_ahead.py",

@@ -41,6 +41,7 @@ from gymnast_core.ros_logs import settle_log_folder
 from gymnast_nodes.calls import STATUS_NAMES, call_service, in_executor, wait_for
 from gymnast_nodes.clocks import SteadyNode
 from gymnast_nodes.commander import commander_name
+from gymnast_nodes.dead_ports import avoided_dead_ports
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.messages import frame_to_image, image_to_frame
 from gymnast_nodes.qos import LATCHED_QOS
@@ -122,7 +123,8 @@ class Station:
         rclpy.init(context=self._context, domain_id=domain)
         name = f"gymnast_client_{os.getpid()}"
         try:
-            self.node = SteadyNode(name, namespace=namespace or None, context=self._context)
+            with avoided_dead_ports():
+                self.node = SteadyNode(name, namespace=namespace or None, context=self._context)
         except GymnastError:
             rclpy.try_shutdown(context=self._context)
             raise

@@ -16,6 +16,7 @@ from rclpy.node import Node
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.robot.speakers import Seat, Speaker
 from gymnast_nodes.camera_topic import advice
+from gymnast_nodes.dead_ports import avoided_dead_ports
 from gymnast_nodes.speakers import REMEDY, Places, Speakers, StationSeats, linger_s, speakers
 
 DISCOVERY_S = 1.0
@@ -51,7 +52,8 @@ def wrong_with(node: Node, station: StationConfig) -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     station = load_config(StationConfig, arguments[1]) if arguments[:1] == ["--station"] else None
     rclpy.init()
-    node = Node("_look", enable_rosout=False, start_parameter_services=False)
+    with avoided_dead_ports():
+        node = Node("_look", enable_rosout=False, start_parameter_services=False)
     time.sleep(DISCOVERY_S)
     found = wrong_with(node, station) if station else sorted({str(speaker) for speaker in present(node, arguments)})
     for line in found:

@@ -24,6 +24,7 @@ from rclpy.node import Node
 
 from gymnast_core.errors import GymnastError
 from gymnast_core.ros_logs import settle_log_folder
+from gymnast_nodes.dead_ports import avoided_dead_ports
 from gymnast_nodes.lifecycle import ManagedNode
 
 try:
@@ -80,7 +81,8 @@ def run_node(build: Callable[[], NodeType], args: Sequence[str] | None = None, u
         signal.signal(number, lambda number, _: asked.append(number))
     executor = NodeExecutor()
     try:
-        node = build()
+        with avoided_dead_ports():
+            node = build()
     except GymnastError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         rclpy.try_shutdown()

@@ -15,6 +15,7 @@ from gymnast_msgs.srv import EmergencyStop, Rearm
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.robot.stop_latch import StopLatch
 from gymnast_core.ros_logs import settle_log_folder
+from gymnast_nodes.dead_ports import avoided_dead_ports
 
 FIND_S = 4.0
 """How long a server is looked for: a machine under load needs a second or two to discover it."""
@@ -27,7 +28,8 @@ def ask(kind: Any, name: str, namespace: str, request: Any, answer_s: float) -> 
     with contextlib.suppress(ConfigError):  # a stop is tried in any case
         settle_log_folder()
     rclpy.init(args=[])
-    node = rclpy.create_node("gymnast_stop", namespace=namespace or None)
+    with avoided_dead_ports():
+        node = rclpy.create_node("gymnast_stop", namespace=namespace or None)
     try:
         client = node.create_client(kind, name)
         if not client.wait_for_service(FIND_S):

@@ -1,0 +1,63 @@
+"""A process that joins the graph stays away from the shared-memory ports of processes that were killed.
+
+Fast DDS receives over shared memory at a port whose number a new process takes over from a dead one. The new process
+makes the port anew; whoever wrote to the dead one goes on writing into the old memory until it notices. It notices by
+the dead reader's frozen counter, and there is none where the reader was killed between waiting and reading: then a
+respawned node hears nothing of that process, ever, and answers to nothing (Fast DDS pull requests 4728 and 4737
+describe it). A port that somebody still writes to, and nobody reads, is therefore held while a participant is made;
+Fast DDS then takes the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+_MAPPED = re.compile(rb"/(fast(?:rtps|dds)_port\d+)\b")
+
+
+def mapped_ports() -> set[str]:
+    """Names of the ports (such as "fastrtps_port7411") that a process of this user has open, deleted ones included."""
+    names: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # it ended, or is somebody else's
+            names.update(name.decode() for name in _MAPPED.findall(maps.read_bytes()))
+    return names
+
+
+@contextlib.contextmanager
+def avoided_dead_ports(folder: Path = SHARED_MEMORY) -> Iterator[list[str]]:
+    """Hold the ports that are written to and that nobody reads; yields their names.
+
+    The reader of a port holds a lock on NAME_el in `folder`; a lock that can be had is a dead reader's.
+    """
+    held: dict[str, int] = {}
+    created: list[Path] = []
+    try:
+        for name in sorted(mapped_ports()):
+            if (folder / f"{name}_sl").exists():  # a multicast port has many readers
+                continue
+            lock = folder / f"{name}_el"
+            with contextlib.suppress(OSError):  # a lock that somebody has, or may not be had
+                new = not lock.exists()
+                file = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o666)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    os.close(file)
+                    continue
+                held[name] = file
+                if new:
+                    created.append(lock)
+        yield list(held)
+    finally:
+        for lock in created:
+            with contextlib.suppress(OSError):
+                lock.unlink()
+        for file in held.values():
+            os.close(file)
