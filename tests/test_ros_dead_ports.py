@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from std_srvs.srv import Trigger
 
-from gymnast_nodes.dead_ports import SHARED_MEMORY, avoided_dead_ports, mapped_ports
+from gymnast_nodes.dead_ports import avoided_dead_ports, mapped_ports
 from tests.domains import free_domain, isolate
 from tests.ros_tools import Client, Process, wait_until
 
@@ -78,10 +78,10 @@ def test_a_respawned_node_answers_whoever_wrote_to_the_dead_one() -> None:
         client.close()
 
 
-def test_only_ports_that_nobody_reads_are_held() -> None:
-    names = [f"fastrtps_port{90_000 + os.getpid() % 1_000 * 10 + k}" for k in range(4)]
-    files = [SHARED_MEMORY / name for name in names]
-    locks = [SHARED_MEMORY / f"{name}_el" for name in names[:2]]
+def test_only_ports_that_nobody_reads_are_held(tmp_path: Path) -> None:
+    names = [f"fastrtps_port{90_000 + os.getpid() % 1_000 * 10 + k}" for k in range(5)]
+    files = [tmp_path / name for name in names]
+    locks = [tmp_path / f"{name}_el" for name in names[:2]]
     writer = (
         "import mmap, sys, time\n"
         "files = [open(path, 'r+b') for path in sys.argv[1:]]\n"
@@ -90,24 +90,25 @@ def test_only_ports_that_nobody_reads_are_held() -> None:
     )
     for file in files:
         file.write_bytes(bytes(4096))
-    process = subprocess.Popen([sys.executable, "-c", writer, *map(str, files[:3])], stdout=subprocess.PIPE)
+    read, dead = (os.open(lock, os.O_RDONLY | os.O_CREAT) for lock in locks)
+    process = subprocess.Popen([sys.executable, "-c", writer, *map(str, files[:4])], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        read, dead = (os.open(lock, os.O_RDONLY | os.O_CREAT) for lock in locks)
         fcntl.flock(read, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a reader lives at the first, one died at the second
         files[2].unlink()  # somebody made the third anew; its writer does not know
-        assert {*names[:3]} <= mapped_ports() and names[3] not in mapped_ports()
-        with avoided_dead_ports() as held:
-            assert names[1] in held and names[2] in held and names[0] not in held and names[3] not in held
+        ports = mapped_ports()
+        assert [ports.get(name) for name in names] == [False, False, True, False, None]
+        with avoided_dead_ports(tmp_path) as held:  # the fourth has no lock yet: its reader is about to take it
+            assert [name for name in names if name in held] == names[1:3]
             with pytest.raises(BlockingIOError):
                 fcntl.flock(dead, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(dead, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        assert locks[1].exists() and not (SHARED_MEMORY / f"{names[2]}_el").exists()
+        assert locks[1].exists() and not (tmp_path / f"{names[2]}_el").exists()
     finally:
         process.kill()
         process.communicate()
-        for path in (*files, *locks):
-            path.unlink(missing_ok=True)
+        os.close(read)
+        os.close(dead)
 
 
 def test_a_process_that_ends_while_it_is_looked_at_costs_nothing() -> None:

@@ -46,6 +46,7 @@ class LabelPage:
     def __init__(self, session: Labelling, port: int = 0) -> None:
         self.session = session
         self.ended = threading.Event()
+        self._ending = False
         self._secret = secrets.token_urlsafe(16)
         self._frames = lru_cache(maxsize=KEPT_EPISODES)(self._encode)
         self._decoding = threading.Lock()
@@ -53,6 +54,7 @@ class LabelPage:
 
         class Handler(_Handler):
             answer = page.answer
+            answered = page.answered
 
         try:
             self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
@@ -89,6 +91,11 @@ class LabelPage:
         except GymnastError as error:
             return 400, "application/json", json.dumps({"error": " ".join(str(error).split())}).encode()
 
+    def answered(self) -> None:
+        """An answer has been sent: only then may the process end that was asked to."""
+        if self._ending:
+            self.ended.set()
+
     def _look(self, parts: list[str]) -> dict[str, Any]:
         """What the page shows: the whole session, or one episode. Raises: DataError."""
         session = self.session
@@ -102,7 +109,7 @@ class LabelPage:
     def _change(self, parts: list[str], body: dict[str, Any]) -> dict[str, Any]:
         """Do what the person decided. Raises: DataError."""
         if parts == ["end"]:
-            self.ended.set()
+            self._ending = True
             return {}
         if len(parts) != 2 or parts[0] not in ("label", "clear"):
             raise DataError(f"found {'/'.join(parts)[:40]!r}; there is no such thing here")
@@ -159,6 +166,10 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(host: str, path: str, body: dict[str, Any] | None) -> tuple[int, str, bytes]:
         raise NotImplementedError
 
+    @staticmethod
+    def answered() -> None:
+        raise NotImplementedError
+
     def do_GET(self) -> None:
         self._send(*self.answer(self.headers.get("Host", ""), self.path, None))
 
@@ -176,6 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(400, "text/plain", b"needed a JSON object")
             return
         self._send(*self.answer(self.headers.get("Host", ""), self.path, body))
+        self.wfile.flush()
+        self.answered()
 
     def _send(self, status: int, kind: str, content: bytes) -> None:
         self.send_response(status)

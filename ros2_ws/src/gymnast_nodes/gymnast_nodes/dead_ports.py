@@ -18,16 +18,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
-_MAPPED = re.compile(rb"/(fast(?:rtps|dds)_port\d+)\b")
+_MAPPED = re.compile(rb"/(fast(?:rtps|dds)_port\d+)( \(deleted\))?$", re.MULTILINE)
 
 
-def mapped_ports() -> set[str]:
-    """Names of the ports (such as "fastrtps_port7411") that a process of this user has open, deleted ones included."""
-    names: set[str] = set()
+def mapped_ports() -> dict[str, bool]:
+    """Ports (such as "fastrtps_port7411") that a process of this user has open; whether one of them is deleted."""
+    ports: dict[str, bool] = {}
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):  # it ended, or is somebody else's
-            names.update(name.decode() for name in _MAPPED.findall(maps.read_bytes()))
-    return names
+            for name, deleted in _MAPPED.findall(maps.read_bytes()):
+                ports[name.decode()] = ports.get(name.decode(), False) or bool(deleted)
+    return ports
 
 
 @contextlib.contextmanager
@@ -39,12 +40,13 @@ def avoided_dead_ports(folder: Path = SHARED_MEMORY) -> Iterator[list[str]]:
     held: dict[str, int] = {}
     created: list[Path] = []
     try:
-        for name in sorted(mapped_ports()):
-            if (folder / f"{name}_sl").exists():  # a multicast port has many readers
-                continue
+        for name, deleted in sorted(mapped_ports().items()):
             lock = folder / f"{name}_el"
+            new = not lock.exists()
+            # A multicast port has many readers. One without a lock, and not deleted, is just being made by its reader.
+            if (folder / f"{name}_sl").exists() or (new and not deleted):
+                continue
             with contextlib.suppress(OSError):  # a lock that somebody has, or may not be had
-                new = not lock.exists()
                 file = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o666)
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
