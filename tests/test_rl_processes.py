@@ -36,7 +36,7 @@ from gymnast_core.rl.config import GRPOConfig
 from gymnast_core.rl.train_config import TrainConfig
 from gymnast_core.rl.trainable import prepare_training
 from gymnast_core.rl.trainer import GRPOTrainer
-from gymnast_core.rollout.rollout import Group
+from gymnast_core.rollout.rollout import Group, Rollout
 from gymnast_core.run_folder import RunFolder
 from tests.machine import HANG_S, overdue
 from tests.point_world import PointEnvironment, PointJudge, PointPolicy, point_starts
@@ -48,7 +48,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MYSELF = [sys.executable, "-m", "tests.test_rl_processes"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ONE_STEP = dataclasses.replace(CONFIG, minibatch=10_000, micro_batch=9, learning_rate=1e-2)
+TWO_STEPS = dataclasses.replace(
+    CONFIG, minibatch=10_000, epochs=2, micro_batch=9, learning_rate=1e-2, rehearsal_anchor=0.5
+)
 TOWER = TowerRecipe(16, 2, 2)
 TINY = ModelRecipe(32, 16, TOWER, TOWER, 32, 2, 2, 64, n_bins=8, words=("move", "the", "dot", "left"))
 KINDS = ("replicated", "lora", "full")
@@ -94,6 +96,11 @@ def fixed_groups(kind: str, folder: Path) -> list[Group]:
     return groups
 
 
+def rehearsed(groups: Sequence[Group]) -> list[Rollout]:
+    """Eleven rollouts, more than one process's pass holds, for the policy to stay on as it was."""
+    return [rollout for group in groups for rollout in group.rollouts][:11]
+
+
 def likelihood(one: GRPOTrainer) -> list[float]:
     """Log-probabilities that the policy gives to some tokens now."""
     frames = np.stack([start.frame for start in point_starts(2) if start.frame is not None])
@@ -111,7 +118,7 @@ def one_rank(folder: Path) -> None:
         groups = fixed_groups(kind, folder / "none")
         shares = {"shared": groups[ranks.rank :: 2], "on_one": groups if ranks.rank == 0 else []}
         for name, share in shares.items():
-            own = trainer(folder / f"{kind}_{name}_{ranks.rank}", ONE_STEP, kind)
+            own = trainer(folder / f"{kind}_{name}_{ranks.rank}", TWO_STEPS, kind)
             assert own.trained.sharded == (kind != "replicated")
             if kind == "replicated" and ranks.rank == 1:
                 with torch.no_grad():
@@ -119,7 +126,8 @@ def one_rank(folder: Path) -> None:
             if kind == "replicated":
                 ranks.broadcast(own.update_policy.parameters)
             likelihood(own)  # a pass before the update: weights gathered for it must not be used after it
-            told[f"{kind}_{name}"] = dataclasses.asdict(own.update_policy(share, own.update))
+            anchors = rehearsed(groups)[ranks.rank :: 2]
+            told[f"{kind}_{name}"] = dataclasses.asdict(own.update_policy(share, own.update, anchors))
             told[f"{kind}_{name}"]["likelihood"] = likelihood(own)
             weights = own.weights()
             assert bool(weights) == ranks.first
@@ -146,9 +154,10 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
             assert process.returncode == 0, errors[-3000:]
     told = [json.loads((tmp_path / f"told{rank}.json").read_text()) for rank in range(2)]
     for kind in KINDS:
-        alone = trainer(tmp_path / f"{kind}_alone", ONE_STEP, kind)
+        alone = trainer(tmp_path / f"{kind}_alone", TWO_STEPS, kind)
         start = alone.weights()
-        statistics = alone.update_policy(fixed_groups(kind, tmp_path / "none"), alone.update)
+        groups = fixed_groups(kind, tmp_path / "none")
+        statistics = alone.update_policy(groups, alone.update, rehearsed(groups))
         wanted = alone.weights()
         moved = max(float((wanted[name] - start[name]).abs().max()) for name in wanted)
         assert moved > 1e-3, "the update must have done something"
@@ -159,6 +168,8 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
             assert error < 0.02 * moved, f"{kind}, {name}: weights differ by {error} of {moved}"
             for own in told:
                 assert own[f"{kind}_{name}"]["loss"] == pytest.approx(statistics.loss, abs=1e-6)
+                assert statistics.divergence > 1e-3
+                assert own[f"{kind}_{name}"]["divergence"] == pytest.approx(statistics.divergence, rel=1e-3)
                 assert own[f"{kind}_{name}"]["grad_norm"] == pytest.approx(statistics.grad_norm, rel=1e-4)
                 assert own[f"{kind}_{name}"]["likelihood"] == pytest.approx(likelihood(alone), abs=2e-3)
         alike = ("mean_reward", "groups_used", "groups_carried", "usable_groups", "loss", "grad_norm")

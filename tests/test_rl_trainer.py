@@ -292,6 +292,39 @@ def test_a_time_budget_counts_what_the_run_has_taken_before(tmp_path: Path) -> N
     assert train_within(again, 4, taken + 1000.0, again.run) == "iterations" and again.update == 4
 
 
+class LyingJudge(PointJudge):
+    """Knows one direction only: whoever is to go left is praised for going right."""
+
+    def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
+        return super().judge(videos, [INSTRUCTIONS[0]] * len(instructions))
+
+
+def test_an_anchor_keeps_a_rehearsed_task_as_it_was_even_where_imagination_is_wrong_about_it(tmp_path: Path) -> None:
+    right, left = (
+        [dataclasses.replace(start, instruction=words) for start in point_starts(8)] for words in INSTRUCTIONS
+    )
+    held_out = [dataclasses.replace(start, instruction=INSTRUCTIONS[1]) for start in point_starts(4, seed=1)]
+    tokens = np.random.default_rng(0).integers(0, 8, (4, 21))
+    frames, told = np.stack([one.frame for one in held_out]), [one.instruction for one in held_out]
+
+    def practise(anchor: float) -> tuple[float, float, list[float]]:
+        """Success of the practised task, how far the other one's policy moved, and the divergences on the way."""
+        policy = PointPolicy()
+        before = policy.log_probs(frames, told, tokens, 1.0)[0].detach()
+        config = dataclasses.replace(CONFIG, rehearsal_anchor=anchor, rehearsal_share=0.5)
+        run = RunFolder(tmp_path / str(anchor), None, False)
+        trainer = GRPOTrainer(policy, policy, PointEnvironment(), LyingJudge(), right, config, run, left)
+        metrics = [trainer.step() for _ in range(25)]
+        moved = (policy.log_probs(frames, told, tokens, 1.0)[0].detach() - before).abs().mean()
+        success = float(np.mean([one["success/move_the_dot_right"] for one in metrics[-5:]]))
+        return success, float(moved), [one["divergence"] for one in metrics]
+
+    free, anchored = practise(0.0), practise(0.3)
+    assert set(free[2]) == {0.0} and anchored[2][0] < 1e-3 < anchored[2][-1]
+    assert anchored[1] < 0.5 * free[1], "the other task moved less than half as far"
+    assert anchored[0] > 0.5, "the practised one was learned all the same, from less than .1"
+
+
 def test_a_run_does_not_go_on_as_another_one(tmp_path: Path) -> None:
     def build(
         starts: Sequence[Start] = point_starts(4), judge: str = "a", rehearsal: Sequence[Start] = (), **options: Any

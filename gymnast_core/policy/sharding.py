@@ -124,6 +124,14 @@ def in_step(ranks: Ranks, model: nn.Module) -> Iterator[None]:
         blank_pass(model, gradient=False)
 
 
+def forget_gathered(model: nn.Module) -> None:
+    """Let the next pass gather the weights anew, after they were changed by hand; a no-op without shards."""
+    if is_sharded(model):
+        for module in model.modules():
+            if (reshard := getattr(module, "reshard", None)) is not None:
+                reshard()
+
+
 def blank_pass(model: nn.Module, gradient: bool) -> None:
     """One pass over nothing, for a process without work when others have some; `gradient`: and back, loss 0."""
     assert isinstance(model, OpenVLA)

@@ -57,6 +57,8 @@ class Generation:
     """Of each judged rollout, see `Rollout.changed_share`."""
     reasons: Counter[str] = field(default_factory=Counter)
     """How many rollouts the judge abstained on, by its reason."""
+    rehearsed: list[Rollout] = field(default_factory=list)
+    """Rollouts of other tasks in the last batch, whatever their rewards."""
     batches: int = 0
 
     @property
@@ -167,6 +169,11 @@ class GroupSource:
         rollouts = self._roll_out({number: chosen[number] for number in own}, tick)
         everyone = [one for number in own for one in rollouts[number]]
         self.example = max(everyone, key=lambda one: one.reward if math.isfinite(one.reward) else -1.0, default=None)
+        generation.rehearsed = (
+            [one for number in own if chosen[number].sampler is self._rehearsal for one in rollouts[number]]
+            if self._rehearsal is not None
+            else []
+        )
         usable = 0
         told: dict[int, np.ndarray] = {}
         for number in own:

@@ -1,4 +1,5 @@
-"""The clipped policy-gradient loss of GRPO with decoupled clip bounds; no KL term and no entropy bonus.
+"""The clipped policy-gradient loss of GRPO with decoupled clip bounds, without an entropy bonus; a divergence for what
+is to stay as it was.
 
 For a token with log-probability ratio r = exp(log p - log p_old) and advantage A the loss is
 max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)); a trajectory's loss is the mean over its tokens, and the loss of a
@@ -48,6 +49,16 @@ def weighted_policy_loss(
         clip_fraction = ((clipped > plain).float() * weights).sum()
         approx_kl = ((old_log_probs - log_probs) * weights).sum()
     return loss, LossStatistics(clip_fraction, approx_kl)
+
+
+def weighted_divergence(log_probs: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence of the policy from a reference as a weighted sum over tokens, never below zero.
+
+    It is estimated from the sampled tokens alone: q / p - log(q / p) - 1, where p is the policy's probability and q the
+    reference's (arXiv 2402.03300, eq. 4).
+    """
+    ratio = reference - log_probs
+    return ((torch.exp(ratio) - ratio - 1.0) * weights).sum()
 
 
 def clipped_policy_loss(

@@ -113,7 +113,7 @@ class GRPOTrainer:
         generation = self.source.generate(self.update, len(self.carried), tick, late)
         generated = time.monotonic()
         groups, stale = self.take_groups(generation)
-        statistics = self.update_policy(groups, self.update)
+        statistics = self.update_policy(groups, self.update, generation.rehearsed)
         self.update += 1
         metrics = self._metrics(generation, groups, stale, statistics)
         metrics["seconds_rollout"] = generated - began
@@ -151,6 +151,7 @@ class GRPOTrainer:
             "clip_fraction": statistics.clip_fraction,
             "approx_kl": statistics.approx_kl,
             "entropy": statistics.entropy,
+            "divergence": statistics.divergence,
             "grad_norm": statistics.grad_norm,
             "optimizer_steps": float(statistics.optimizer_steps),
         }

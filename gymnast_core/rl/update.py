@@ -1,9 +1,11 @@
-"""One update: trajectories with group-relative advantages, and the gradient of their loss."""
+"""One update: trajectories with group-relative advantages, what anchors the policy, and the gradient of their loss."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +18,7 @@ from gymnast_core.ranks import Ranks
 from gymnast_core.rl.advantages import chunk_advantages, progress_advantages
 from gymnast_core.rl.config import GRPOConfig
 from gymnast_core.rl.groups import shaped_rewards
-from gymnast_core.rl.loss import trajectory_weights, weighted_policy_loss
+from gymnast_core.rl.loss import trajectory_weights, weighted_divergence, weighted_policy_loss
 from gymnast_core.rl.weights import TrainedWeights
 from gymnast_core.rollout.rollout import Group, Rollout
 from gymnast_core.seeds import derive_seed
@@ -56,6 +58,8 @@ class UpdateStatistics:
     clip_fraction: float = 0.0
     approx_kl: float = 0.0
     entropy: float = 0.0
+    divergence: float = 0.0
+    """From the policy before practice, on rehearsed tasks."""
     grad_norm: float = 0.0
     optimizer_steps: int = 0
 
@@ -64,6 +68,53 @@ def count_passes(trajectories: Sequence[Trajectory], config: GRPOConfig) -> int:
     """How many passes through the network `accumulate_gradients` takes."""
     calls = sum(int(trajectory.rollout.mask.any(axis=1).sum()) for trajectory in trajectories)
     return math.ceil(calls / config.micro_batch)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Some calls of the policy: frames (N, ...), instructions, tokens (N, L), log_probs (N, L) on record."""
+
+    frames: np.ndarray
+    instructions: list[str]
+    tokens: np.ndarray
+    log_probs: torch.Tensor
+    weights: torch.Tensor
+    """(N, L) float32; over all calls they make the mean over trajectories of the token mean."""
+    advantages: torch.Tensor
+    """(N, 1) float32."""
+
+    def log_probs_now(self, policy: TrainablePolicy, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies of the policy as it is, (N, L) each."""
+        return policy.log_probs(self.frames, self.instructions, self.tokens, temperature)
+
+
+def calls_of(trajectories: Sequence[Trajectory], total: int, micro_batch: int) -> Iterator[Calls]:
+    """The unmasked calls of trajectories, `micro_batch` at a time.
+
+    total: trajectories of the whole minibatch, over all processes: the loss is their mean.
+    """
+    if not trajectories:
+        return
+    length = trajectories[0].rollout.mask.shape[1]
+    chunks = max(len(t.rollout.mask) for t in trajectories)
+    mask = np.zeros((len(trajectories), chunks, length), dtype=bool)
+    for row, trajectory in enumerate(trajectories):
+        mask[row, : len(trajectory.rollout.mask)] = trajectory.rollout.mask
+    weights = trajectory_weights(torch.from_numpy(mask.reshape(len(trajectories), -1))).reshape(mask.shape)
+    with_tokens = max(1, int(mask.any(axis=(1, 2)).sum()))
+    weights = weights * (with_tokens / total)
+    places = [(row, chunk) for row, chunk in np.argwhere(mask.any(axis=2))]
+    for begin in range(0, len(places), micro_batch):
+        part = places[begin : begin + micro_batch]
+        rollouts = [(trajectories[row].rollout, chunk) for row, chunk in part]
+        yield Calls(
+            np.stack([rollout.frames[chunk] for rollout, chunk in rollouts]),
+            [rollout.start.instruction for rollout, _ in rollouts],
+            np.stack([rollout.tokens[chunk] for rollout, chunk in rollouts]).astype(np.int64),
+            torch.from_numpy(np.stack([rollout.log_probs[chunk] for rollout, chunk in rollouts])),
+            torch.stack([weights[row, chunk] for row, chunk in part]),
+            torch.tensor([[float(trajectories[row].advantages[chunk])] for row, chunk in part]),
+        )
 
 
 def accumulate_gradients(
@@ -78,43 +129,39 @@ def accumulate_gradients(
     total: trajectories of the whole minibatch, over all processes: the loss is their mean. scale: of the gradient only.
     """
     sums = {"loss": 0.0, "clip_fraction": 0.0, "approx_kl": 0.0, "entropy": 0.0}
-    if not trajectories:
-        return sums
-    length = trajectories[0].rollout.mask.shape[1]
-    chunks = max(len(t.rollout.mask) for t in trajectories)
-    mask = np.zeros((len(trajectories), chunks, length), dtype=bool)
-    for row, trajectory in enumerate(trajectories):
-        mask[row, : len(trajectory.rollout.mask)] = trajectory.rollout.mask
-    weights = trajectory_weights(torch.from_numpy(mask.reshape(len(trajectories), -1))).reshape(mask.shape)
-    with_tokens = max(1, int(mask.any(axis=(1, 2)).sum()))
-    weights = weights * (with_tokens / total)
-    calls = [(row, chunk) for row, chunk in np.argwhere(mask.any(axis=2))]
-    for begin in range(0, len(calls), config.micro_batch):
-        part = calls[begin : begin + config.micro_batch]
-        rollouts = [trajectories[row].rollout for row, _ in part]
-        log_probs, entropies = policy.log_probs(
-            np.stack([rollout.frames[chunk] for rollout, (_, chunk) in zip(rollouts, part)]),
-            [rollout.start.instruction for rollout in rollouts],
-            np.stack([rollout.tokens[chunk] for rollout, (_, chunk) in zip(rollouts, part)]).astype(np.int64),
-            config.temperature,
-        )
+    for calls in calls_of(trajectories, total, config.micro_batch):
+        log_probs, entropies = calls.log_probs_now(policy, config.temperature)
         device = log_probs.device
-        old = torch.from_numpy(np.stack([r.log_probs[chunk] for r, (_, chunk) in zip(rollouts, part)])).to(device)
-        advantages = torch.tensor([float(trajectories[row].advantages[chunk]) for row, chunk in part], device=device)[
-            :, None
-        ].expand_as(log_probs)
-        part_weights = torch.stack([weights[row, chunk] for row, chunk in part]).to(device)
-        loss, statistics = weighted_policy_loss(
-            log_probs, old, advantages, part_weights, config.clip_low, config.clip_high
-        )
+        old, weights = calls.log_probs.to(device), calls.weights.to(device)
+        advantages = calls.advantages.to(device).expand_as(log_probs)
+        loss, statistics = weighted_policy_loss(log_probs, old, advantages, weights, config.clip_low, config.clip_high)
         if not torch.isfinite(loss):
             raise DataError("the policy's loss is not finite; lower the learning rate and resume from the checkpoint")
         (loss * scale).backward()
         sums["loss"] += float(loss.detach())
         sums["clip_fraction"] += float(statistics.clip_fraction)
         sums["approx_kl"] += float(statistics.approx_kl)
-        sums["entropy"] += float((entropies.detach() * part_weights).sum())
+        sums["entropy"] += float((entropies.detach() * weights).sum())
     return sums
+
+
+def accumulate_divergence(
+    policy: TrainablePolicy, anchors: Sequence[Trajectory], total: int, config: GRPOConfig, scale: float = 1.0
+) -> float:
+    """Add the gradient of `rehearsal_anchor` times the divergence from the log-probabilities on record.
+
+    Returns the divergence, in nats per token. Arguments as above.
+    """
+    found = 0.0
+    for calls in calls_of(anchors, total, config.micro_batch):
+        log_probs, _ = calls.log_probs_now(policy, config.temperature)
+        device = log_probs.device
+        divergence = weighted_divergence(log_probs, calls.log_probs.to(device), calls.weights.to(device))
+        if not torch.isfinite(divergence):
+            raise DataError("the divergence from the base is not finite; lower the learning rate or rehearsal_anchor")
+        (divergence * config.rehearsal_anchor * scale).backward()
+        found += float(divergence.detach())
+    return found
 
 
 class PolicyUpdate:
@@ -124,46 +171,78 @@ class PolicyUpdate:
         self.policy, self.module = policy, weights.module
         self.config = config
         self.processes = processes
-        self.sharded = weights.sharded
+        self.weights = weights
         self.parameters = list(weights.named.values())
         self.optimizer = weights.optimizer
+        self._before = weights.copy() if config.rehearsal_anchor else {}
+        """The trained parameters before practice."""
 
-    def __call__(self, groups: Sequence[Group], update: int) -> UpdateStatistics:
+    def __call__(self, groups: Sequence[Group], update: int, rehearsed: Sequence[Rollout] = ()) -> UpdateStatistics:
         """`epochs` passes over the trajectories of `groups` in minibatches of `minibatch`; update: those before it.
+
+        rehearsed: rollouts of other tasks, on which the policy is to stay as it was (`rehearsal_anchor`).
 
         Raises: DataError when loss or gradient is not finite.
         """
         config = self.config
         trajectories = trajectories_of(groups, config)
+        anchors = self._anchors(rehearsed) if config.rehearsal_anchor else []
         (total,) = self.processes.sum(len(trajectories))
         parts = max(1, round(total / config.minibatch))
         statistics = UpdateStatistics()
         for epoch in range(config.epochs):
             generator = np.random.default_rng(derive_seed(config.seed, "shuffle", self.processes.rank, update, epoch))
             order = generator.permutation(len(trajectories))
-            for indices in np.array_split(order, parts):
-                self._optimise([trajectories[index] for index in indices], statistics)
+            for number, indices in enumerate(np.array_split(order, parts)):
+                self._optimise([trajectories[index] for index in indices], anchors[number::parts], statistics)
         self.optimizer.zero_grad(set_to_none=True)
         steps = max(1, statistics.optimizer_steps)
-        for name in ("loss", "clip_fraction", "approx_kl", "entropy", "grad_norm"):
+        for name in ("loss", "clip_fraction", "approx_kl", "entropy", "divergence", "grad_norm"):
             setattr(statistics, name, getattr(statistics, name) / steps)
         return statistics
 
-    def _optimise(self, minibatch: Sequence[Trajectory], statistics: UpdateStatistics) -> None:
+    def _anchors(self, rehearsed: Sequence[Rollout]) -> list[Trajectory]:
+        """Rollouts with the log-probabilities that the policy before practice gives their tokens."""
+        anchors = [Trajectory(one, np.zeros(len(one.mask), dtype=np.float32)) for one in rehearsed]
+        found = [one.rollout.log_probs.copy() for one in anchors]
+        places = [(row, chunk) for row, one in enumerate(anchors) for chunk in np.flatnonzero(one.rollout.mask.any(1))]
+        told: list[np.ndarray] = []
+        with self.weights.exchanged(self._before), torch.no_grad(), self._in_step(anchors, gradient=False):
+            for calls in calls_of(anchors, 1, self.config.micro_batch):
+                told.extend(calls.log_probs_now(self.policy, self.config.temperature)[0].float().cpu().numpy())
+        for (row, chunk), log_probs in zip(places, told, strict=True):
+            found[row][chunk] = log_probs
+        return [
+            dataclasses.replace(one, rollout=dataclasses.replace(one.rollout, log_probs=log_probs))
+            for one, log_probs in zip(anchors, found)
+        ]
+
+    @contextmanager
+    def _in_step(self, trajectories: Sequence[Trajectory], gradient: bool) -> Iterator[None]:
+        """Around the passes over trajectories: a process with fewer of them takes part in those of the others, since a
+        sharded network needs all processes in each."""
+        passes = count_passes(trajectories, self.config)
+        blanks = int(self.processes.most(passes)[0]) - passes if self.weights.sharded else 0
+        yield
+        for _ in range(blanks):
+            blank_pass(self.module, gradient=gradient)
+
+    def _optimise(
+        self, minibatch: Sequence[Trajectory], anchors: Sequence[Trajectory], statistics: UpdateStatistics
+    ) -> None:
         """One optimiser step on this process's share of a minibatch."""
         config = self.config
-        (size,) = self.processes.sum(len(minibatch))
+        size, anchored = (int(count) for count in self.processes.sum(len(minibatch), len(anchors)))
         if size == 0:
             return
         self.optimizer.zero_grad(set_to_none=True)
         # FSDP averages gradients over the processes, and each loss is divided by all trajectories already.
-        scale = float(self.processes.size) if self.sharded else 1.0
-        passes = count_passes(minibatch, config)
-        blanks = int(self.processes.most(passes)[0]) - passes if self.sharded else 0
-        sums = accumulate_gradients(self.policy, minibatch, int(size), config, scale)
-        for _ in range(blanks):
-            blank_pass(self.module, gradient=True)
-        if not self.sharded:
+        scale = float(self.processes.size) if self.weights.sharded else 1.0
+        with self._in_step(minibatch, gradient=True):
+            sums = accumulate_gradients(self.policy, minibatch, size, config, scale)
+        with self._in_step(anchors, gradient=True):
+            divergence = accumulate_divergence(self.policy, anchors, anchored, config, scale)
+        if not self.weights.sharded:
             self.processes.sum_gradients(self.parameters)
         grad_norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)))
         if not math.isfinite(grad_norm):
@@ -171,10 +250,11 @@ class PolicyUpdate:
                 "the policy's gradient is not finite; lower the learning rate and resume from the checkpoint"
             )
         self.optimizer.step()
-        totals = self.processes.sum(*sums.values())
+        totals = self.processes.sum(*sums.values(), divergence)
         statistics.loss += totals[0]
         statistics.clip_fraction += totals[1]
         statistics.approx_kl += totals[2]
         statistics.entropy += totals[3]
+        statistics.divergence += totals[4]
         statistics.grad_norm += grad_norm
         statistics.optimizer_steps += 1

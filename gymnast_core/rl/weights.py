@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
 
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policy.lora import names_of_today
-from gymnast_core.policy.sharding import divided_like, is_sharded, whole
+from gymnast_core.policy.sharding import divided_like, forget_gathered, is_sharded, whole
 from gymnast_core.ranks import Ranks
 from gymnast_core.rl.config import GRPOConfig
 
@@ -58,6 +59,26 @@ class TrainedWeights:
                 raise CheckpointError(f"{self._place}: '{name}' of the checkpoint holds a value that is not finite")
             with torch.no_grad():
                 parameter.copy_(divided_like(value, parameter))
+
+    @contextlib.contextmanager
+    def exchanged(self, others: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Other values of the parameters, divided as they are, for as long as the block runs."""
+        own = self.copy()
+        self._set(others)
+        try:
+            yield
+        finally:
+            self._set(own)
+
+    def copy(self) -> dict[str, torch.Tensor]:
+        """The parameters as this process has them."""
+        return {name: parameter.detach().clone() for name, parameter in self.named.items()}
+
+    def _set(self, values: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                self.named[name].copy_(value)
+        forget_gathered(self.module)
 
     def optimizer_state(self) -> dict[str, dict[str, torch.Tensor]]:
         """By parameter's name, whole, so that any number of processes can go on from it."""
