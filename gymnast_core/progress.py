@@ -126,10 +126,10 @@ def interrupts() -> Iterator[None]:
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def die_with_parent() -> None:
-    """In a child: ask Linux for SIGTERM when the parent dies, so that a killed parent leaves nobody behind."""
+def die_with_parent(death: signal.Signals = signal.SIGTERM) -> None:
+    """In a child: ask Linux for a signal when the parent dies, so that a killed parent leaves nobody behind."""
     if _LIBC is not None:
-        _LIBC.prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
+        _LIBC.prctl(1, death, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def say(text: str, style: str = "") -> None:

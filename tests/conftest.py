@@ -40,6 +40,8 @@ LIGHT = (
 """Files over ROS that run beside another graph: what they show does not depend on how soon something happens."""
 ROS = "ros"
 """All other files over ROS, as one piece of work."""
+LONG = ("test_ros_rounds.py", "test_rounds.py", "test_rl_processes.py", "test_lab_way.py", "test_policy_sft.py")
+"""Files that take minutes: they begin early, so that no worker is left alone with one at the end."""
 SEED = 20_261
 settings.register_profile("same", derandomize=True, database=None, deadline=None)  # a busy machine is no failure
 settings.register_profile("search", print_blob=True, deadline=None)
@@ -78,8 +80,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return ROS if needs_ros(config.rootpath / path) and path.name not in LIGHT else str(path)
 
         def _assign_work_unit(self, node: Any) -> None:
-            if ROS in self.workqueue:  # it takes longest, so it begins first
-                self.workqueue.move_to_end(ROS, last=False)
+            for piece in (*(f"tests/{name}" for name in reversed(LONG)), ROS):  # ROS takes longest, so it begins first
+                if piece in self.workqueue:
+                    self.workqueue.move_to_end(piece, last=False)
             super()._assign_work_unit(node)
 
     return ByFile(config, log)

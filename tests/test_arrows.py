@@ -42,6 +42,7 @@ BASE = {
     "sequential_test",
     "station_file",
     "tensor_files",
+    "verb_process",
 }
 ROS = ("rclpy", "gymnast_nodes", "gymnast_msgs", "sensor_msgs", "std_msgs", "interbotix_xs_msgs", "launch")
 

@@ -47,37 +47,47 @@ def divided_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(placed, other.device_mesh, other.placements, src_data_rank=None)
 
 
+def _gathered() -> Any:
+    """Options: whole, on the CPU of the first process."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def _given_out() -> Any:
+    """Options: whole on the first process, and what is not named stays."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+
+
 def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """All weights, gathered on the CPU of the first process (empty on the others)."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: dict[str, torch.Tensor] = get_model_state_dict(model, options=options)  # type: ignore[assignment]
+    state: dict[str, torch.Tensor] = get_model_state_dict(model, options=_gathered())  # type: ignore[assignment]
     return state
 
 
 def whole_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimiser's state by parameter name, gathered on the first process."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_optimizer_state_dict(model, optimizer, options=options)
+    return get_optimizer_state_dict(model, optimizer, options=_gathered())
 
 
 def load_whole_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Give every process its shard of the first one's weights; names that are not in `state` stay as they are."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+    from torch.distributed.checkpoint.state_dict import set_model_state_dict
 
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
-    set_model_state_dict(model, dict(state), options=options)
+    set_model_state_dict(model, dict(state), options=_given_out())
 
 
 def load_whole_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """The same for the optimiser."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
-    set_optimizer_state_dict(model, optimizer, dict(state), options=options)
+    set_optimizer_state_dict(model, optimizer, dict(state), options=_given_out())
 
 
 def shard(ranks: Ranks, model: OpenVLA) -> None:

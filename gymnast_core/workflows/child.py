@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any
 from gymnast_core.config import dump_config
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.files import read_json_lines, write_bytes, write_json
-from gymnast_core.progress import die_with_parent
 from gymnast_core.results import RESULT, read_result
 from gymnast_core.rl.adapt_config import AdaptConfig
 from gymnast_core.rl.adapt_result import AdaptResult
 from gymnast_core.run_folder import lock_folder
+from gymnast_core.verb_process import how_it_ended, last_words, start_verb
 
 POLL_S = 0.2
 GRACE_S = 60.0
@@ -57,14 +56,7 @@ def run_apart(
     write_bytes(options, dump_config(config).encode())
     _wait_until_free(run, tick)
     with open(run / LOG, "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gymnast_core.cli", *verb.split(), "--from", str(options)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches it through this process, once
-            preexec_fn=die_with_parent,  # a killed parent leaves nobody behind
-        )
+        process = start_verb(verb, options, log)
     try:
         while process.poll() is None:
             tick(_doing(verb, run))
@@ -72,7 +64,7 @@ def run_apart(
     finally:
         _end(process)
     if process.returncode not in ends or (mark == RESULT and not (run / RESULT).exists()):
-        raise DataError(f"{run}: `gymnast {verb}` ended with exit code {process.returncode}: {_last_words(run)}")
+        raise DataError(f"{run}: `gymnast {verb}` ended {how_it_ended(process.returncode)}: {last_words(run / LOG)}")
     if not (run / mark).exists():
         write_json(run / mark, {"verb": verb, "exit_code": process.returncode})
 
@@ -111,10 +103,3 @@ def _doing(verb: str, run: Path) -> str:
         return f"practising, update {iteration} of {wanted}" if phase == "train" else f"practising, {phase}"
     lines = read_json_lines(run / "metrics.jsonl")
     return f"{verb}, step {lines[-1].get('step', '')}" if lines else verb
-
-
-def _last_words(run: Path) -> str:
-    text = (run / LOG).read_text(encoding="utf-8", errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("error: ")] or lines
-    return told[-1][:400].removeprefix("error: ") if told else f"see {run / LOG}"

@@ -29,6 +29,7 @@ from gymnast_core.results import read_result
 from gymnast_core.rl.adapt_config import AdaptConfig
 from gymnast_core.rl.adapt_result import FRAME, AdaptResult
 from gymnast_core.station_file import StationFile
+from gymnast_core.verb_process import last_words
 from gymnast_core.workflows.learned_station import open_round
 from gymnast_nodes.arm_actions import measured_position
 from gymnast_nodes.calls import call_service
@@ -38,7 +39,7 @@ from gymnast_nodes.messages import image_to_frame
 from gymnast_nodes.parameters import check_seconds
 from gymnast_nodes.running import run_node
 from gymnast_nodes.start_frames import write_starts
-from gymnast_nodes.verb_process import VerbProcess, last_line
+from gymnast_nodes.verb_process import VerbProcess
 
 REPEAT_S = 2.0
 """Feedback is repeated this often between the trainer's own lines, with the time left counted down."""
@@ -143,7 +144,7 @@ class AdapterNode(ManagedNode):
         log = run / LOG_NAME
         self._trainer.run(goal, "adapt", run / "request.yaml", log, 3.0 * budget_s + MARGIN_S, step, ends=(0, 1))
         if not (run / "result.json").exists():
-            raise StationError(f"the trainer ended without a result: {last_line(log)} (log: {log})")
+            raise StationError(f"the trainer ended without a result: {last_words(log)} (log: {log})")
 
     def _report(self) -> tuple[bytes, str, dict[str, Any]]:
         return DiagnosticStatus.OK, self._phase, {"trainer_pid": self._trainer.pid}

@@ -6,17 +6,16 @@ What it needs is written into a folder, what it does is read from there, and it 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gymnast_core.errors import DataError, StationError
+from gymnast_core.verb_process import how_it_ended, last_words, start_verb
 from gymnast_nodes.calls import Cancelled
 from gymnast_nodes.long_action import Goal
 
@@ -24,7 +23,6 @@ POLL_S = 0.1
 CANCEL_GRACE_S = 0.5
 """Between SIGINT and SIGKILL: a cancel is answered within a second."""
 NICENESS = 10
-_LIBC = ctypes.CDLL(None)  # looked up here: little is allowed between fork and exec
 
 
 class VerbProcess:
@@ -57,7 +55,11 @@ class VerbProcess:
         deadline = time.monotonic() + limit_s
         try:
             with _open_log(log) as stream:
-                process = self._process = _start(verb, options, stream)
+                # One core is left to the graph: more compute threads than free cores make all of them wait.
+                threads = str(max(1, (os.cpu_count() or 2) - 1))
+                environment = {"OMP_NUM_THREADS": threads, **os.environ, "COLUMNS": "160"}
+                process = start_verb(verb, options, stream, NICENESS, signal.SIGKILL, environment)
+                self._process = process
             try:
                 while process.poll() is None:
                     goal.sleep_until(time.monotonic() + POLL_S)
@@ -70,7 +72,7 @@ class VerbProcess:
             step()
             code = process.returncode
             if code not in ends:
-                raise StationError(f"{self._name} ended {_how(code)}: {last_line(log)} (log: {log})")
+                raise StationError(f"{self._name} ended {how_it_ended(code)}: {last_words(log)} (log: {log})")
         finally:
             self.kill()
 
@@ -83,29 +85,6 @@ class VerbProcess:
         self._process = None
 
 
-def last_line(log: Path) -> str:
-    """What a verb said last: its error, as a rule."""
-    try:
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        lines = []
-    errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or ["it said nothing"])[-1].removeprefix("error: ").strip()[:300]
-
-
-def _start(verb: str, options: Path, log: BinaryIO) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "gymnast_core.cli", *verb.split(), "--from", str(options)],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        # One core is left to the graph: more compute threads than free cores make all of them wait.
-        env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1)), **os.environ, "COLUMNS": "160"},
-        start_new_session=True,
-        preexec_fn=_become_trainer,
-    )
-
-
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
     """Ask for an end, and wait a moment for it."""
     if process.poll() is not None:
@@ -115,23 +94,12 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
         process.wait(CANCEL_GRACE_S)
 
 
-def _how(code: int) -> str:
-    return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-
-
 def _open_log(path: Path) -> BinaryIO:
     """Raises: DataError naming the path."""
     try:
         return open(path, "wb")
     except OSError as error:
         raise DataError(f"{path}: cannot write: {error.strerror or error}; free disk space") from error
-
-
-def _become_trainer() -> None:
-    """In the child, before the verb starts: yield to the arm's processes, and die with the node."""
-    os.nice(NICENESS)
-    if sys.platform == "linux":
-        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
