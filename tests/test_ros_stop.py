@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from std_srvs.srv import Trigger
 from gymnast_core.config import ArmConfig, StationConfig, TaskConfig, load_config
 from gymnast_core.errors import DataError
 from gymnast_core.robot.stop_latch import StopLatch, stop_file
+from gymnast_core.status import MODES
+from gymnast_nodes.client import Station
 from gymnast_nodes.stop_service import StopService
 from tests.domains import free_domain, isolate
 from tests.machine import HANG_S, allowed
@@ -203,6 +206,34 @@ def test_gymnast_stop_latches_with_nobody_there_and_stops_what_moves(lab: Lab, m
     lab.wait_mode(ArmState.MODE_READY)
     StopLatch(stop_path(lab, monkeypatch)).set("by hand")
     lab.wait_mode(ArmState.MODE_STOPPED, 2.0)
+
+
+def test_status_tells_in_one_look_what_nodes_and_arm_do_and_what_is_wrong(lab: Lab) -> None:
+    assert {name: getattr(ArmState, f"MODE_{name.upper()}") for name in MODES} == {n: i for i, n in enumerate(MODES)}
+    nobody = lab.shell("status", "--seconds", "1")
+    assert nobody.returncode == 1 and "arm/state is silent" in nobody.stdout, nobody
+    assert "no supervisor is heard" in nobody.stdout
+
+    client = lab.up()
+    lab.wait_mode(ArmState.MODE_READY)
+    well = lab.shell("status", "--json")
+    told = json.loads(well.stdout)
+    assert well.returncode == 0 and told["well"] and told["stops"] == [], well
+    assert [(node["name"], node["state"]) for node in told["nodes"]] == [("arm", "active")]
+    assert told["arm"]["mode"] == "ready" and told["arm"]["commander"] == ""
+    pose = client.latest("/arm/state").pose.position
+    assert np.allclose(told["arm"]["position"], [pose.x, pose.y, pose.z], atol=2e-3)
+
+    lab.shell("stop", "--reason", "a hand in the drawer")
+    lab.wait_mode(ArmState.MODE_STOPPED, 2.0)
+    stopped = lab.shell("status")
+    first, second, *others = stopped.stdout.splitlines()
+    assert stopped.returncode == 1 and first.startswith("stop     latched: ") and "a hand in the drawer" in first
+    assert second.startswith("arm      stopped: a hand in the drawer; at ") and "nodes    1 of 1 active" in others
+    assert any(line.startswith("problem  arm: ") for line in others), stopped.stdout
+    with Station(domain=lab.domain) as station:
+        found = station.status()
+    assert not found.well and found.arm is not None and found.arm.mode == "stopped"
 
 
 def test_what_was_stopped_from_another_machine_is_rearmed_from_there(

@@ -38,6 +38,7 @@ from rclpy.node import Node
 
 from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.ros_logs import settle_log_folder
+from gymnast_core.status import StationStatus
 from gymnast_nodes.calls import STATUS_NAMES, call_service, in_executor, wait_for
 from gymnast_nodes.clocks import SteadyNode
 from gymnast_nodes.commander import commander_name
@@ -45,6 +46,7 @@ from gymnast_nodes.dead_ports import avoided_dead_ports
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.messages import frame_to_image, image_to_frame
 from gymnast_nodes.qos import LATCHED_QOS
+from gymnast_nodes.status_client import listen
 
 
 class Task:
@@ -152,6 +154,10 @@ class Station:
         """What is wrong with the nodes that are not active, in words."""
         nodes = self._graph.nodes if self._graph else []
         return {node.name: f"{node.state}: {node.detail}" for node in nodes if node.state != "active"}
+
+    def status(self, seconds: float = 3.0) -> StationStatus:
+        """What nodes and arm are doing and what is wrong with them, after `seconds` of listening."""
+        return listen(self.node, seconds, time.sleep)
 
     def wait_until_active(self, timeout_s: float = 120.0, check: Callable[[], None] = lambda: None) -> None:
         """Wait until every managed node is active; `check` is called meanwhile and may raise.
