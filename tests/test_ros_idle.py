@@ -28,7 +28,7 @@ from gymnast_nodes.calls import Cancelled
 from gymnast_nodes.camera_node import Device
 from gymnast_nodes.client import Station
 from gymnast_nodes.lifecycle import HEARTBEAT_TOPIC
-from gymnast_nodes.liveness import Liveness
+from gymnast_nodes.liveness import SILENT_S, Liveness
 from gymnast_nodes.long_action import Goal, Worker
 from gymnast_nodes.qos import DRIVER_QOS
 from gymnast_nodes.reading import GatedGroup, LatestReader, raw_callback, take_waiting
@@ -64,6 +64,39 @@ def test_who_waits_for_a_node_is_not_taken_in_by_its_successor() -> None:
         assert alive()
         wait_until(lambda: heard("second"), 10.0, "a beat of the successor")
         assert not alive() and liveness.watch("adapter")(), "whoever asks now may rely on the successor"
+    finally:
+        speaker.close()
+        listener.close()
+
+
+def test_who_was_held_up_himself_has_heard_no_silence() -> None:
+    domain = free_domain()
+    speaker, listener = Client(domain, "speaker"), Client(domain, "listener")
+    publisher = speaker.node.create_publisher(NodeStatus, HEARTBEAT_TOPIC, 10)
+    message = NodeStatus(name="adapter", state="active", process="first")
+    beats = speaker.node.create_timer(0.1, lambda: publisher.publish(message))
+    try:
+        liveness = Liveness(listener.node)
+        wait_until(lambda: "adapter" in liveness.states(), 10.0, "a beat")
+        alive = liveness.watch("adapter")
+        held_up, over = threading.Event(), threading.Event()
+
+        def hold_up() -> None:
+            if not held_up.is_set():
+                held_up.set()
+                time.sleep(SILENT_S + 2.0)
+                over.set()
+
+        listener.node.create_timer(0.05, hold_up)
+        assert held_up.wait(10.0)
+        while not over.wait(0.05):
+            assert alive(), "the listener's executor stood still, not the speaker"
+        began = time.monotonic()
+        while time.monotonic() - began < 1.0:
+            assert alive(), "what came meanwhile is still to be taken"
+            time.sleep(0.01)
+        beats.cancel()
+        wait_until(lambda: not alive(), 10.0, "the real silence is noticed")
     finally:
         speaker.close()
         listener.close()

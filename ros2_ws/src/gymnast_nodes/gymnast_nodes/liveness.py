@@ -16,11 +16,30 @@ from gymnast_nodes.lifecycle import HEARTBEAT_TOPIC
 from gymnast_nodes.qos import COMMAND_QOS
 
 SILENT_S = 3.0
+TICK_S = 0.25
+
+
+class Attention:
+    """A clock of how long this process has listened, in seconds: it stands still while the node's executor takes no
+    messages. Silence is measured by it, since whoever was held up himself (a busy machine, SIGSTOP) has heard nobody.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._seconds, self._ticked_at = 0.0, time.monotonic()
+        self._timer = node.create_timer(TICK_S, self._tick)
+
+    @property
+    def now(self) -> float:
+        """Seconds; safe to ask from any thread."""
+        return self._seconds + min(time.monotonic() - self._ticked_at, 2 * TICK_S)
+
+    def _tick(self) -> None:
+        self._seconds, self._ticked_at = self.now, time.monotonic()
 
 
 @dataclass
 class _Seen:
-    at: float
+    at: float  # by the listener's attention
     state: str
     process: str
     generation: int = 0
@@ -31,11 +50,12 @@ class Liveness:
 
     def __init__(self, node: Node) -> None:
         self._seen: dict[str, _Seen] = {}
+        self._attention = Attention(node)
         self._subscription = node.create_subscription(NodeStatus, HEARTBEAT_TOPIC, self._on_beat, COMMAND_QOS)
 
     def states(self) -> dict[str, str]:
         """Lifecycle state of every node heard lately, by name."""
-        now = time.monotonic()
+        now = self._attention.now
         return {name: seen.state for name, seen in list(self._seen.items()) if now - seen.at < SILENT_S}
 
     def watch(self, name: str) -> Callable[[], bool]:
@@ -43,15 +63,15 @@ class Liveness:
 
         Before its first heartbeat was heard, the node counts as alive.
         """
-        began = time.monotonic()
+        began = self._attention.now
         first = self._seen.get(name)
         generation = first.generation if first else 0
 
         def alive() -> bool:
             seen = self._seen.get(name)
             if seen is None:
-                return time.monotonic() - began < SILENT_S
-            return seen.generation == generation and time.monotonic() - seen.at < SILENT_S
+                return self._attention.now - began < SILENT_S
+            return seen.generation == generation and self._attention.now - seen.at < SILENT_S
 
         return alive
 
@@ -61,4 +81,4 @@ class Liveness:
         if before is not None and before.state == "active":
             # A successor may be active before its first beat is heard: its process tells it from the one that died.
             generation += message.state != "active" or message.process != before.process
-        self._seen[message.name] = _Seen(time.monotonic(), message.state, message.process, generation)
+        self._seen[message.name] = _Seen(self._attention.now, message.state, message.process, generation)

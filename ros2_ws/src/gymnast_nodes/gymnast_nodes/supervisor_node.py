@@ -31,6 +31,7 @@ from gymnast_nodes.calls import sleep
 from gymnast_nodes.clocks import WALL
 from gymnast_nodes.driver import absent_driver
 from gymnast_nodes.lifecycle import FINALIZED, DiagnosticReport, Diagnostics, InterleavingNode
+from gymnast_nodes.liveness import Attention
 from gymnast_nodes.parameters import parameter, station_parameter
 from gymnast_nodes.qos import COMMAND_QOS, LATCHED_QOS
 from gymnast_nodes.running import run_node
@@ -56,6 +57,7 @@ class Managed:
     process: str = ""
     restarts: int = 0
     beat_at: float = 0.0
+    heard_at: float = 0.0  # the same beat, by the supervisor's attention
     seen: bool = False
     wanted_before: bool = False  # it was active once: an unconfigured state now means that it was restarted
     busy: bool = False  # a transition of ours is under way
@@ -91,6 +93,7 @@ class SupervisorNode(InterleavingNode):
         self._status = self.create_publisher(GraphStatus, "supervisor/status", LATCHED_QOS)
         self._me = f"{socket.gethostname()}, process {os.getpid()}"
         self._other = ""
+        self._attention = Attention(self)
         self._speakers = Speakers(self, StationSeats(self, self._station).managed(names))
         self.create_subscription(GraphStatus, "supervisor/status", self._on_status, LATCHED_QOS)
         self.create_subscription(NodeStatus, "supervisor/heartbeat", self._on_heartbeat, COMMAND_QOS)
@@ -108,7 +111,7 @@ class SupervisorNode(InterleavingNode):
         if node is None:
             return
         returned = node.seen and node.state in ("down", FINALIZED)
-        node.beat_at = time.monotonic()
+        node.beat_at, node.heard_at = time.monotonic(), self._attention.now
         restarted = node.wanted_before and not node.busy and message.state == "unconfigured"
         if message.state == FINALIZED:
             if node.state != FINALIZED:
@@ -150,9 +153,9 @@ class SupervisorNode(InterleavingNode):
 
     def _watch(self) -> None:
         """Mark silent nodes, recover returned ones, publish what changed."""
-        now = time.monotonic()
+        now = self._attention.now
         for node in self._nodes.values():
-            if node.seen and node.state not in ("down", FINALIZED) and now - node.beat_at > self._beat_timeout:
+            if node.seen and node.state not in ("down", FINALIZED) and now - node.heard_at > self._beat_timeout:
                 node.state, node.detail = "down", "no heartbeat; waiting for it to be started again"
                 self.get_logger().error(f"{node.name} is down")
                 if node.name in ARM_DRIVERS and self._hold_client.service_is_ready():
