@@ -99,6 +99,8 @@ class StationFile:
 
         content = dataclasses.asdict(self.config)
         content |= {section: whole(content[section]) for section in ("models", "judge", "adaptation", "simulation")}
+        # Adapters are kept below the working directory, in a folder that may come to be later.
+        content["models"]["adapters"] = str(user_path(self.config.models.adapters, "models.adapters").resolve())
         return parse_config(StationConfig, content, str(self.path))
 
 
