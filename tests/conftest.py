@@ -68,6 +68,7 @@ def needs_ros(path: Path) -> bool:
     return path.name.startswith("test_ros_") or bool(IMPORTS_ROS.search(path.read_text(encoding="utf-8")))
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With several workers a file's tests stay together, and so do those over ROS that measure how soon an arm is held:
     one such graph at once. What is `LIGHT` balances the workers. (pytest-xdist's own marks for groups are not read with

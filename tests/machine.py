@@ -95,6 +95,11 @@ class Lateness:
 LATENESS = Lateness()
 
 
+def slower() -> float:
+    """How many times longer a core takes now than the one on which the limits were set, at least 1."""
+    return max(1.0, min(_work() for _ in range(5)) / REFERENCE_S)
+
+
 def allowed(limit: float, since: float, until: float | None = None) -> float:
     """Seconds that what takes `limit` on an idle machine may have taken on this one from `since` (monotonic) on."""
     return limit + min(LATENESS.stalled(since, until), (MOST - 1.0) * limit)

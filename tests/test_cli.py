@@ -16,6 +16,7 @@ from gymnast_core import __version__
 from gymnast_core.cli import main
 from gymnast_core.verbs import OLD_NAMES, VERBS, explain_unknown
 from gymnast_core.version import describe_version
+from tests.machine import slower
 
 ROOT = Path(__file__).resolve().parent.parent
 ASK = """
@@ -41,8 +42,9 @@ def test_help_imports_no_torch_and_takes_under_a_second_of_processor_time() -> N
     answer = ask_for_help(*VERBS)
     assert answer["codes"] == [0] * len(VERBS) and not answer["torch"]
     for name in ("sft", "adapt", "adapter list", "data recover", "world-model finetune"):
-        best = min(ask_for_help(name)["seconds"] for _ in range(3))  # a busy machine slows a processor too
-        assert best < 1, f"gymnast {name} --help took {best:.2f} s of processor time"
+        # A busy machine slows a processor too, and there are slower ones.
+        best = min(ask_for_help(name)["seconds"] / slower() for _ in range(3))
+        assert best < 1, f"gymnast {name} --help took {best:.2f} s of a usual core's time"
 
 
 def test_old_names_do_the_same_and_say_the_new_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
