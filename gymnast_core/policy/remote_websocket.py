@@ -11,6 +11,8 @@ episode there. Any other server learns of an episode by a new connection.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -95,6 +97,9 @@ class WebSocketPolicy:
                     link.send(message)
                     reply = link.recv(timeout=max(0.0, end - time.monotonic()))
                 return self._read(reply)
+            except DataError:
+                self._drop()
+                raise
             except BROKEN as error:
                 self._drop()
                 if last or fresh or not isinstance(error, ConnectionClosed):
@@ -129,7 +134,9 @@ class WebSocketPolicy:
         """Leave a connection that is of no use any more, without waiting for the other side."""
         link, self._link = self._link, None
         if link is not None:
-            link.socket.close()
+            with contextlib.suppress(*BROKEN):
+                socket.socket.shutdown(link.socket, socket.SHUT_RDWR)
+            link.close()
 
 
 def read_chunk(content: Mapping[Any, Any], where: str) -> np.ndarray:
