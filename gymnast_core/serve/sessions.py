@@ -117,7 +117,7 @@ class Sessions:
             session.allowance = min(most, session.allowance + (now - session.last_used) * self._rate)
             session.last_used = now
             if session.allowance < 1.0:
-                wait = f"{(1.0 - session.allowance) / self._rate:.0f}"
+                wait = f"{max(1.0, (1.0 - session.allowance) / self._rate):.0f}"
                 raise Refusal(429, f"more than {self._rate:g} requests a second", {"Retry-After": wait})
             session.allowance -= 1.0
         session.last_used = now
