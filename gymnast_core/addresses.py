@@ -36,7 +36,11 @@ def address_problem(address: str, schemes: tuple[str, str] = HTTP) -> str:
     except ValueError as error:
         return str(error)
     if parts.scheme not in schemes:
-        return f"no {schemes[0]}:// or {schemes[1]}:// in front" if "://" not in address else f"'{parts.scheme}' is not spoken"
+        return (
+            f"no {schemes[0]}:// or {schemes[1]}:// in front"
+            if "://" not in address
+            else f"'{parts.scheme}' is not spoken"
+        )
     if not host or port == 0 or parts.netloc.endswith(":"):
         return "no host in it" if not host else "no port behind its colon"
     if parts.username is not None or parts.password is not None:

@@ -57,7 +57,7 @@ def test_a_strangers_policy_acts_and_an_episode_is_a_connection(client: WebSocke
         ("five", "answered 5 actions, needed 4"),
         ("none", "answered fields state, needed actions"),
         ("words", "answered 'out of memory', needed actions"),
-        ("objects", "dtype '|O' is no number"),
+        ("objects", r"dtype '\|O' is no number"),
         ("texts", "not an array of actions"),
         ("ragged", "not an array of actions"),
         ("list", "found list, needed a mapping"),

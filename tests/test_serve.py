@@ -70,7 +70,9 @@ def test_a_stock_autoeval_client_gets_a_chunk_action_by_action(server: Served, p
 
     def step(number: int) -> np.ndarray:  # a new connection each time, as AutoEval's client opens it
         body = body_of(frames[number], proprio=json_numpy(STATE))
-        answer = requests.post(f"{server.http}/act", data=body, headers={"Content-Type": "application/json"}, timeout=60)
+        answer = requests.post(
+            f"{server.http}/act", data=body, headers={"Content-Type": "application/json"}, timeout=60
+        )
         assert answer.status_code == 200
         return from_json_numpy(answer.json())
 

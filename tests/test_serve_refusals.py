@@ -122,7 +122,9 @@ def test_whoever_has_no_token_is_sent_away(server: Served, link: http.client.HTT
     assert answer.status == 200 and answer.read() == b'{"status":"healthy"}'
 
 
-def test_our_clients_send_the_token_and_repeat_the_servers_words(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_clients_send_the_token_and_repeat_the_servers_words(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for address in (server.http, server.ws):
         monkeypatch.delenv("GYMNAST_POLICY_TOKEN", raising=False)
         with pytest.raises(DataError, match="401, 'found no token; needed the header Authorization"):
@@ -152,7 +154,9 @@ def test_a_picture_of_ten_megabytes_is_refused_and_heard(server: Served, link: h
     assert answer.status == 413 and b"more than 1000000 bytes" in answer.read()
 
 
-def test_a_request_that_does_not_come_to_its_end_costs_nothing(server: Served, link: http.client.HTTPConnection) -> None:
+def test_a_request_that_does_not_come_to_its_end_costs_nothing(
+    server: Served, link: http.client.HTTPConnection
+) -> None:
     head = b"POST /act HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Length: 5000\r\n\r\n" % TOKEN.encode()
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as gone:
         gone.sendall(head + b"{" * 100)  # and leaves
@@ -167,7 +171,9 @@ def test_a_request_that_does_not_come_to_its_end_costs_nothing(server: Served, l
         assert told.startswith(b"HTTP/1.1 408") and b"whole within 1 s" in told
 
 
-def test_hundreds_of_silent_connections_leave_room_for_a_client(server: Served, link: http.client.HTTPConnection) -> None:
+def test_hundreds_of_silent_connections_leave_room_for_a_client(
+    server: Served, link: http.client.HTTPConnection
+) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(400):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))

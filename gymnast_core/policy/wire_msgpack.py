@@ -1,6 +1,6 @@
 """Messages of openpi's WebSocket interface: msgpack, in which an array is a mapping with keys of bytes.
 
-    {b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"shape": (K, 7)}
+{b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"shape": (K, 7)}
 """
 
 from __future__ import annotations

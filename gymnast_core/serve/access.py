@@ -42,7 +42,9 @@ def check_access(headers: Mapping[str, str], token: str) -> None:
     scheme, _, given = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() not in SCHEMES or not secrets.compare_digest(given.strip().encode(), token.encode()):
         told = "a wrong token" if given else "no token"
-        raise Refusal(401, f"found {told}; needed the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        raise Refusal(
+            401, f"found {told}; needed the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
+        )
 
 
 def _is_this_machine(host: str) -> bool:

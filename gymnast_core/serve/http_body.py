@@ -21,7 +21,9 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """The body, at most `limit` bytes, whole within `seconds`. Raises: Refusal 408, 413; Gone."""
     close = {"Connection": "close"}
     length = request.headers.get("content-length", "")
-    too_large = Refusal(413, f"found {length or 'more than ' + str(limit)} bytes, allowed are {limit} (--max-body)", close)
+    too_large = Refusal(
+        413, f"found {length or 'more than ' + str(limit)} bytes, allowed are {limit} (--max-body)", close
+    )
     if length.isdigit() and int(length) > SKIPPED * limit:
         raise too_large
     try:

@@ -76,7 +76,9 @@ def read_session(content: Mapping[Any, Any]) -> str:
     """The client's name for itself. Raises: Refusal 400."""
     name = content.get("session", "")
     if not isinstance(name, str) or len(name) > MAX_SESSION or not name.isprintable():
-        raise Refusal(400, f"session: found {name_value(name)}, needed a printable name of up to {MAX_SESSION} characters")
+        raise Refusal(
+            400, f"session: found {name_value(name)}, needed a printable name of up to {MAX_SESSION} characters"
+        )
     return name
 
 

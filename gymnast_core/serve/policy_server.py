@@ -174,5 +174,7 @@ def _settings(app: FastAPI, config: ServeConfig) -> uvicorn.Config:
         settings.load()
     except (OSError, ssl.SSLError) as error:
         told = f"{config.tls_cert}, {config.tls_key or 'with its key'}"
-        raise ConfigError(f"--tls-cert: {told}: {getattr(error, 'strerror', None) or error}; needed PEM files") from error
+        raise ConfigError(
+            f"--tls-cert: {told}: {getattr(error, 'strerror', None) or error}; needed PEM files"
+        ) from error
     return settings

@@ -21,7 +21,9 @@ def serve(config: ServeConfig) -> int:
         an adapter, a policy server that does not answer).
     """
     if config.policy in SCRIPTED_POLICIES:
-        raise ConfigError(f"--policy: found {config.policy}, which acts on the simulated station's own state; no client has it")
+        raise ConfigError(
+            f"--policy: found {config.policy}, which acts on the simulated station's own state; no client has it"
+        )
     station = open_station(config.config, policy=config.policy, device=config.device)
     name = station.config.models.policy
     check_policy(name, station.path)
