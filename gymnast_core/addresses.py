@@ -10,7 +10,6 @@ from urllib.parse import SplitResult, urlsplit
 from gymnast_core.errors import ConfigError
 from gymnast_core.redaction import redact
 
-
 HTTP = ("http", "https")
 WEBSOCKET = ("ws", "wss")
 

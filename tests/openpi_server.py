@@ -73,7 +73,7 @@ def misbehave(link: ServerConnection, prompt: str, answer: dict[str, Any]) -> No
     elif prompt == "lists":
         link.send(pack({"actions": actions.tolist()}))
     else:
-        link.send(pack(wrong[prompt] if prompt in wrong else answer))
+        link.send(pack(wrong.get(prompt, answer)))
 
 
 def handle(link: ServerConnection) -> None:

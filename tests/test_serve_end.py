@@ -86,10 +86,9 @@ def test_clients_over_tls_each_play_their_own_script_and_outlive_the_server(
 ) -> None:
     """A policy that remembers is opened once for each client; a lost server is one line, and is found again."""
     certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -addext subjectAltName=IP:127.0.0.1".split()
-    )
-    subprocess.run([*command, "-out", certificate, "-keyout", key], check=True, capture_output=True, timeout=HANG_S)
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=x"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key]
+    subprocess.run(command, check=True, capture_output=True, timeout=HANG_S)
     monkeypatch.setenv("SSL_CERT_FILE", certificate)
     tls = ("--policy", script, "--tls-cert", certificate, "--tls-key", key)
     with serving(*tls) as served:

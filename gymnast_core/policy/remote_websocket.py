@@ -32,7 +32,8 @@ from gymnast_core.policy.images import check_batch
 from gymnast_core.policy.remote import authorisation
 from gymnast_core.policy.wire_msgpack import pack, unpack
 
-BROKEN = (OSError, EOFError, WebSocketException)
+BROKEN = (OSError, EOFError, ValueError, WebSocketException)
+"""What an exchange over a connection raises; ValueError for a redirect, which is not followed."""
 
 
 class WebSocketPolicy:
@@ -45,13 +46,15 @@ class WebSocketPolicy:
     """
 
     def __init__(self, address: str, timeout_s: float = 30.0) -> None:
-        check_address(address, "policy", WEBSOCKET)
+        parts = check_address(address, "policy", WEBSOCKET)
         self.address = address
+        self._place = (parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80))
         self.metadata: dict[Any, Any] = {}
         """What the server said of itself when the connection was opened."""
         self._timeout_s = timeout_s
         self._headers = authorisation()
         self._link: ClientConnection | None = None
+        self._socket: socket.socket | None = None
         self._chunk_length = 0
         self._chunk_length = len(self._ask(np.zeros((256, 256, 3), np.uint8), "test connection"))
         self.restart()
@@ -92,7 +95,7 @@ class WebSocketPolicy:
         for last in (False, True):
             fresh = self._link is None
             try:
-                with cut_late(self._timeout_s, lambda: self._link.socket if self._link else None, BROKEN) as end:
+                with cut_late(self._timeout_s, lambda: self._socket, BROKEN) as end:
                     link = self._link or self._open(end)
                     link.send(message)
                     reply = link.recv(timeout=max(0.0, end - time.monotonic()))
@@ -108,23 +111,26 @@ class WebSocketPolicy:
 
     def _open(self, end: float) -> ClientConnection:
         """A new connection, its metadata read. Raises: OSError, WebSocketException, DataError."""
-        left = max(0.01, end - time.monotonic())
-        link = connect(
+        self._socket = socket.create_connection(self._place, timeout=max(0.01, end - time.monotonic()))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        opening = connect(
             self.address,
+            sock=self._socket,
             additional_headers=self._headers,
-            open_timeout=left,
+            open_timeout=max(0.01, end - time.monotonic()),
             close_timeout=1.0,
             ping_interval=None,  # a server that is busy with a forward need not answer pings: there is a deadline
             max_size=MAX_REPLY,
             compression=None,
             proxy=None,
         )
-        self._link = link
+        link = contextlib.ExitStack().enter_context(opening)  # `close` and `_drop` close it
+        self._link, self._socket = link, link.socket
         self.metadata = self._read(link.recv(timeout=max(0.0, end - time.monotonic())))
         return link
 
     def _read(self, reply: str | bytes) -> dict[Any, Any]:
-        """Raises: DataError with the server's own words where it sent text; a traceback's last line says what failed."""
+        """Raises: DataError, with the server's own words where it sent text: of a traceback the last line."""
         if isinstance(reply, bytes):
             return unpack(reply, self.address)
         lines = [line for line in reply.splitlines() if line.strip()]
@@ -137,6 +143,8 @@ class WebSocketPolicy:
             with contextlib.suppress(*BROKEN):
                 socket.socket.shutdown(link.socket, socket.SHUT_RDWR)
             link.close()
+        elif self._socket is not None:
+            self._socket.close()
 
 
 def read_chunk(content: Mapping[Any, Any], where: str) -> np.ndarray:
@@ -163,10 +171,12 @@ def read_chunk(content: Mapping[Any, Any], where: str) -> np.ndarray:
 
 
 def _words(error: Exception) -> str:
-    if isinstance(error, InvalidStatus):
-        answer = error.response
-        encoding = answer.headers.get("Content-Encoding", "")
-        return f"answered {describe(Answer(answer.status_code, bytes(answer.body or b'')[: MAX_REPLY + 1], encoding))}"
+    refused = error if isinstance(error, InvalidStatus) else error.__cause__
+    if isinstance(refused, InvalidStatus):
+        answer, head = refused.response, refused.response.headers
+        body = bytes(answer.body or b"")[: MAX_REPLY + 1]
+        told = Answer(answer.status_code, body, head.get("Content-Encoding", ""), head.get("Location", ""))
+        return f"answered {describe(told)}"
     if isinstance(error, ConnectionClosed) and error.rcvd is not None:
         return one_line(f"closed the connection: {error.rcvd.code} {error.rcvd.reason}".strip())
     return one_line(str(error)) or type(error).__name__

@@ -1,7 +1,7 @@
 """One thread that runs the policy: requests that wait together are answered by one forward pass.
 
-While a forward runs, requests gather for the next one. Before it starts, it waits a few milliseconds for as many rows as
-the last forwards had, so that clients in lockstep stay together. A single client never waits.
+While a forward runs, requests gather for the next one. Before it starts, it waits a few milliseconds for as many rows
+as the last forwards had, so that clients in lockstep stay together. A single client never waits.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class PolicyThread:
         threading.Thread(target=self._run, name="policy", daemon=True).start()
 
     async def act(self, policy: Policy, frame: np.ndarray, instruction: str) -> Inferred:
-        """The policy's chunk. Raises: what the policy raises; DataError (input), CheckpointError (its answer is none)."""
+        """The policy's chunk. Raises: what the policy raises; CheckpointError where its answer is no chunk."""
         future = asyncio.get_running_loop().create_future()
         self._add(_Row(policy, frame, instruction, future))
         inferred: Inferred = await future

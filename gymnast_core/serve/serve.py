@@ -17,8 +17,8 @@ from gymnast_core.station_file import open_station
 def serve(config: ServeConfig) -> int:
     """Serve until SIGINT or SIGTERM; returns 0 when every accepted request was answered, 1 when time ran out.
 
-    Raises: ConfigError (station, policy, a network without a token, certificates), CheckpointError, DataError (the port,
-        an adapter, a policy server that does not answer).
+    Raises: ConfigError (station, policy, a network without a token, certificates), CheckpointError, DataError (the
+        port, an adapter, a policy server that does not answer).
     """
     if config.policy in SCRIPTED_POLICIES:
         raise ConfigError(

@@ -5,8 +5,8 @@
     the server    {"actions": (K, 7), "server_timing": {"infer_ms", "total_ms", "prev_total_ms", "batch"}}
 
 Text from the server says what was wrong with a message; the connection stays open. {"endpoint": "reset"} begins an
-episode and is answered by {"status": "reset"}; so does a new connection. With "chunk": false the actions are (1, 7), the
-next one of the chunk.
+episode and is answered by {"status": "reset"}; so does a new connection. With "chunk": false the actions are (1, 7),
+the next one of the chunk.
 """
 
 from __future__ import annotations
