@@ -113,7 +113,7 @@ class PolicyServer:
     def _close_silent(self) -> None:
         """A connection without a request costs a file descriptor; uvicorn itself would keep it for ever."""
         now, links = time.monotonic(), list(self._server.server_state.connections)
-        silent = [link for link in links if getattr(link, "cycle", link) is None]
+        silent = [link for link in links if _asks_nothing(link)]
         self._seen = {id(link): self._seen.get(id(link), now) for link in silent}
         spare = max(0, self._config.max_clients + SPARE - (len(links) - len(silent)))
         kept = sorted(silent, key=lambda link: self._seen[id(link)])
@@ -136,6 +136,14 @@ class _Server(uvicorn.Server):
 
     def install_signal_handlers(self) -> None:
         """uvicorn before 0.29."""
+
+
+def _asks_nothing(link: object) -> bool:
+    """Whether a connection is between requests without a limit of time: before the first one, or in the midst of a
+    request's head."""
+    cycle = getattr(link, "cycle", link)  # a WebSocket has none
+    between = bool(getattr(cycle, "response_complete", False))
+    return cycle is None or (between and getattr(link, "timeout_keep_alive_task", link) is None)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -161,7 +169,8 @@ def _settings(app: FastAPI, config: ServeConfig) -> uvicorn.Config:
         ws_max_size=MESSAGE_ROOM * int(config.max_body * 1e6),
         ws_per_message_deflate=False,
         lifespan="off",
-        log_level="error",
+        log_level="critical",
+        timeout_graceful_shutdown=2,
         access_log=False,
         proxy_headers=False,
         server_header=False,
