@@ -31,7 +31,9 @@ TEND_S = 0.25
 HEAD_S = 10.0
 """A connection that has not sent the head of a request after this time is closed."""
 SPARE = 64
-"""Connections beyond one for each client. Further ones that have asked nothing are closed at once."""
+"""Connections beyond one for each client. Of further ones those are closed that have asked nothing for longest."""
+GRACE_S = 0.5
+"""Time in which any new connection may send its request."""
 MESSAGE_ROOM = 4
 """A WebSocket message up to this many times --max-body is read, and answered by why it is refused."""
 
@@ -48,7 +50,15 @@ class PolicyServer:
     def __init__(self, config: ServeConfig, open_policy: Callable[[], Policy], about: dict[str, Any]) -> None:
         self._config = config
         token = choose_token(config)
-        self._socket = _bind(config.host, config.port)
+        with contextlib.ExitStack() as undo:  # the port is taken first: it is tried before a model is loaded
+            self._socket = undo.enter_context(_bind(config.host, config.port))
+            self._make(config, open_policy, token, about)
+            undo.pop_all()
+
+    def _make(
+        self, config: ServeConfig, open_policy: Callable[[], Policy], token: str, about: dict[str, Any]
+    ) -> None:
+        """Policy, clients and both wires. Raises: as the constructor."""
         self._gate = Gate(config.max_clients)
         self._sessions = Sessions(config.max_clients, config.idle_seconds, config.rate, self._is_open)
         actor = Actor(open_policy, PolicyThread(config.max_batch, config.gather_ms / 1e3), config.steps_of_chunk)
@@ -115,10 +125,9 @@ class PolicyServer:
         now, links = time.monotonic(), list(self._server.server_state.connections)
         silent = [link for link in links if _asks_nothing(link)]
         self._seen = {id(link): self._seen.get(id(link), now) for link in silent}
-        spare = max(0, self._config.max_clients + SPARE - (len(links) - len(silent)))
-        kept = sorted(silent, key=lambda link: self._seen[id(link)])
-        for place, link in enumerate(kept):
-            if place >= spare or now - self._seen[id(link)] > HEAD_S:
+        too_many = len(links) - (self._config.max_clients + SPARE)
+        for place, link in enumerate(sorted(silent, key=lambda link: self._seen[id(link)])):
+            if now - self._seen[id(link)] > (GRACE_S if place < too_many else HEAD_S):
                 transport = getattr(link, "transport", None)
                 if transport is not None:
                     transport.abort()
