@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from pathlib import Path
 
@@ -81,10 +80,10 @@ def test_a_client_that_never_comes_to_its_end_does_not_hold_the_server(script: s
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here to make a certificate")
-def test_clients_over_tls_each_play_their_own_script_and_outlive_the_server(
+def test_clients_over_tls_each_play_their_own_script_and_say_that_the_server_has_gone(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A policy that remembers is opened once for each client; a lost server is one line, and is found again."""
+    """A policy that remembers is opened once for each client; a lost server is one line."""
     certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=x"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key]
@@ -100,13 +99,7 @@ def test_clients_over_tls_each_play_their_own_script_and_outlive_the_server(
         for client in clients:
             client.restart()  # type: ignore[attr-defined]
             assert np.array_equal(client.act(FRAME[None], ["open it"])[0], first[0]), "a new episode begins anew"
-        port = served.port
         assert served.end(10.0) == 0
     for client in clients:
         with pytest.raises(DataError, match="no policy server answers"):
             client.act(FRAME[None], ["open it"])
-    with serving(*tls, "--port", str(port)):
-        for client in clients:
-            assert np.array_equal(client.act(FRAME[None], ["open it"])[0], first[0]), "the client finds it again"
-            client.close()  # type: ignore[attr-defined]
-    assert threading.active_count() < 50

@@ -55,9 +55,7 @@ class PolicyServer:
             self._make(config, open_policy, token, about)
             undo.pop_all()
 
-    def _make(
-        self, config: ServeConfig, open_policy: Callable[[], Policy], token: str, about: dict[str, Any]
-    ) -> None:
+    def _make(self, config: ServeConfig, open_policy: Callable[[], Policy], token: str, about: dict[str, Any]) -> None:
         """Policy, clients and both wires. Raises: as the constructor."""
         self._gate = Gate(config.max_clients)
         self._sessions = Sessions(config.max_clients, config.idle_seconds, config.rate, self._is_open)
