@@ -18,6 +18,7 @@ import http.client
 import json
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -47,6 +48,8 @@ CHUNK = np.zeros((5, 7), np.float32)
 class BenchmarkConfig:
     """What to measure."""
 
+    parts: tuple[Literal["latency", "throughput", "memory"], ...] = ("latency", "throughput", "memory")
+    """Which tables."""
     repeats: int = 300
     """Timed requests of one client."""
     clients: int = 32
@@ -104,7 +107,7 @@ def _plain_http() -> None:
         image = decode_json_numpy(payload["image"])
         return JSONResponse(encode_array(policy.act(image[None], [payload["instruction"]])[0, 0]))
 
-    bound = _port()
+    bound = socket.create_server(("127.0.0.1", 0))
     print(f"serving on http://127.0.0.1:{bound.getsockname()[1]}", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_keep_alive=120)).run(sockets=[bound])
 
@@ -129,14 +132,6 @@ def _plain_websocket() -> None:
             await server.serve_forever()
 
     asyncio.run(run())
-
-
-def _port() -> Any:
-    import socket
-
-    bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))
-    return bound
 
 
 @contextlib.contextmanager
@@ -286,9 +281,10 @@ def main(options: BenchmarkConfig) -> int:
         return be_server(options.child)
     report = Report("serve", options.out)
     report.say(f"Policy server: {hardware('cpu')}, {os.cpu_count()} cores, Python {sys.version.split()[0]}")
-    for part in (latency_table, throughput_table, memory_table):
+    tables = {"latency": latency_table, "throughput": throughput_table, "memory": memory_table}
+    for part in options.parts:
         report.say()
-        part(options, report)
+        tables[part](options, report)
     return report.exit_code()
 
 
