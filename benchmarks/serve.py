@@ -107,7 +107,9 @@ def _plain_http() -> None:
         image = decode_json_numpy(payload["image"])
         return JSONResponse(encode_array(policy.act(image[None], [payload["instruction"]])[0, 0]))
 
-    bound = socket.create_server(("127.0.0.1", 0))
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    bound.bind(("127.0.0.1", 0))
+    bound.listen()
     print(f"serving on http://127.0.0.1:{bound.getsockname()[1]}", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_keep_alive=120)).run(sockets=[bound])
 
