@@ -61,8 +61,12 @@ class RemotePolicy:
         self._headers = {"Content-Type": "application/json", **authorisation()}
         self._connection = kind(parts.hostname or "", port, timeout=timeout_s)
         self._chunk_length = 0
-        self._chunk_length = self._ask(np.zeros((256, 256, 3), np.uint8), "test connection").shape[0]
-        self.restart()
+        try:
+            self._chunk_length = self._ask(np.zeros((256, 256, 3), np.uint8), "test connection").shape[0]
+            self.restart()
+        except DataError:
+            self.close()
+            raise
 
     @property
     def chunk_length(self) -> int:

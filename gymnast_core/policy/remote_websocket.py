@@ -56,8 +56,12 @@ class WebSocketPolicy:
         self._link: ClientConnection | None = None
         self._socket: socket.socket | None = None
         self._chunk_length = 0
-        self._chunk_length = len(self._ask(np.zeros((256, 256, 3), np.uint8), "test connection"))
-        self.restart()
+        try:
+            self._chunk_length = len(self._ask(np.zeros((256, 256, 3), np.uint8), "test connection"))
+            self.restart()
+        except DataError:
+            self.close()
+            raise
 
     @property
     def chunk_length(self) -> int:
