@@ -165,9 +165,9 @@ def child(kind: str) -> tuple[str, ...]:
     return ("-m", "benchmarks.serve", "--child", kind)
 
 
-def frame(side: int) -> np.ndarray:
+def frame(side: int, seed: int = 0) -> np.ndarray:
     """A picture of noise."""
-    return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
 @contextlib.contextmanager
@@ -186,13 +186,15 @@ def http_client(port: int, side: int) -> Iterator[Callable[[], object]]:
 
 
 @contextlib.contextmanager
-def websocket_client(port: int, side: int) -> Iterator[Callable[[], object]]:
-    """One request with a picture made into msgpack anew, over one connection."""
-    picture = frame(side)
+def websocket_client(port: int, side: int, seed: int = 0) -> Iterator[Callable[[], object]]:
+    """One request with a picture made into msgpack anew, over one connection. No picture is another's: the policy
+    computes equal ones once."""
+    picture = frame(side, seed)
     with connect(f"ws://127.0.0.1:{port}", compression=None, max_size=None) as link:
         link.recv()
 
         def ask() -> object:
+            picture[0] += 1
             link.send(pack({"observation/image": picture, "prompt": INSTRUCTION}))
             return unpack(bytes(link.recv()), "answer")["actions"]  # type: ignore[arg-type]
 
@@ -234,7 +236,7 @@ def throughput(port: int, clients: int, seconds: float) -> float:
     counts, together, end = [0] * clients, threading.Barrier(clients), [0.0]
 
     def run(number: int) -> None:
-        with websocket_client(port, 64) as ask:
+        with websocket_client(port, 64, number) as ask:
             ask()
             if together.wait() == 0:
                 end[0] = time.monotonic() + seconds
