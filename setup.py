@@ -58,6 +58,8 @@ EXTRAS = {
     "local-judge": ["transformers>=4.57,<6"],
     # A frozen base in 4 bits for training adapters (`base_precision: nf4`): its quantiser and the GPU kernels for it.
     "four-bit": ["bitsandbytes>=0.46,<1"],
+    # A policy for other programs (`gymnast serve`), and policies behind openpi's WebSocket interface.
+    "serve": ["fastapi>=0.115,<1", "uvicorn>=0.35,<1", "websockets>=15,<18", "msgpack>=1.0.5,<2"],
     # `make test`.
     "dev": [
         "pytest>=8,<10",
@@ -73,7 +75,7 @@ EXTRAS = {
 EXTRAS["full"] = sorted(
     {
         requirement
-        for name in ("station", "vlm", "log", "checkpoints", "local-judge", "four-bit")
+        for name in ("station", "vlm", "log", "checkpoints", "local-judge", "four-bit", "serve")
         for requirement in EXTRAS[name]
     }
 )

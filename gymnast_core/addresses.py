@@ -10,18 +10,21 @@ from urllib.parse import SplitResult, urlsplit
 from gymnast_core.errors import ConfigError
 from gymnast_core.redaction import redact
 
+HTTP = ("http", "https")
+WEBSOCKET = ("ws", "wss")
 
-def check_address(address: str, what: str) -> SplitResult:
-    """The parts of the address of a server: http or https, a host, perhaps a port and a path.
+
+def check_address(address: str, what: str, schemes: tuple[str, str] = HTTP) -> SplitResult:
+    """The parts of the address of a server: one of two schemes, a host, perhaps a port and a path.
 
     Raises: ConfigError naming `what`, the address and what is wrong with it.
     """
-    if wrong := address_problem(address):
-        raise ConfigError(f"{what}: found {redact(repr(address))[:120]}; {wrong}, needed http://host:port/path")
+    if wrong := address_problem(address, schemes):
+        raise ConfigError(f"{what}: found {redact(repr(address))[:120]}; {wrong}, needed {schemes[0]}://host:port/path")
     return urlsplit(address)
 
 
-def address_problem(address: str) -> str:
+def address_problem(address: str, schemes: tuple[str, str] = HTTP) -> str:
     """What is wrong with the address of a server; empty: nothing that this machine can see."""
     odd = re.search(r"[^\x21-\x7e]", address)
     if odd and (odd[0].isspace() or not odd[0].isprintable() or odd[0] in "“”‘’"):
@@ -31,16 +34,20 @@ def address_problem(address: str) -> str:
         port, host = parts.port, parts.hostname
     except ValueError as error:
         return str(error)
-    if parts.scheme not in ("http", "https"):
-        return "no http:// or https:// in front" if "://" not in address else f"'{parts.scheme}' is not spoken"
+    if parts.scheme not in schemes:
+        return (
+            f"no {schemes[0]}:// or {schemes[1]}:// in front"
+            if "://" not in address
+            else f"'{parts.scheme}' is not spoken"
+        )
     if not host or port == 0 or parts.netloc.endswith(":"):
         return "no host in it" if not host else "no port behind its colon"
     if parts.username is not None or parts.password is not None:
         return "a name or password in it, which would reach files"
     if parts.query or parts.fragment or "?" in address or "#" in address:
         return "a query or fragment in it"
-    if "://" in address.partition("://")[2] or host in ("http", "https"):
-        return "http:// twice"
+    if "://" in address.partition("://")[2] or host in schemes:
+        return f"{schemes[0]}:// twice"
     try:
         named = host if ":" in host else host.encode("idna").decode()
     except UnicodeError:

@@ -82,6 +82,9 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "adapter:compare_adapter",
             "compare an adapted policy with its base on the simulated station",
         ),
+        "serve": _verb(
+            "serve.", "serve_config:ServeConfig", "serve:serve", "answer other programs' requests for actions"
+        ),
         "benchmark transfer": _verb(
             "workflows.",
             "transfer_config:TransferConfig",

@@ -7,10 +7,7 @@ an error with status 200.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import math
 import re
 import zlib
 from collections.abc import Mapping
@@ -22,10 +19,11 @@ from gymnast_core.contents import name_content, one_line
 from gymnast_core.data.episode import ACTION_DIM, check_actions
 from gymnast_core.errors import DataError
 from gymnast_core.plain_json import parse_json
+from gymnast_core.policy.wire_arrays import MAX_DEPTH, NOT_AN_ARRAY, decode_json_numpy
+from gymnast_core.policy.wire_arrays import encode_array as encode_array
 
 MAX_REPLY = 1 << 20
 """Bytes of an answer, also once it is unpacked."""
-MAX_DEPTH = 4
 ACTION_KEYS = ("actions", "action")
 ERROR_KEYS = ("error", "errors", "exception", "traceback")
 WORD_KEYS = ("detail", "message", "msg", "reason")
@@ -148,15 +146,6 @@ def _unpack(answer: Answer, where: str) -> bytes:
     return body
 
 
-def encode_array(array: np.ndarray) -> dict[str, Any]:
-    """An array as json_numpy writes it."""
-    return {
-        "__numpy__": base64.b64encode(np.ascontiguousarray(array).tobytes()).decode(),
-        "dtype": array.dtype.str,
-        "shape": list(array.shape),
-    }
-
-
 def decode_array(content: Any, where: str) -> np.ndarray:
     """Numbers from json_numpy's mapping, a plain list, a list of such mappings, or "actions": any of these.
 
@@ -171,7 +160,7 @@ def decode_array(content: Any, where: str) -> np.ndarray:
         if not isinstance(content, (list, Mapping)):
             raise ValueError(f"found {_kind(content)}, needed a list of numbers")
         return _numbers(content)
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, binascii.Error) as error:
+    except (*NOT_AN_ARRAY, RecursionError) as error:
         raise DataError(f"{where}: not an array of actions ({error})") from error
 
 
@@ -182,7 +171,7 @@ def _numbers(content: Any, depth: int = 0) -> np.ndarray:
     if isinstance(content, str) and content.lstrip()[:1] in ("[", "{"):
         content = parse_json(content)
     if isinstance(content, Mapping) and "__numpy__" in content:
-        return _from_json_numpy(content)
+        return decode_json_numpy(content).astype(np.float64)
     if isinstance(content, list):
         if all(type(item) in (int, float) for item in content):
             return np.asarray(content, dtype=np.float64)
@@ -193,16 +182,6 @@ def _numbers(content: Any, depth: int = 0) -> np.ndarray:
     if type(content) not in (int, float):
         raise ValueError(f"found {_kind(content)}, needed numbers")
     return np.asarray(float(content))
-
-
-def _from_json_numpy(content: Mapping[str, Any]) -> np.ndarray:
-    if not re.fullmatch(r"[<>|=]?[fiu][1248]|float(16|32|64)|u?int(8|16|32|64)", str(content["dtype"])):
-        raise ValueError(f"dtype {str(content['dtype'])[:20]!r} is no number")
-    dtype, shape = np.dtype(str(content["dtype"])), tuple(int(n) for n in content["shape"][: MAX_DEPTH + 1])
-    blob = base64.b64decode(content["__numpy__"], validate=True)
-    if len(shape) > MAX_DEPTH or any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(blob):
-        raise ValueError(f"{len(blob)} bytes for shape {one_line(str(shape), 60)} of {dtype}")
-    return np.frombuffer(blob, dtype).reshape(shape).astype(np.float64)
 
 
 def _kind(content: Any) -> str:

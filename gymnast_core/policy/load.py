@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 
 from gymnast_core.config import find_model
-from gymnast_core.errors import CheckpointError
+from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policy.adapters import AdapterStore, activate
 from gymnast_core.policy.openvla import load_policy
 from gymnast_core.policy.remote import RemotePolicy
 from gymnast_core.policy.scripted import load_script
 from gymnast_core.protocols import Policy
 
-REMOTE = ("http://", "https://")
+HTTP = ("http://", "https://")
+WEBSOCKET = ("ws://", "wss://")
+REMOTE = (*HTTP, *WEBSOCKET)
 
 
 def open_policy(
@@ -24,7 +26,7 @@ def open_policy(
     beside: str | os.PathLike[str] | None = None,
 ) -> Policy:
     """A checkpoint folder (OpenVLA layout), with one stored adapter active if named; a script (`.npz`); or a policy
-    server's address (`http://host:port`).
+    server's address: `http://host:port` as AutoEval's speak, `ws://host:port` as openpi's.
 
     beside: the station file that relative folders are looked up beside.
 
@@ -35,7 +37,7 @@ def open_policy(
     if other and adapter:
         raise CheckpointError(f"{text}: {other} takes no adapter, found '{adapter}'")
     if text.startswith(REMOTE):
-        return RemotePolicy(text)
+        return _open_remote(text)
     path = find_model(text, beside)
     if path.suffix == ".npz":
         return load_script(path)
@@ -44,6 +46,19 @@ def open_policy(
         AdapterStore(adapters).load(policy, adapter)
         activate(policy, adapter)
     return policy
+
+
+def _open_remote(address: str) -> Policy:
+    """Raises: ConfigError (no address, or a package is missing), DataError (no policy server answers)."""
+    if address.startswith(HTTP):
+        return RemotePolicy(address)
+    try:
+        from gymnast_core.policy.remote_websocket import WebSocketPolicy
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{address}: needs the Python package '{error.name}'; pip install -e '.[serve]', or use http://"
+        ) from error
+    return WebSocketPolicy(address)
 
 
 def check_policy(name: str | os.PathLike[str], beside: str | os.PathLike[str] | None = None) -> None:

@@ -3,29 +3,40 @@
     POST /act     {"image": uint8 (H, W, 3), "instruction": text}  ->  actions (7,) or (K, 7), Bridge convention
     POST /reset   before each episode; a server without it answers 404
 
+A further field, "chunk": true, asks `gymnast serve` for the whole chunk; other servers ignore it.
+
 Arrays travel as json_numpy writes them: {"__numpy__": base64, "dtype": ..., "shape": ...}. `answers.py` says what else
 a server may answer, and checks it like any other input: shape, type and finiteness.
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import socket
-import threading
+import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
-from gymnast_core.addresses import check_address
+from gymnast_core.addresses import check_address, check_header
 from gymnast_core.contents import one_line
 from gymnast_core.errors import DataError
-from gymnast_core.policy.answers import MAX_REPLY, Answer, check_reset, encode_array, read_actions
+from gymnast_core.policy.answers import MAX_REPLY, Answer, check_reset, read_actions
 from gymnast_core.policy.config import MAX_CHUNK
+from gymnast_core.policy.deadline import cut_late
 from gymnast_core.policy.images import check_batch
+from gymnast_core.policy.wire_arrays import encode_array
+
+TOKEN_VARIABLE = "GYMNAST_POLICY_TOKEN"
+"""Environment variable with the token that policy servers ask for."""
+BROKEN = (OSError, http.client.HTTPException)
+
+
+def authorisation() -> dict[str, str]:
+    """The header with the token of GYMNAST_POLICY_TOKEN, where that is set. Raises: ConfigError for an odd token."""
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    return {"Authorization": f"Bearer {check_header(token, TOKEN_VARIABLE)}"} if token else {}
 
 
 class RemotePolicy:
@@ -34,7 +45,8 @@ class RemotePolicy:
     A policy that remembers what it saw learns of a new episode by `restart`. Give such a policy one row at a time: it
     would mix the frames of several.
 
-    address: "http://host:port", with a path in front of /act where the server has one. timeout_s: for each answer.
+    address: "http://host:port", with a path in front of /act where the server has one. timeout_s: for each answer. A
+    token in GYMNAST_POLICY_TOKEN is sent along.
 
     Raises: ConfigError when the address is not one, DataError when no policy answers there.
     """
@@ -46,10 +58,15 @@ class RemotePolicy:
         self.address = address.rstrip("/")
         self._timeout_s = timeout_s
         self._path = parts.path.rstrip("/")
+        self._headers = {"Content-Type": "application/json", **authorisation()}
         self._connection = kind(parts.hostname or "", port, timeout=timeout_s)
         self._chunk_length = 0
-        self._chunk_length = self._ask(np.zeros((256, 256, 3), np.uint8), "test connection").shape[0]
-        self.restart()
+        try:
+            self._chunk_length = self._ask(np.zeros((256, 256, 3), np.uint8), "test connection").shape[0]
+            self.restart()
+        except DataError:
+            self.close()
+            raise
 
     @property
     def chunk_length(self) -> int:
@@ -70,7 +87,7 @@ class RemotePolicy:
 
     def _ask(self, frame: np.ndarray, instruction: str) -> np.ndarray:
         where = f"{self.address}/act"
-        request = json.dumps({"image": encode_array(frame), "instruction": instruction}).encode()
+        request = json.dumps({"image": encode_array(frame), "instruction": instruction, "chunk": True}).encode()
         actions = read_actions(self._post("/act", request), where)
         wanted = self._chunk_length or len(actions)
         if len(actions) != wanted or not 1 <= wanted <= MAX_CHUNK:
@@ -81,11 +98,11 @@ class RemotePolicy:
     def _post(self, path: str, body: bytes) -> Answer:
         for last in (False, True):
             try:
-                with self._time_limit() as end:
+                with cut_late(self._timeout_s, lambda: self._connection.sock, BROKEN) as end:
                     whole = self._send(path, body)
                     answer = self._connection.getresponse()
                 reply, whole = _read_any(answer, end, whole)
-            except (OSError, http.client.HTTPException) as error:
+            except BROKEN as error:
                 self._connection.close()
                 stale = isinstance(error, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError))
                 if last or not stale:  # a connection the server has closed meanwhile is opened once more
@@ -104,40 +121,12 @@ class RemotePolicy:
         Raises: OSError when there is no connection.
         """
         try:
-            self._connection.request("POST", self._path + path, body, {"Content-Type": "application/json"})
+            self._connection.request("POST", self._path + path, body, self._headers)
         except (BrokenPipeError, ConnectionResetError):
             if self._connection.sock is None:
                 raise
             return False
         return True
-
-    @contextmanager
-    def _time_limit(self) -> Iterator[float]:
-        """Cuts the connection when the block takes too long: a socket's own time limit begins anew with every byte.
-
-        Yields the end, on the monotonic clock. Raises: TimeoutError.
-        """
-        end, late = time.monotonic() + self._timeout_s, threading.Event()
-
-        def cut() -> None:
-            late.set()
-            if (link := self._connection.sock) is not None:
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(link, socket.SHUT_RDWR)  # TLS is not told: another thread is in the midst
-
-        timer = threading.Timer(self._timeout_s, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield end
-        except (OSError, http.client.HTTPException) as error:
-            if late.is_set():
-                raise TimeoutError("timed out") from error
-            raise
-        finally:
-            timer.cancel()
-        if late.is_set():  # a head that is cut off reads like a whole one
-            raise TimeoutError("timed out")
 
 
 def _read_any(answer: http.client.HTTPResponse, end: float, whole: bool) -> tuple[bytes, bool]:
@@ -147,7 +136,7 @@ def _read_any(answer: http.client.HTTPResponse, end: float, whole: bool) -> tupl
     """
     try:
         return _read(answer, end), whole
-    except (OSError, http.client.HTTPException):
+    except BROKEN:
         if answer.status == 200:
             raise
         return b"", False

@@ -1,0 +1,99 @@
+"""AutoEval's HTTP interface.
+
+    POST /act     {"image": uint8 (H, W, 3), "instruction": text}  ->  an action (7,), as json_numpy writes arrays
+    POST /reset   a new episode of this client
+    GET  /health  {"status": "healthy"};  GET /healthz  OK, as openpi's servers answer
+
+With "chunk": true the whole chunk (K, 7) is answered. A body {"encoded": text} is answered by text in JSON. Errors are
+{"detail": words}. A client names itself by the header or field `session`, or is known by its connection.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from gymnast_core.policy.wire_arrays import encode_array
+from gymnast_core.progress import say
+from gymnast_core.serve.access import check_access
+from gymnast_core.serve.actor import Actor
+from gymnast_core.serve.gate import Gate
+from gymnast_core.serve.http_body import Gone, read_body
+from gymnast_core.serve.observation import read_request, read_session
+from gymnast_core.serve.refusal import Refusal
+from gymnast_core.serve.serve_config import ServeConfig
+from gymnast_core.serve.sessions import Peer, Session, Sessions
+
+
+class HttpWire:
+    """The routes of one server. token: what clients must send, "" for nothing."""
+
+    def __init__(self, actor: Actor, sessions: Sessions, gate: Gate, config: ServeConfig, token: str) -> None:
+        self._actor, self._sessions, self._gate, self._token = actor, sessions, gate, token
+        self._max_body, self._seconds = int(config.max_body * 1e6), config.receive_seconds
+
+    def add_to(self, app: FastAPI) -> None:
+        """Answer these addresses in `app`."""
+        app.add_api_route("/act", self.act, methods=["POST"])
+        app.add_api_route("/reset", self.reset, methods=["POST"])
+        app.add_api_route("/health", self.health, methods=["GET"])
+        app.add_api_route("/healthz", self.healthz, methods=["GET"])
+
+    async def act(self, request: Request) -> Response:
+        """Actions for one observation."""
+        return await self._answered(request, self._act)
+
+    async def reset(self, request: Request) -> Response:
+        """A new episode."""
+        return await self._answered(request, self._reset)
+
+    async def health(self) -> Response:
+        """Whether the server takes requests; asks for no token."""
+        if self._gate.closed:
+            return JSONResponse({"status": "ending"}, 503)
+        return JSONResponse({"status": "healthy"})
+
+    async def healthz(self) -> Response:
+        """The same in openpi's form."""
+        return PlainTextResponse("ending\n", 503) if self._gate.closed else PlainTextResponse("OK\n")
+
+    async def _act(self, request: Request) -> Response:
+        observation, twice = read_request(await read_body(request, self._max_body, self._seconds))
+        acted = await self._actor.act(self._session(request, observation.session), observation)
+        actions = acted.actions if observation.whole else acted.actions[0]
+        text = json.dumps(encode_array(actions))
+        timing = f"infer;dur={acted.infer_ms:.2f}, total;dur={acted.total_ms:.2f}"
+        return Response(json.dumps(text) if twice else text, 200, {"Server-Timing": timing}, "application/json")
+
+    async def _reset(self, request: Request) -> Response:
+        await read_body(request, self._max_body, self._seconds)  # nothing is needed in it
+        await self._actor.reset(self._session(request, ""))
+        return JSONResponse({"status": "reset"})
+
+    def _session(self, request: Request, field: str) -> Session:
+        """The client: by the field of its body, its header, or its connection. Raises: Refusal."""
+        name = field or read_session({"session": request.headers.get("session", "")})
+        return self._sessions.find(name, peer_of(request.client), by_host=True)
+
+    async def _answered(self, request: Request, work: Callable[[Request], Awaitable[Response]]) -> Response:
+        """What `work` answers, or why it does not."""
+        try:
+            with self._gate.request():
+                check_access(request.headers, self._token)
+                return await work(request)
+        except Refusal as refusal:
+            return JSONResponse({"detail": str(refusal)}, refusal.status, refusal.headers)
+        except Gone:
+            return Response(status_code=400)
+        except Exception:
+            say(traceback.format_exc(), "red")
+            return JSONResponse({"detail": "the server failed; its own output says why"}, 500)
+
+
+def peer_of(client: object) -> Peer:
+    """Where a connection comes from, of FastAPI's `client`."""
+    return (str(getattr(client, "host", "")), int(getattr(client, "port", 0)))
