@@ -58,8 +58,9 @@ class ArmNow:
 
 @dataclass(frozen=True)
 class StationStatus:
-    """What was heard of a station. nodes: empty where no supervisor speaks. arm: None where no arm node does.
-    stops: emergency stops latched on this machine's disk, with their reasons. problems: what /diagnostics warns of."""
+    """What was heard of a station. nodes: empty where no supervisor speaks. arm: None where no arm node does, or it has
+    fallen silent. stops: emergency stops latched on this machine's disk, with their reasons. problems: what
+    /diagnostics warns of."""
 
     nodes: tuple[NodeNow, ...] = ()
     arm: ArmNow | None = None
@@ -99,7 +100,7 @@ def _arm_line(arm: ArmNow | None) -> str:
 
 
 def _node_line(node: NodeNow) -> str:
-    restarts = f", came back {node.restarts} times" if node.restarts else ""
+    restarts = f", restarts: {node.restarts}" if node.restarts else ""
     return f"{node.state}{restarts}{f': {node.detail}' if node.detail else ''}"
 
 

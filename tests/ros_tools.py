@@ -188,7 +188,7 @@ class Client:
     def close(self) -> None:
         self._executor.shutdown(timeout_sec=1.0)
         self.node.destroy_node()
-        rclpy.shutdown(context=self.context)
+        rclpy.try_shutdown(context=self.context)
         self._thread.join(2.0)
 
 

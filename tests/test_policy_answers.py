@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gymnast_core.errors import DataError
-from gymnast_core.policy.answers import MAX_REPLY, Answer, encode_array, read_actions
+from gymnast_core.policy.answers import MAX_REPLY, Answer, read_actions
 from gymnast_core.policy.remote import RemotePolicy
+from gymnast_core.policy.wire_arrays import encode_array
 
 CHUNK = np.tile(np.array([0.01, -0.02, 0.0, 0.0, 0.1, 0.0, 1.0]), (8, 1)) * np.arange(1, 9)[:, None] / 8
 NESTED = CHUNK.tolist()

@@ -97,6 +97,10 @@ def test_who_was_held_up_himself_has_heard_no_silence() -> None:
             time.sleep(0.01)
         beats.cancel()
         wait_until(lambda: not alive(), 10.0, "the real silence is noticed")
+        again = Liveness(listener.node).watch("adapter")
+        assert again(), "nothing was heard yet"
+        listener.close()
+        assert not again(), "who has left the graph does not wait for ever"
     finally:
         speaker.close()
         listener.close()

@@ -167,6 +167,7 @@ def test_a_stop_is_answered_with_the_watchdog_killed_or_the_arm_node_hung(lab: L
         """What is asked of a node just killed is lost: ask again."""
         holds.append(client.start_call(Trigger, "/watchdog/hold", Trigger.Request()))
         time.sleep(0.3)
+        print([hold.result().message if hold.done() else "no answer" for hold in holds][-5:])
         return any(hold.done() and hold.result().success for hold in holds)
 
     wait_until(sees, 20.0, "a watchdog that sees")

@@ -20,7 +20,6 @@ from gymnast_core.data.episode import ACTION_DIM, check_actions
 from gymnast_core.errors import DataError
 from gymnast_core.plain_json import parse_json
 from gymnast_core.policy.wire_arrays import MAX_DEPTH, NOT_AN_ARRAY, decode_json_numpy
-from gymnast_core.policy.wire_arrays import encode_array as encode_array
 
 MAX_REPLY = 1 << 20
 """Bytes of an answer, also once it is unpacked."""

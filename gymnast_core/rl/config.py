@@ -75,7 +75,7 @@ class GRPOConfig:
     rehearsal_anchor: NotNegative = 0.0
     """Weight of the divergence from the policy before practice, on the rollouts of rehearsed tasks: what the policy
     does there stays as it was, whatever imagination says of it. 0: only their rewards count. It keeps a copy of the
-    trained weights, and takes two more passes over those rollouts."""
+    trained weights, for a moment two, and takes two more passes over those rollouts."""
     branch_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the groups that begin in states which earlier rollouts have come to, not at a start frame ..."""
     branch_chunks: Annotated[int, Field(ge=1, le=1000)] = 2

@@ -50,6 +50,7 @@ class Liveness:
 
     def __init__(self, node: Node) -> None:
         self._seen: dict[str, _Seen] = {}
+        self._node = node
         self._attention = Attention(node)
         self._subscription = node.create_subscription(NodeStatus, HEARTBEAT_TOPIC, self._on_beat, COMMAND_QOS)
 
@@ -61,13 +62,15 @@ class Liveness:
     def watch(self, name: str) -> Callable[[], bool]:
         """A question to ask again and again: does `name` live, and was it active ever since this call?
 
-        Before its first heartbeat was heard, the node counts as alive.
+        Before its first heartbeat was heard, the node counts as alive. Who has left the graph hears nobody live.
         """
         began = self._attention.now
         first = self._seen.get(name)
         generation = first.generation if first else 0
 
         def alive() -> bool:
+            if not self._node.context.ok():
+                return False
             seen = self._seen.get(name)
             if seen is None:
                 return self._attention.now - began < SILENT_S

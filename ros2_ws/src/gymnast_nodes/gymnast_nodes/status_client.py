@@ -20,6 +20,9 @@ from gymnast_core.status import MODES, ArmNow, NodeNow, StationStatus
 from gymnast_nodes.dead_ports import avoided_dead_ports
 from gymnast_nodes.qos import COMMAND_QOS, LATCHED_QOS
 
+SILENT_S = 2.0
+"""arm/state comes 25 times a second; what is older than this is not how the arm is now."""
+
 
 class Look:
     """Hears what a station says of itself, from its construction to `end`."""
@@ -28,6 +31,7 @@ class Look:
         self._node = node
         self._graph: GraphStatus | None = None
         self._arm: ArmState | None = None
+        self._arm_heard_at = 0.0
         self._problems: dict[str, str] = {}
         self._heard = [
             node.create_subscription(GraphStatus, "supervisor/status", self._on_graph, LATCHED_QOS),
@@ -37,13 +41,14 @@ class Look:
 
     def status(self) -> StationStatus:
         """What was heard up to now."""
+        silent = time.monotonic() - self._arm_heard_at > SILENT_S
         latches = [StopLatch(path) for path in known_stop_files()]
         return StationStatus(
             nodes=tuple(
                 NodeNow(node.name, node.state, node.detail, int(node.restarts))
                 for node in (self._graph.nodes if self._graph is not None else ())
             ),
-            arm=_arm_now(self._arm) if self._arm is not None else None,
+            arm=None if self._arm is None or silent else _arm_now(self._arm),
             stops=tuple(f"{latch.path}: {latch.reason}" for latch in latches if latch.is_set),
             problems=tuple(f"{name}: {words}" for name, words in sorted(self._problems.items())),
         )
@@ -57,7 +62,7 @@ class Look:
         self._graph = message
 
     def _on_arm(self, message: ArmState) -> None:
-        self._arm = message
+        self._arm, self._arm_heard_at = message, time.monotonic()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for one in message.status:
