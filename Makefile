@@ -4,9 +4,6 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# A graph of its own: nothing on the network hears it, and two runs on one host do not hear each other.
-ISOLATE = export ROS_DOMAIN_ID=$$(shuf -i 1-99 -n 1); if [ "$${ROS_DISTRO:-jazzy}" = humble ]; then export ROS_LOCALHOST_ONLY=1; else export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST; fi
-
 # One worker for the tests with an arm over ROS, which keep real time, and one for the others.
 WORKERS = -n 2 --dist loadscope
 
@@ -24,12 +21,10 @@ setup:
 
 demo: setup
 	@source tools/env.sh
-	$(ISOLATE)
 	exec gymnast demo $(ARGS)
 
 test: lint
 	@source tools/env.sh
-	$(ISOLATE)
 	exec python -m pytest $(or $(ARGS),$(WORKERS))
 
 lint: setup

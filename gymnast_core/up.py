@@ -8,7 +8,6 @@ SIGINT but which also ends one that is still importing without a traceback; SIGK
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import yaml
 from gymnast_core.errors import ConfigError
 from gymnast_core.graph import NodeDescription, find_executable, station_graph
 from gymnast_core.progress import die_with_parent
+from gymnast_core.robot.ros_domain import ros_domain
 from gymnast_core.ros_logs import settle_log_folder
 
 RESPAWN_DELAY_S = 1.0
@@ -227,11 +227,6 @@ def _refuse_second(nodes: Sequence[NodeDescription]) -> None:
             f"{', '.join(found)}: up already in ROS domain {ros_domain()}; stop that graph, or choose another "
             "ROS_DOMAIN_ID or --namespace"
         )
-
-
-def ros_domain() -> str:
-    """The ROS domain that processes started from here join."""
-    return os.environ.get("ROS_DOMAIN_ID", "") or "0"
 
 
 def look(arguments: Sequence[str]) -> list[str] | None:

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
 
-WORKERS = 4
-"""Test processes side by side (pytest-xdist) that choose from domains of their own: one that was chosen and is not yet
-in use has no port that would tell."""
+from gymnast_core.robot.ros_domain import claim_domain, inhabited, ros_domain
+
+OWN = 20
+"""Domains that a test process claims before it gives one again, so that some are left for those beside it."""
 _given: list[int] = []
 
 
 def free_domain() -> int:
-    """A ROS domain nobody on this host uses, this process and the tests beside it included: its discovery port is free.
+    """A ROS domain nobody on this host uses, this process and the tests beside it included.
 
-    One that was given before is given again only when there is no other.
+    One that was given before is given again when `OWN` were: the one that was left longest ago.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
-    mine = [domain for domain in range(1, 100) if domain % WORKERS == worker]
-    random.SystemRandom().shuffle(mine)
-    for domain in sorted(mine, key=_given.count):
-        if str(domain) == os.environ.get("ROS_DOMAIN_ID"):
-            continue
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("", 7400 + 250 * domain))
-            except OSError:
-                continue
-            _given.append(domain)
-            return domain
-    raise RuntimeError("no free ROS domain on this host")
+    if len(_given) < OWN:
+        _given.append(claim_domain())
+    else:
+        domain = next(given for given in _given if str(given) != ros_domain() and not inhabited(given))
+        _given.remove(domain)
+        _given.append(domain)
+    return _given[-1]
 
 
 def isolate(domain: int) -> dict[str, str]:

@@ -10,6 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from gymnast_core.errors import StationError
+from gymnast_core.robot.ros_domain import DOMAINS, claim_domain, inhabited
 from tests.domains import free_domain
 from tests.machine import HANG_S, LATENESS, MOST, allowed, in_time
 
@@ -61,6 +65,25 @@ def test_no_test_finds_what_another_left_behind(tmp_path: Path) -> None:
     done = run_pytest("-p", "tests.conftest", str(tmp_path))
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout
     assert os.environ["ROS_DOMAIN_ID"] != str(free_domain())
+
+
+CLAIM = "from gymnast_core.robot.ros_domain import claim_domain; print(claim_domain([{0}]), flush=True); input()"
+
+
+def test_a_ros_domain_is_given_to_one_process_while_it_lives() -> None:
+    mine, theirs = free_domain(), free_domain()
+    with pytest.raises(StationError, match="no free ROS domain"):
+        claim_domain([mine])
+    refused = subprocess.run([sys.executable, "-c", CLAIM.format(mine)], capture_output=True, text=True)
+    assert "no free ROS domain" in refused.stderr
+    other = min(set(DOMAINS) - {mine, theirs, int(os.environ["ROS_DOMAIN_ID"])}, key=inhabited)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", CLAIM.format(other)], **pipes)
+    assert process.stdout is not None and process.stdout.readline() == f"{other}\n"
+    with pytest.raises(StationError, match="no free ROS domain"):
+        claim_domain([other])
+    process.communicate("\n")
+    assert claim_domain([other]) == other
 
 
 def test_limits_grow_by_the_time_in_which_processes_waited_for_a_core() -> None:

@@ -240,6 +240,19 @@ def test_a_camera_that_stops_ends_the_episode_with_the_arm_held(running: Running
     assert_held(running.raw, ended)
 
 
+def test_an_executor_that_stood_still_for_a_moment_goes_on(running: Running) -> None:
+    """Neither camera nor arm was silent: nobody listened."""
+    task = begin(running, steps=15)
+    executor = process_of("executor", running.graph)
+    for _ in range(3):
+        os.kill(executor, signal.SIGSTOP)
+        time.sleep(0.8)
+        os.kill(executor, signal.SIGCONT)
+        time.sleep(0.4)
+    result = task.result(HANG_S)
+    assert result.outcome != Outcome.OUTCOME_ABORTED and result.steps == 15, result.message
+
+
 def test_emergency_stop_ends_the_episode(running: Running) -> None:
     task = begin(running)
     began = time.monotonic()

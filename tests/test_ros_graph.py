@@ -29,6 +29,7 @@ from gymnast_core.config import CameraConfig
 from gymnast_core.data.outcome import OUTCOMES
 from gymnast_core.errors import ConfigError
 from gymnast_core.graph import MANAGED, NodeDescription, find_executable, station_graph
+from gymnast_core.robot.ros_domain import inhabited
 from gymnast_core.station_file import find_station_file
 from gymnast_nodes.frame_time import NewestFrame
 from tests.domains import free_domain, isolate
@@ -420,7 +421,9 @@ def test_missing_driver_is_one_clear_line_and_a_failure(tmp_path: Path, monkeypa
     process = start_graph(free_domain(), path, WITHOUT)
     try:
         assert process.wait(40.0) == 1
-        profile, waiting, told = [line for line in process.lines if line.startswith("[supervisor]")]
+        said = [line for line in process.lines if line.startswith("[supervisor]")]
+        assert len(said) == 3, process.output
+        profile, waiting, told = said
         assert str(own) in profile and "real_station.md" in profile
         assert "waiting up to 1 s" in waiting and "/wx250s/get_robot_info" in waiting, process.output
         assert "/wx250s/get_robot_info" in told and "xs_sdk" in told and "/camera/image_raw" in told, process.output
@@ -434,6 +437,7 @@ def test_a_second_graph_of_the_same_names_is_refused_before_it_can_fight_the_fir
     first = start_graph(domain, SIMULATED, WITHOUT)
     try:
         wait_until(lambda: "watching" in first.output, 60.0, "the first graph")
+        assert inhabited(domain)
         second = start_graph(domain, SIMULATED, WITHOUT)
         try:
             assert second.wait(30.0) == 2

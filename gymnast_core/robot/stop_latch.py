@@ -13,6 +13,7 @@ from pathlib import Path
 from gymnast_core.config import ArmConfig, StationConfig
 from gymnast_core.errors import DataError
 from gymnast_core.files import sync_folder, write_bytes, write_json
+from gymnast_core.robot.ros_domain import ros_domain
 
 KNOWN = ".known"
 """Beside a stop's file: its arm ran on this machine."""
@@ -35,12 +36,12 @@ def stop_file(station: StationConfig) -> Path:
 def _path(driver: str, simulated: bool) -> Path:
     name = re.sub(r"\W+", "_", driver.strip("/"))
     kind = "simulated" if simulated else "arm"
-    return state_folder() / "stop" / f"{kind}-{name}-domain{os.environ.get('ROS_DOMAIN_ID') or 0}.json"
+    return state_folder() / "stop" / f"{kind}-{name}-domain{ros_domain()}.json"
 
 
 def known_stop_files() -> list[Path]:
     """The stop's files of every arm that ever ran on this machine in this ROS domain; empty where none did."""
-    known = (state_folder() / "stop").glob(f"*-domain{os.environ.get('ROS_DOMAIN_ID') or 0}{KNOWN}")
+    known = (state_folder() / "stop").glob(f"*-domain{ros_domain()}{KNOWN}")
     return sorted(path.with_suffix(".json") for path in known)
 
 

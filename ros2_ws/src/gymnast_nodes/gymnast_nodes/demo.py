@@ -14,7 +14,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -32,6 +30,7 @@ from gymnast_core.demo import DemoConfig
 from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.files import finite_or_none, read_json_lines, user_path, write_bytes
 from gymnast_core.progress import console, die_with_parent, interrupts, progress_bar
+from gymnast_core.robot.ros_domain import claim_domain
 from gymnast_core.station_file import find_station_file
 from gymnast_nodes.client import Station, Task
 from gymnast_nodes.demo_page import DemoPage, Trials, canary_of
@@ -144,7 +143,7 @@ class Demo:
     # The steps
 
     def _bring_up(self) -> None:
-        domain = free_domain()
+        domain = claim_domain()
         os.environ["ROS_DOMAIN_ID"] = str(domain)
         if os.environ.get("ROS_DISTRO") == "humble":
             os.environ["ROS_LOCALHOST_ONLY"] = "1"
@@ -290,18 +289,6 @@ class _PracticeBar:
     def finish(self) -> None:
         """The last title."""
         self._bar.update(self._row, description="practised", note="")
-
-
-def free_domain() -> int:
-    """A ROS domain nobody on this host uses: its discovery port is free. Raises: StationError when there is none."""
-    for domain in np.random.default_rng().permutation(np.arange(1, 100)):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("", 7400 + 250 * int(domain)))
-            except OSError:
-                continue
-            return int(domain)
-    raise StationError("no free ROS domain (1 to 99) on this host; stop other ROS graphs first")
 
 
 def say(text: str) -> None:

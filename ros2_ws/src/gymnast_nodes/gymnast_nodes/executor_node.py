@@ -53,6 +53,8 @@ from gymnast_nodes.success_look import SuccessLook
 
 READY_WAIT_S = 5.0
 """How long a goal waits for camera, arm and recorder before it gives up."""
+PATIENCE_S = 1.0
+"""How long an episode waits, the arm held, for a frame or an arm state that is late."""
 INFERENCE_LIMIT_S = 120.0
 MAX_STEPS = 10000
 
@@ -222,20 +224,33 @@ class ExecutorNode(ManagedNode):
         due = time.monotonic()
         while run.step < run.max_steps:
             goal.sleep_until(due)
-            self._watch.check()
+            self._check(goal)
             if run.look is not None and run.look.see(self._frame()[0]):
                 run.succeeded = True
                 break
             chunk.latency = 0.0
             if not chunk.actions:
                 chunk = self._infer(goal, run)
-                self._watch.check()
+                self._check(goal)
             self._recorder.wait_until_logging(goal)
             self._send(goal, run, chunk)
             run.step += 1
             due = max(due + period, time.monotonic() + MIN_SPACING * period)
         goal.sleep_until(due)  # the last motion ends
         self._watch.check_last()
+
+    def _check(self, goal: Goal[Any]) -> None:
+        """Wait for frames and arm states that are late: no action is sent meanwhile, so the arm holds.
+
+        A machine that stands still for a moment must not cost an episode. Raises: StationError on any fault; Cancelled.
+        """
+        began = time.monotonic()
+        overdue = self._watch.overdue
+        while self._watch.overdue and time.monotonic() - began < PATIENCE_S:
+            goal.sleep_until(time.monotonic() + 0.02)
+        self._watch.check()
+        if overdue:
+            self.get_logger().warning(f"{overdue}; the episode waited {time.monotonic() - began:.1f} s")
 
     def _infer(self, goal: Goal[Any], run: _Run) -> _Chunk:
         """The next chunk of actions."""

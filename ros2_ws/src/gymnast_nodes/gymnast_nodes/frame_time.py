@@ -164,8 +164,8 @@ class NewestFrame:
         return f"camera: {self._camera.topic}: {self._clock.complaint}" if self._clock.complaint else ""
 
     @property
-    def problem(self) -> str:
-        """One line, empty when the newest frame shows what is there now."""
+    def overdue(self) -> str:
+        """Why the newest frame is too old, in one line: what the next frame may mend. Empty when it is not."""
         topic, age = self._camera.topic, time.monotonic() - self._moment.arrived
         if self.image is None:
             return f"camera: no frame on {topic}; is the camera running?"
@@ -176,6 +176,14 @@ class NewestFrame:
                 f"camera: frames on {topic} are {self._moment.late:.1f} s old when they come, allowed are "
                 f"{self._camera.max_age_s:g} s; check the driver's clock and load"
             )
+        return ""
+
+    @property
+    def problem(self) -> str:
+        """One line, empty when the newest frame shows what is there now."""
+        topic, overdue = self._camera.topic, self.overdue
+        if self.image is None or overdue:
+            return overdue
         if self._same.dead_for:
             return (
                 f"camera: {topic} has shown the same picture for {self._same.dead_for:.1f} s while the arm moves; "

@@ -69,6 +69,11 @@ class StationWatch:
         return self._speakers.look() or self.camera.problem or self._arm_problem()
 
     @property
+    def overdue(self) -> str:
+        """What of camera and arm has not come for too long, and may come yet; empty when nothing is."""
+        return self.camera.overdue or self._arm_overdue()
+
+    @property
     def commanded(self) -> bool:
         """Whether the arm says that this node commands it."""
         return self._arm is not None and self._arm[0].commander == self._commander.name
@@ -94,13 +99,17 @@ class StationWatch:
         if self._refusals:
             raise StationError(f"the arm refused the last action ({self._refusal})")
 
-    def _arm_problem(self) -> str:
+    def _arm_overdue(self) -> str:
         if self._arm is None:
             return "arm: no arm/state; is the arm node active?"
-        state, arrived = self._arm
-        age = time.monotonic() - arrived
-        if age > ARM_SILENT_S:
-            return f"arm: no arm/state for {age:.1f} s; is the arm node down?"
+        age = time.monotonic() - self._arm[1]
+        return f"arm: no arm/state for {age:.1f} s; is the arm node down?" if age > ARM_SILENT_S else ""
+
+    def _arm_problem(self) -> str:
+        overdue = self._arm_overdue()
+        if overdue or self._arm is None:
+            return overdue
+        state, _ = self._arm
         if state.mode in (ArmState.MODE_READY, ArmState.MODE_HOLDING):
             other = state.commander not in ("", self._commander.name)
             return f"arm: {state.commander} commands it" if other else ""
