@@ -73,6 +73,11 @@ class Process:
     def output(self) -> str:
         return "\n".join(self.lines)
 
+    @property
+    def said(self) -> list[str]:
+        """Its lines without those of Fast DDS, which says when it takes another shared-memory port (`dead_ports`)."""
+        return [line for line in self.lines if "RTPS_TRANSPORT_SHM" not in line]
+
     def interrupt(self, timeout: float = 20.0) -> int:
         """Ctrl-C, then wait for the end; returns the exit code."""
         self.process.send_signal(signal.SIGINT)

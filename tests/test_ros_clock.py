@@ -228,6 +228,4 @@ def nodes_in_simulated_time() -> Iterator[dict[str, Process]]:
 def test_simulated_time_is_refused_in_one_line(nodes_in_simulated_time: dict[str, Process]) -> None:
     for name, process in nodes_in_simulated_time.items():
         assert process.wait(120.0) == 2
-        assert len(process.lines) == 1 and "use_sim_time" in process.lines[0] and name in process.lines[0], (
-            process.lines
-        )
+        assert len(process.said) == 1 and "use_sim_time" in process.said[0] and name in process.said[0], process.lines

@@ -421,7 +421,7 @@ def test_missing_driver_is_one_clear_line_and_a_failure(tmp_path: Path, monkeypa
     process = start_graph(free_domain(), path, WITHOUT)
     try:
         assert process.wait(40.0) == 1
-        said = [line for line in process.lines if line.startswith("[supervisor]")]
+        said = [line for line in process.said if line.startswith("[supervisor]")]
         assert len(said) == 3, process.output
         profile, waiting, told = said
         assert str(own) in profile and "real_station.md" in profile
@@ -441,7 +441,7 @@ def test_a_second_graph_of_the_same_names_is_refused_before_it_can_fight_the_fir
         second = start_graph(domain, SIMULATED, WITHOUT)
         try:
             assert second.wait(30.0) == 2
-            assert len(second.lines) == 1 and f"up already in ROS domain {domain}" in second.output
+            assert len(second.said) == 1 and f"up already in ROS domain {domain}" in second.output
         finally:
             second.end()
     finally:
