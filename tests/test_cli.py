@@ -16,7 +16,7 @@ from gymnast_core import __version__
 from gymnast_core.cli import main
 from gymnast_core.verbs import OLD_NAMES, VERBS, explain_unknown
 from gymnast_core.version import describe_version
-from tests.machine import slower
+from tests.machine import HANG_S, slower
 
 ROOT = Path(__file__).resolve().parent.parent
 ASK = """
@@ -33,7 +33,7 @@ print(json.dumps({"codes": codes, "torch": "torch" in sys.modules, "seconds": us
 def ask_for_help(*names: str) -> dict:
     """Answer `gymnast NAME --help` for each name in one new process; exit codes, whether torch came, processor time."""
     result = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps(names)], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", ASK, json.dumps(names)], capture_output=True, text=True, timeout=HANG_S, check=True
     )
     return json.loads(result.stdout.splitlines()[-1])
 

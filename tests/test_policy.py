@@ -39,7 +39,7 @@ from gymnast_core.policy.statistics import compute_statistics, read_statistics
 from gymnast_core.policy.tokens import ActionTokens
 from gymnast_core.protocols import EpisodicPolicy, Policy, TrainablePolicy
 from tests.golden_values import GOLDENS, label, policy_goldens, unpack
-from tests.machine import in_time
+from tests.machine import in_time, slower
 from tests.parity.policy import compare
 from tests.parity.policy import main as parity_main
 from tests.policy_server import PolicyServer
@@ -707,7 +707,7 @@ def test_adapters_come_and_go_and_leave_the_base_untouched(
     began = time.process_time()  # not the clock: other work on the machine is not its fault
     record = store.load(running, "open_drawer")
     adapters.activate(running, "open_drawer")
-    assert time.process_time() - began < 1.0
+    assert (time.process_time() - began) / slower() < 1.0
     assert (record.station, record.task, record.metrics) == ("lab", "open_drawer", {"success_after": 0.5})
     assert np.array_equal(running.act(FRAMES, INSTRUCTIONS), outcomes["open_drawer",])
     assert [r.name for r in store.list(running.checkpoint.fingerprint)] == ["open_drawer"]

@@ -27,6 +27,7 @@ from gymnast_core.rl.config import GRPOConfig
 from gymnast_core.rl.groups import NothingToLearn
 from gymnast_core.rl.trainer import GRPOTrainer
 from gymnast_core.run_folder import RunFolder
+from tests.machine import slower
 from tests.point_world import PointEnvironment, PointPolicy, point_starts
 
 KEY = "sk-proj-Zq81mXvT77bLw0c"
@@ -362,7 +363,7 @@ def test_an_endless_body_costs_little_memory_and_no_time(server: Server, status:
         vlm.judge(videos(), ["open it"])
     taken, (_, most) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert most < 60 << 20 and taken < 5
+    assert most < 60 << 20 and taken / slower() < 5
     assert server.headers[0]["accept-encoding"] == "identity"
 
 
