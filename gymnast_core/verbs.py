@@ -186,7 +186,7 @@ OLD_NAMES = {
     "evaluate judge": "judge evaluate",
     "evaluate policy": "policy evaluate",
 }
-"""Names that verbs had before, still understood."""
+"""Names that verbs had before, and one that was announced in their manner: still understood."""
 
 
 def find_verb(words: list[str]) -> str:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,14 +22,16 @@ from scipy import stats
 from benchmarks.openai_server import Server
 from gymnast_core.cli import main
 from gymnast_core.data.episode import EpisodeWriter
-from gymnast_core.data.formats import find_all
+from gymnast_core.data.formats import episodes_below, find_all
 from gymnast_core.data.frames import write_image
+from gymnast_core.errors import DataError
 from gymnast_core.estimates import clustered_rate, correlation, rank_violation, success_rate
 from gymnast_core.evaluation.correlate_result import CorrelationResult
 from gymnast_core.evaluation.imagined_result import ImaginedResult
 from gymnast_core.evaluation.imagined_starts import gather
 from gymnast_core.results import read_result
 from gymnast_core.rollout.starts import read_starts
+from tests.machine import HANG_S, overdue
 from tests.tiny_station import INSTRUCTION, TASKS, build_tiny_station, picture
 
 OTHER = str(TASKS["close_drawer"]["instruction"])
@@ -117,10 +123,12 @@ def words_of(station: Path, run: Path, *more: object, **options: object) -> list
 
 
 def test_worldgyms_trials_are_episodes_of_one_frame(trials: Path, tmp_path: Path) -> None:
-    found = find_all(trials)
+    found = episodes_below(trials, starts=True)
     assert [one.name for one in found] == ["0", "2", "1", "3"] and {one.count() for one in found} == {1}
     for one in found:
         assert one.read().length == 0 and np.array_equal(one.frame(0), picture(int(one.name)))
+    with pytest.raises(DataError, match="no episode below it"):
+        find_all(trials)  # there is nothing to learn from
     write_real(tmp_path, range(2), bool)
     write_image(tmp_path / "film.png", picture(9))  # a thumbnail of WorldGym's episode film.mp4 is no trial
     for name in ("film.npz", "film.json"):
@@ -169,6 +177,28 @@ def test_an_evaluation_cut_short_comes_to_the_same_and_repeats_nothing(
     ):
         assert main(words_of(station, cut, "--starts", trials, **{option: value})) == 2
         assert expected in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    station: Path, trials: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    record = run / "rollouts.jsonl"
+
+    def stop() -> None:
+        began = time.monotonic()
+        while not (record.exists() and record.stat().st_size) and not overdue(HANG_S, began):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert main(words_of(station, run, "--starts", trials, repeats=500, batch=1)) == 130
+    thread.join()
+    result = read_result(ImaginedResult, run)
+    assert 0 < result.done == len(record.read_text().splitlines()) < result.planned and not result.complete
+    assert f"the same command goes on with --run {run}" in " ".join(capsys.readouterr().err.split())
+    assert f"{result.done} of {result.planned} rollouts are done" in (run / "report.html").read_text()
 
 
 def test_five_votes_a_majority_and_what_has_no_verdict_is_apart(

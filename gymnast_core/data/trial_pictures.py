@@ -109,4 +109,4 @@ def _find(folder: Path, names: Sequence[str]) -> Iterable[Path]:
             yield folder / name
 
 
-FORMAT = Format("trials", "X.png with X.json beside it", _find, TrialPicture)
+FORMAT = Format("trials", "X.png with X.json beside it", _find, TrialPicture, starts_only=True)

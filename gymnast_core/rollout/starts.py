@@ -63,7 +63,7 @@ def find_starts(folder: str | Path, size: int | None = None) -> Iterator[tuple[S
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of start frames")
     number = 0
-    for source in episodes_below(folder):
+    for source in episodes_below(folder, starts=True):
         try:
             instruction = check_instruction(source.describe().instruction, f"{source.path}: instruction")
             frame, place = source.frame(0, size), source.position(0)
