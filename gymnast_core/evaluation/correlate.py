@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from rich.table import Table
-
 from gymnast_core.data.formats import StoredEpisode, find_all
-from gymnast_core.data.outcome import LABEL_THEM, Outcome, in_words, said_by
+from gymnast_core.data.outcome import LABEL_THEM, Outcome, said_by
+from gymnast_core.data.outcome import in_words as outcomes_in_words
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.evaluation.correlate_config import CorrelateConfig
-from gymnast_core.evaluation.correlate_page import HEAD, rows_of, write_correlate_page
+from gymnast_core.evaluation.correlate_page import in_words, write_correlate_page
 from gymnast_core.evaluation.correlate_result import Measured, RealEpisode, correlate
 from gymnast_core.evaluation.imagined_result import ImaginedResult
 from gymnast_core.evaluation.imagined_starts import mark_of
 from gymnast_core.files import user_path
-from gymnast_core.progress import console, progress_bar, say
+from gymnast_core.progress import progress_bar, say
 from gymnast_core.results import read_result
 from gymnast_core.run_folder import RunFolder
 
@@ -48,11 +47,9 @@ def correlate_policies(config: CorrelateConfig) -> int:
     run = RunFolder(config.run or f"runs/correlate/{datetime.now():%Y%m%d_%H%M%S}", config, tensorboard=False)
     found = correlate(measured, config.seed, config.resamples, warnings)
     run.write_result(found)
-    table = Table(*HEAD)
-    for cells in rows_of(found):
-        table.add_row(*cells)
-    console.print(table)
-    say(f"real outcomes: {in_words(said_by(outcomes))}")
+    for line in in_words(found):
+        say(line)
+    say(f"real outcomes: {outcomes_in_words(said_by(outcomes))}")
     for words in warnings:
         say(f"warning: {words}", "yellow")
     write_correlate_page(run, found)

@@ -13,15 +13,15 @@ from gymnast_core.run_folder import RunFolder
 
 TABLE, PICTURE = "table.md", "imagined_against_real.svg"
 HEAD = (
-    "over policies", "policies", "Pearson", "Spearman", "imagined - real", "its size", "rank violation",
+    "over policies", "policies", "Pearson", "Spearman", "imagined - real", "absolute", "rank violation",
 )  # fmt: skip
 POLICY_HEAD = (
     "policy", "imagined", "rollouts", "no verdict", "real", "episodes", "imagined - real, same starts", "pairs",
 )  # fmt: skip
 EXPLAINED = (
     "Each policy is one point. In brackets: the interval that holds 95 of 100 bootstrap samples of the policies. Each "
-    "instruction counts equally in 'all'. Rank violation: by how much a policy is really better than one that "
-    "imagination puts before it, in the worst case, mean over policies."
+    "instruction counts equally in 'all'. Absolute: mean size of imagined - real. Rank violation: by how much a policy "
+    "is really better than one that imagination puts before it, in the worst case, mean over policies."
 )
 
 
@@ -53,6 +53,15 @@ def rows_of(result: CorrelationResult) -> list[tuple[str, ...]]:
     return [_row("all", result.overall), *(_row(name, row) for name, row in result.tasks.items())]
 
 
+def in_words(result: CorrelationResult) -> list[str]:
+    """A line for each row of the table over policies."""
+    return [
+        f"{name}, {count} policies: Pearson {pearson}, Spearman {spearman}; imagined - real {error}, absolute {size}, "
+        f"rank violation {violation}"
+        for name, count, pearson, spearman, error, size, violation in rows_of(result)
+    ]
+
+
 def policy_row(point: PolicyPoint) -> tuple[str, ...]:
     """A policy in the table of policies."""
     difference = "-"
@@ -81,7 +90,7 @@ def scatter_of(title: str, points: Sequence[PolicyPoint], horizon: int) -> Scatt
                 f"{one.policy} ({one.imagined:.2f}, {one.real:.2f})"[:44],
                 (one.imagined,),
                 (one.real,),
-                ("dot", "ring")[number // 5 % 2],  # type: ignore[arg-type]
+                ("dot", "ring", "cross")[number // 5 % 3],  # type: ignore[arg-type]
                 number,
                 (one.imagined_error,),
                 (one.real_error,),
