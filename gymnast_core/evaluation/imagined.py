@@ -110,8 +110,8 @@ class ImaginedTrials:
                 portion = pending[begin : begin + batch * BATCHES]
                 share = len(portion) / (chunks * math.ceil(len(portion) / batch))
                 self.keep(portion, self.imagine(portion, partial(bar.advance, row, share)))
-                rate = summarise_task(self.records)
-                note = "" if rate.success is None else f"success {rate.success:.2f}"
+                self.run.write_result(so_far := self.result())
+                note = "" if so_far.overall.success is None else f"success {so_far.overall.success:.2f}"
                 bar.update(row, completed=len(self.records), note=note)
                 self.run.report_progress("imagine", len(self.records), len(self.plan))
 
@@ -126,9 +126,8 @@ class ImaginedTrials:
             self.horizon, self.config.temperature or None, stop_at_success=False, keep_frames=False, keep_video=True
         )
         parts = self.parts
-        return run_rollouts(
-            parts.policy, parts.environment, parts.judge, starts, seeds, options, tick, parts.confirm
-        )  # fmt: skip
+        acting = (parts.policy, parts.environment, parts.judge)
+        return run_rollouts(*acting, starts, seeds, options, tick, parts.confirm)
 
     def keep(self, portion: Sequence[Planned], rollouts: Sequence[Rollout]) -> None:
         """Put finished rollouts on record, with films of some of them."""
