@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 RECIPE = ROOT / "gymnast_core" / "policy" / "recipes" / "mini.yaml"
 SHIPPED = "mini/policy"
-TRAINING = "--steps 300 --batch 16 --warmup 50 --holdout 0 --save-every 100 --threads 1"
+STEPS = 300
+TRAINING = f"--steps {STEPS} --batch 16 --warmup 50 --holdout 0 --save-every 100 --threads 1"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ class Actor:
     weights: float = 0.0
     demonstrations: int = 0
     policy: str = SHIPPED
+
+    @property
+    def folder(self) -> str:
+        """Of its runs."""
+        return self.name.replace(" ", "_")
+
+    @property
+    def label(self) -> str:
+        """For tables."""
+        return f"{self.name}, {STEPS} steps" if self.demonstrations else self.name
 
 
 ACTORS = (
@@ -94,7 +105,7 @@ def train(count: int, out: Path, study: Study) -> None:
 
 def find_policy(actor: Actor, study: Study) -> str:
     """Its checkpoint, made where it is missing."""
-    out = study.run / "policies" / actor.name.replace(" ", "_")
+    out = study.run / "policies" / actor.folder
     if actor.weights and not out.exists():
         weaken(actor.weights, out)
     if actor.demonstrations and not out.exists():
@@ -109,7 +120,7 @@ def measured(result: Path) -> int:
 
 def measure(actor: Actor, horizon: int, study: Study) -> None:
     """Try the policy on the station, then in imagination from the same starts."""
-    policy, name = find_policy(actor, study), actor.name.replace(" ", "_")
+    policy, name = find_policy(actor, study), actor.folder
     how = ("--policy", policy, "--temperature", actor.temperature)
     real = study.run / "real" / name
     if measured(real / "result.json") < study.trials:
@@ -121,11 +132,11 @@ def measure(actor: Actor, horizon: int, study: Study) -> None:
 
 def compare(horizon: int, study: Study) -> None:
     """Tables and scatter over all policies."""
-    names = [actor.name.replace(" ", "_") for actor in ACTORS]
+    names = [actor.folder for actor in ACTORS]
     out = study.run / f"correlation_{horizon}"
     imagined = [study.run / f"imagined_{horizon}" / name for name in names]
     real = [study.run / "real" / name for name in names]
-    labels = [actor.name for actor in ACTORS]
+    labels = [actor.label for actor in ACTORS]
     run("policy", "correlate", "--imagined", *imagined, "--real", *real, "--names", *labels, "--run", out)
     print((out / "table.md").read_text(encoding="utf-8"))
     if study.pictures:
