@@ -34,7 +34,7 @@ TRAINING = f"--steps {STEPS} --batch 16 --warmup 50 --holdout 0 --save-every 100
 class Study:
     """Sizes of the study. `trials` and `repeats` may grow from one start to the next."""
 
-    trials: int = 40
+    trials: int = 80
     """Trials of each policy on the simulated station, the tasks in turn; the same resets for all."""
     repeats: int = 2
     """Imagined rollouts from each of their first frames."""
