@@ -72,6 +72,18 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "measure a policy's success on the simulated station",
             page=True,
         ),
+        "policy imagine": _verb(
+            "evaluation.",
+            "imagined_config:ImaginePolicyConfig",
+            "imagined:imagine_policy",
+            "measure a policy's success in imagination, from frames alone",
+        ),
+        "policy correlate": _verb(
+            "evaluation.",
+            "correlate_config:CorrelateConfig",
+            "correlate:correlate_policies",
+            "compare success in imagination with real success, over several policies",
+        ),
         "adapter list": _verb("policy.", "manage:ListAdaptersConfig", "manage:list_adapters", "list adapted policies"),
         "adapter remove": _verb(
             "policy.", "manage:RemoveAdapterConfig", "manage:remove_adapter", "delete an adapted policy"
@@ -170,10 +182,11 @@ OLD_NAMES = {
     "adapters list": "adapter list",
     "adapters remove": "adapter remove",
     "evaluate adapter": "adapter evaluate",
+    "evaluate imagined": "policy imagine",
     "evaluate judge": "judge evaluate",
     "evaluate policy": "policy evaluate",
 }
-"""Names that verbs had before, still understood."""
+"""Names that verbs had before, and one that was announced in their manner: still understood."""
 
 
 def find_verb(words: list[str]) -> str:

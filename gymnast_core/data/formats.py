@@ -28,6 +28,7 @@ BUILT_IN = (
     "gymnast_core.data.gymnast_episodes",
     "gymnast_core.data.worldgym_episodes",
     "gymnast_core.data.picture_episodes",
+    "gymnast_core.data.trial_pictures",
 )
 """Modules that hold a `FORMAT` each; of two formats that know a path, the first reads it."""
 
@@ -190,7 +191,8 @@ class Format:
     name: one word. layout: what an episode looks like, in a few words. find: the detector: given a folder and the names
     of the files in it (hidden ones left out), the paths of the episodes that they make up: the folder itself, or files
     in it. It goes by names alone and is called for every folder below `--data`. open: the reader of such a path. write:
-    writes an `Episode` to a path that does not exist yet; None where the format is only read.
+    writes an `Episode` to a path that does not exist yet; None where the format is only read. starts_only: its episodes
+    have no step, so they are where rollouts begin, and no data to learn from or to label.
     """
 
     name: str
@@ -198,6 +200,7 @@ class Format:
     find: Callable[[Path, Sequence[str]], Iterable[Path]]
     open: Callable[[Path], StoredEpisode]
     write: Callable[[Path, Episode], Path] | None = None
+    starts_only: bool = False
 
 
 _registered: list[Format] = []
@@ -218,7 +221,7 @@ def register_format(added: Format) -> Format:
 
 def layouts() -> str:
     """What episodes look like, for an error."""
-    return ", or ".join(known.layout for known in formats())
+    return ", or ".join(known.layout for known in formats() if not known.starts_only)
 
 
 def episodes_in(folder: Path) -> list[StoredEpisode]:
@@ -231,10 +234,13 @@ def episodes_in(folder: Path) -> list[StoredEpisode]:
     return list(found.values())
 
 
-def episodes_below(root: str | os.PathLike[str]) -> list[StoredEpisode]:
-    """Every episode below `root`, by format and path; empty where there is none. No file is opened."""
+def episodes_below(root: str | os.PathLike[str], starts: bool = False) -> list[StoredEpisode]:
+    """Every episode below `root`, by format and path; empty where there is none. No file is opened.
+
+    starts: also those that are nothing but a start.
+    """
     found: dict[Path, tuple[int, Format]] = {}
-    known = list(enumerate(formats()))
+    known = [(place, form) for place, form in enumerate(formats()) if starts or not form.starts_only]
     for folder, names in files_of_folders(root):
         for place, form in known:
             for path in form.find(folder, names):

@@ -61,6 +61,7 @@ class Curve:
 @dataclass(frozen=True)
 class Points:
     """Points of one kind in a scatter. mark: how they are drawn. colour: a number; points of one number look alike.
+    x_error, y_error: standard errors, drawn as lines either way; empty: none.
 
     Raises: ConfigError when x and y are not of one length.
     """
@@ -70,10 +71,16 @@ class Points:
     y: tuple[float, ...]
     mark: Literal["dot", "ring", "cross"] = "dot"
     colour: Annotated[int, Field(ge=0)] = 0
+    x_error: tuple[float, ...] = ()
+    y_error: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.x) != len(self.y):
-            raise ConfigError(f"points {one_line(self.label, 40)!r}: found {len(self.x)} x and {len(self.y)} y")
+        name, n = one_line(self.label, 40), len(self.x)
+        if n != len(self.y):
+            raise ConfigError(f"points {name!r}: found {n} x and {len(self.y)} y")
+        for errors in (self.x_error, self.y_error):
+            if len(errors) not in (0, n):
+                raise ConfigError(f"points {name!r}: found {n} x and {len(errors)} errors")
 
 
 @dataclass(frozen=True)

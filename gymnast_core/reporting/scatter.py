@@ -6,7 +6,7 @@ import html
 import math
 
 from gymnast_core.reporting.drawings import COLOURS
-from gymnast_core.reporting.page import Scatter
+from gymnast_core.reporting.page import Points, Scatter
 
 SIDE, LEFT, TOP, BOTTOM, LEGEND = 380, 56, 14, 46, 300
 MARGIN = 0.03
@@ -34,13 +34,28 @@ def scatter_svg(scatter: Scatter, alone: bool = False) -> str:
     left = MAX_POINTS
     for number, points in enumerate(scatter.points):
         colour = COLOURS[points.colour % len(COLOURS)]
-        drawn = [(x, y) for x, y in zip(points.x, points.y) if _share(x) and _share(y)][:left]
-        left -= len(drawn)
-        parts += [_mark(points.mark, _across(x), _up(y), colour) for x, y in drawn]
+        chosen = [k for k, (x, y) in enumerate(zip(points.x, points.y)) if _share(x) and _share(y)][:left]
+        left -= len(chosen)
+        parts += [line for k in chosen for line in _errors(points, k, colour)]
+        parts += [_mark(points.mark, _across(points.x[k]), _up(points.y[k]), colour) for k in chosen]
         place, row = LEFT + SIDE + 22, TOP + 10 + 20 * number
         parts.append(_mark(points.mark, place, row, colour))
         parts.append(f'<text class="tick" x="{place + 12}" y="{row + 4}">{html.escape(points.label)}</text>')
     return "".join(parts) + "</svg>"
+
+
+def _errors(points: Points, number: int, colour: str) -> list[str]:
+    """A point's standard errors, as far as they lie within the axes."""
+    x, y = points.x[number], points.y[number]
+    dx, dy = (errors[number] if errors else 0.0 for errors in (points.x_error, points.y_error))
+    lines = []
+    if math.isfinite(dx) and dx > 0:
+        low, high = _across(max(0.0, x - dx)), _across(min(1.0, x + dx))
+        lines.append(f"M{low:.1f} {_up(y):.1f}H{high:.1f}")
+    if math.isfinite(dy) and dy > 0:
+        low, high = _up(max(0.0, y - dy)), _up(min(1.0, y + dy))
+        lines.append(f"M{_across(x):.1f} {low:.1f}V{high:.1f}")
+    return [f'<path fill="none" stroke="{colour}" stroke-opacity="0.6" d="{line}"/>' for line in lines]
 
 
 def _share(value: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from gymnast_core.config import JudgeConfig, StationConfig, find_model
@@ -23,12 +24,14 @@ def load_judge(
     ranks: int = 1,
     other: JudgeConfig | None = None,
     answers: str = "judge_answers",
+    criteria: Mapping[str, str] | None = None,
 ) -> Judge:
     """The judge of `station.judge`, or an `other` one for the same tasks.
 
     config_path: the station file, beside which a relative checkpoint or prompt is looked up first.
     run_folder: where raw answers are kept, as `answers`.jsonl; the cache of servers' answers is shared by all runs
         (runs/judge_cache).
+    criteria: when half a point is given, by instruction, in place of what the station file says of its tasks.
     rank, ranks: this process among those of the run. A server's spend limits, rate and requests at once are divided by
         them; what a resumed run has spent already counts.
 
@@ -49,9 +52,7 @@ def load_judge(
     if run_folder is not None:
         raw = Path(run_folder) / (f"{answers}_{rank}.jsonl" if rank else f"{answers}.jsonl")
         spent = _spent_before(Path(run_folder), answers, ranks)
-    questions = {
-        task.instruction: TaskQuestion(task.question, task.partial_credit_criteria) for task in station.tasks.values()
-    }
+    questions = _questions(station, criteria or {})
     template = read_prompt(config.prompt, config_path) if config.prompt else ""
     if config.kind == "transformers":
         from gymnast_core.reward.local import LocalJudge
@@ -66,6 +67,16 @@ def load_judge(
     from gymnast_core.reward.vlm import VLMJudge
 
     return VLMJudge(config, questions, cache=CACHE, raw=raw, spent=spent, template=template)
+
+
+def _questions(station: StationConfig, criteria: Mapping[str, str]) -> dict[str, TaskQuestion]:
+    """What is asked besides the instruction, by instruction."""
+    found = {
+        task.instruction: TaskQuestion(task.question, task.partial_credit_criteria) for task in station.tasks.values()
+    }
+    for instruction, text in criteria.items():
+        found[instruction] = TaskQuestion(found.get(instruction, TaskQuestion()).question, text)
+    return found
 
 
 def _share(config: JudgeConfig, ranks: int) -> JudgeConfig:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from gymnast_core.config import REACH, StationConfig
+from gymnast_core.config import StationConfig
 from gymnast_core.data.films import film_frame
 from gymnast_core.data.formats import StoredEpisode, episode_at, episodes_below, layouts
-from gymnast_core.data.frames import read_image, resize_frame
+from gymnast_core.data.frames import read_image
+from gymnast_core.data.sidecar import read_description
+from gymnast_core.data.trial_pictures import SUFFIXES as PICTURES
+from gymnast_core.data.trial_pictures import position_in
 from gymnast_core.errors import DataError
-from gymnast_core.files import files_below, is_number, read_json, user_path
-from gymnast_core.plain_json import parse_json
+from gymnast_core.files import user_path
 from gymnast_core.policy.prompt import same_instruction
 from gymnast_core.progress import console
 from gymnast_core.protocols import Start
@@ -40,58 +42,36 @@ def check_instruction(instruction: str, name: str = "instruction") -> str:
 
 
 def read_starts(folder: str | Path, size: int | None = None) -> list[Start]:
-    """Start frames below a folder: `X.png` (or .jpg) with `X.json` {"instruction": ...} beside it (WorldGym's trials),
-    which may say where the end effector is ("position": [x, y, z], metres, base frame), and the first frames of logged
-    episodes; sorted by path, squashed to (size, size) where given.
-
-    A broken image or description is left out with a warning that names it.
-
-    Raises: DataError when the folder does not exist or nothing in it is usable.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of start frames")
-    starts: list[Start] = []
-    for description in files_below(folder, ".json"):
-        images = [description.with_suffix(suffix) for suffix in (".png", ".jpg", ".jpeg")]
-        image = next((path for path in images if path.exists()), None)
-        if image is None:
-            continue
-        try:
-            frame = read_image(image)
-            content = parse_json(description.read_text(encoding="utf-8"))
-            if not isinstance(content, dict) or not isinstance(content.get("instruction"), str):
-                raise DataError(f"{description}: field 'instruction' is missing or not text")
-            instruction = check_instruction(content["instruction"], f"{description}: instruction")
-            place = _position_in(content, description)
-        except (DataError, OSError, ValueError) as error:
-            console.print(f"warning: left out: {error}", style="yellow", markup=False)
-            continue
-        starts.append(Start(instruction, _fit(frame, size), seed=len(starts), position=place))
-    for source in episodes_below(folder):
-        try:
-            instruction = check_instruction(source.describe().instruction, f"{source.path}: instruction")
-            frame, position = source.frame(0, size), source.position(0)
-        except DataError as error:
-            console.print(f"warning: left out: {error}", style="yellow", markup=False)
-            continue
-        starts.append(Start(instruction, frame, seed=len(starts), position=position))
-    if not starts:
+    """Start frames below a folder, see `find_starts`. Raises: DataError when nothing in it is usable."""
+    found = [start for _, start in find_starts(folder, size)]
+    if not found:
         raise DataError(
             f'{folder}: no start frame below it; needed X.png with X.json {{"instruction": ...}}, or episodes'
         )
-    return starts
+    return found
 
 
-def _position_in(content: Mapping[str, Any], source: Path) -> tuple[float, float, float] | None:
-    """The end effector's position in a start frame's description, metres; None where it says nothing."""
-    value = content.get("position")
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 3 or not all(is_number(one) and abs(one) <= REACH for one in value):
-        raise DataError(f"{source}: position: found {value!r:.60}, needed x, y, z in metres, {-REACH:g} to {REACH:g}")
-    x, y, z = map(float, value)
-    return x, y, z
+def find_starts(folder: str | Path, size: int | None = None) -> Iterator[tuple[StoredEpisode, Start]]:
+    """The first frames of all episodes below a folder with what they are from, by format and path: logged episodes, and
+    WorldGym's trials (`X.png` with `X.json`). Squashed to (size, size) where given.
+
+    A broken one is left out with a warning that names it.
+
+    Raises: DataError when the folder does not exist.
+    """
+    folder = user_path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of start frames")
+    number = 0
+    for source in episodes_below(folder, starts=True):
+        try:
+            instruction = check_instruction(source.describe().instruction, f"{source.path}: instruction")
+            frame, place = source.frame(0, size), source.position(0)
+        except DataError as error:
+            console.print(f"warning: left out: {error}", style="yellow", markup=False)
+            continue
+        yield source, Start(instruction, frame, seed=number, position=None if place is None else tuple(place))
+        number += 1
 
 
 def station_starts(station: StationConfig, tasks: Sequence[str], resets: int, seed: int) -> list[Start]:
@@ -104,10 +84,6 @@ def station_starts(station: StationConfig, tasks: Sequence[str], resets: int, se
         for number in range(resets)
         for name in names
     ]
-
-
-def _fit(frame: np.ndarray, size: int | None) -> np.ndarray:
-    return resize_frame(frame, size) if size else frame
 
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm")
@@ -143,6 +119,8 @@ def read_frame(source: str, index: int = 0) -> StartFrame:
     path = user_path(source)
     if not source.strip() or not path.exists():
         raise DataError(f"frame '{source}': no such image, video or episode folder")
+    if path.suffix.lower() in PICTURES and path.is_file():
+        return StartFrame(read_image(path), _position_beside(path))
     episode = episode_at(path)
     if episode is not None:
         number = episode.number(index)
@@ -154,13 +132,10 @@ def read_frame(source: str, index: int = 0) -> StartFrame:
     return StartFrame(read_image(path), _position_beside(path))
 
 
-def _position_beside(image: Path) -> tuple[float, float, float] | None:
+def _position_beside(image: Path) -> list[float] | None:
     """The position in the X.json beside X.png; None where there is none. Raises: DataError for a damaged one."""
     description = image.with_suffix(".json")
-    if not description.is_file():
-        return None
-    content = read_json(description)
-    return _position_in(content, description) if isinstance(content, dict) else None
+    return position_in(read_description(description), description)
 
 
 def logged_frames(

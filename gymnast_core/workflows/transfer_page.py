@@ -8,6 +8,7 @@ from pathlib import Path
 from gymnast_core.files import write_bytes
 from gymnast_core.reporting.report import Bar, Points, Scatter, Section, write_report
 from gymnast_core.reporting.scatter import scatter_svg
+from gymnast_core.reporting.tables import markdown
 from gymnast_core.run_folder import RunFolder
 from gymnast_core.workflows.transfer_result import PracticeRecord, RecipeRow, Stage, TransferResult
 
@@ -52,12 +53,6 @@ def in_words(row: RecipeRow) -> str:
         f"{stage.worst:.2f}, {stage.below_base:.0%} below base; other tasks {mean}, worst {worst}; bad adapters "
         f"{row.bad} of {row.adapters}: {caught}"
     )
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table as Markdown; the first row is its head."""
-    head, *body = [" | ".join(cell.replace("|", "/") for cell in row) for row in rows]
-    return "\n".join([f"| {head} |", "|" + "---|" * len(rows[0]), *(f"| {line} |" for line in body)]) + "\n"
 
 
 def imagined_against_real(result: TransferResult) -> Scatter:
