@@ -142,18 +142,22 @@ def test_a_job_is_paused_goes_on_and_is_cancelled_by_people(
     assert main(["queue", "cancel", str(number), *where]) == 2
 
 
-def test_a_policy_server_that_fails_fails_its_job_and_a_second_one_pauses_the_queue(store: JobStore) -> None:
-    """A server of openpi's interface in another process, found wanting at its first real question."""
+def test_a_policy_server_that_fails_costs_its_job_and_the_next_that_fails_pauses_the_queue(store: JobStore) -> None:
+    """A server of openpi's interface in another process, which answers NaN where the instruction is so."""
+    path = Path(store.fact("station"))
+    content = yaml.safe_load(path.read_text())
+    content["tasks"]["close_drawer"]["instruction"] = "nan"
+    path.write_text(yaml.safe_dump(content))
     with serving(module=("-m", "tests.openpi_server")) as served:
         good = submit(store, 2, policy=served.ws)
+        bad, kept = (store.submit(JobRequest("close_drawer", served.ws, 5), "bob", 9) for _ in range(2))
         with runner(store, "--once") as process:
-            assert process.wait(SLOW_S) == 0
-        assert store.job(good.number).state == "done" and records(store, good)[0].steps == 3
-    gone = submit(store, 1, policy=served.ws)
-    with runner(store, "--once") as process:
-        assert process.wait(SLOW_S) == 0
-    assert store.job(gone.number).state == "failed"
-    assert "no policy server answers" in store.job(gone.number).message
+            assert process.wait(SLOW_S) == 1, "paused"
+    assert store.job(good.number).state == "done" and [record.steps for record in records(store, good)] == [3, 3]
+    assert store.job(bad.number).state == "failed" and len(records(store, bad)) == 3
+    for told in (store.job(bad.number).message, store.paused):
+        assert "3 trials in a row were stopped by a fault" in told and "found nan at step 0" in told
+    assert store.job(kept.number).state == "running" and store.paused.startswith(f"job {kept.number}: ")
 
 
 def test_a_station_that_is_not_there_keeps_the_job_and_pauses_the_queue(store: JobStore) -> None:
