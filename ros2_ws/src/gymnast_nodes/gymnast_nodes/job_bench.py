@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gymnast_core.data.outcome import CANCELLED, OUTCOMES
+from gymnast_core.data.outcome import ABORTED, CANCELLED, OUTCOMES
 from gymnast_core.errors import StationError
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, TrialRecord, read_records
 from gymnast_nodes.client import Station, Task
 
 BUSY_S = 900.0
 """How long others' trials, and those that a killed runner left behind, are waited for."""
+COME_BACK_S = 120.0
+"""How long the graph may take to bring a node back that went down."""
 POLL_S = 0.25
 
 
@@ -30,24 +32,30 @@ class StationJobBench:
         self._busy = False
 
     def reset(self, task: str, seed: int) -> None:
-        """The evaluator resets when the trial begins."""
+        """Wait until the graph is there; the evaluator resets when the trial begins. Raises: StationError."""
         self._truth = None
+        self._station.wait_until_active(COME_BACK_S)
 
     def practise(self, task: str, seed: int, tell: Tell) -> str:
         """Raises: StationError: a job names its policy."""
         raise StationError("a queued job does not practise; name a policy or an adapter")
 
     def run(self, trial: PlannedTrial, max_steps: int, tell: Tell) -> EpisodeOutcome:
-        """One trial. On an exception, Ctrl-C for instance, it is cancelled and the arm holds. Raises: StationError."""
+        """One trial. A node that dies in it aborts it; Ctrl-C cancels it, and the arm holds.
+
+        Raises: StationError when the evaluator refuses it, or cannot reset arm and scene.
+        """
         task = self._begin(trial, max_steps)
         try:
             while not task.is_complete():
-                tell("run", task.feedback)
+                tell(task.feedback.phase if task.feedback is not None else "run", task.feedback)
                 time.sleep(POLL_S)
+            result = task.result()
+        except StationError as error:
+            return EpisodeOutcome(ABORTED, message=str(error))
         except BaseException:
             task.cancel()
             raise
-        result = task.result()
         if task.status == "canceled":
             return EpisodeOutcome(CANCELLED, message=result.message)
         if not len(result.outcomes):
