@@ -2,6 +2,7 @@
 
     POST /act     {"image": uint8 (H, W, 3), "instruction": text}  ->  an action (7,), as json_numpy writes arrays
     POST /reset   a new episode of this client
+    POST /practise {"instruction"}, GET and DELETE /practise   see `practising.py`
     GET  /health  {"status": "healthy"};  GET /healthz  OK, as openpi's servers answer
 
 With "chunk": true the whole chunk (K, 7) is answered. A body {"encoded": text} is answered by text in JSON. Errors are
@@ -11,6 +12,8 @@ With "chunk": true the whole chunk (K, 7) is answered. A body {"encoded": text} 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -21,7 +24,7 @@ from gymnast_core.serve.actor import Actor
 from gymnast_core.serve.answering import answered
 from gymnast_core.serve.gate import Gate
 from gymnast_core.serve.http_body import read_body
-from gymnast_core.serve.observation import read_request, read_session
+from gymnast_core.serve.observation import read_command, read_request, read_session
 from gymnast_core.serve.serve_config import ServeConfig
 from gymnast_core.serve.sessions import Peer, Session, Sessions
 
@@ -37,6 +40,8 @@ class HttpWire:
         """Answer these addresses in `app`."""
         app.add_api_route("/act", self.act, methods=["POST"])
         app.add_api_route("/reset", self.reset, methods=["POST"])
+        for method, what in (("POST", "practise"), ("GET", "progress"), ("DELETE", "cancel")):
+            app.add_api_route("/practise", self._command(what), methods=[method], response_model=None)
         app.add_api_route("/health", self.health, methods=["GET"])
         app.add_api_route("/healthz", self.healthz, methods=["GET"])
 
@@ -72,6 +77,19 @@ class HttpWire:
         await read_body(request, self._max_body, self._seconds)  # nothing is needed in it
         await self._actor.reset(self._session(request, ""))
         return JSONResponse({"status": "reset"})
+
+    def _command(self, what: str) -> Callable[[Request], Any]:
+        async def command(request: Request) -> Response:
+            return await answered(self._gate, lambda: self._practise(request, what))
+
+        return command
+
+    async def _practise(self, request: Request, what: str) -> Response:
+        check_access(request.headers, self._token)
+        body = await read_body(request, self._max_body, self._seconds)
+        asked = read_command(body, what)
+        practising = self._actor.need_practising()
+        return JSONResponse(await practising.do(self._session(request, asked.session), asked))
 
     def _session(self, request: Request, field: str) -> Session:
         """The client: by the field of its body, its header, or its connection. Raises: Refusal."""

@@ -14,6 +14,7 @@ from gymnast_core.serve.actor import Actor
 from gymnast_core.serve.batching import PolicyThread
 from gymnast_core.serve.http_wire import HttpWire
 from gymnast_core.serve.listener import Listener
+from gymnast_core.serve.practice import Practices
 from gymnast_core.serve.serve_config import ServeConfig
 from gymnast_core.serve.sessions import Sessions
 from gymnast_core.serve.websocket_wire import WebSocketWire
@@ -23,12 +24,18 @@ class PolicyServer:
     """Serves one policy until SIGINT or SIGTERM.
 
     open_policy: opens the policy; more than once where the policy remembers what it saw. about: what clients are told
-    of the policy.
+    of the policy. practices: where clients may practise.
 
     Raises: ConfigError (a network without a token, certificates), DataError (the port), what `open_policy` raises.
     """
 
-    def __init__(self, config: ServeConfig, open_policy: Callable[[], Policy], about: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        open_policy: Callable[[], Policy],
+        about: dict[str, Any],
+        practices: Practices | None = None,
+    ) -> None:
         token = choose_token(config)
         with contextlib.ExitStack() as undo:  # the port is taken first: it is tried before a model is loaded
             self._listener = undo.enter_context(Listener(config, ("http", "ws")))
@@ -36,7 +43,9 @@ class PolicyServer:
             self._sessions = Sessions(
                 config.max_clients, config.idle_seconds, config.rate, lambda peer: self._listener.is_open(peer)
             )
-            actor = Actor(open_policy, PolicyThread(config.max_batch, config.gather_ms / 1e3), config.steps_of_chunk)
+            thread = PolicyThread(config.max_batch, config.gather_ms / 1e3)
+            actor = Actor(open_policy, thread, config.steps_of_chunk, practices)
+            self._practising = actor.practising
             app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
             HttpWire(actor, self._sessions, gate, config, token).add_to(app)
             WebSocketWire(actor, self._sessions, gate, config, token, about).add_to(app)
@@ -46,4 +55,13 @@ class PolicyServer:
 
     def run(self) -> int:
         """Serve; returns 0 when every accepted request was answered, 1 when time ran out."""
-        return self._listener.run(self._sessions.forget_idle)
+        try:
+            return self._listener.run(self._tend)
+        finally:
+            if self._practising is not None:
+                self._practising.close()
+
+    def _tend(self) -> None:
+        self._sessions.forget_idle()
+        if self._practising is not None:
+            self._practising.tend()

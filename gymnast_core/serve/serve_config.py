@@ -43,3 +43,8 @@ class ServeConfig(ListenConfig):
     never waits."""
     idle_seconds: Annotated[float, Field(gt=0, le=86400)] = 600.0
     """A client that asked nothing for this long is forgotten."""
+    practise: bool = False
+    """Let clients ask for test-time practice, and act by the adapters that it makes. It runs `gymnast adapt` in a
+    process of its own, one at a time, by the station's world model and judge."""
+    practice_runs: PathText = "runs/served_practice"
+    """Folder of the practices' run folders."""
