@@ -164,11 +164,11 @@ def test_a_station_that_is_not_there_keeps_the_job_and_pauses_the_queue(store: J
     with runner(store, "--once") as process:
         assert process.wait(SLOW_S) == 1
     assert store.job(job.number).state == "running" and "has no simulation section" in store.paused
-    path.write_text(yaml.safe_dump(content))
-    store.resume()
+    store.cancel(job.number, "ann")  # ends although the queue is paused
     with runner(store, "--once") as process:
-        assert process.wait(SLOW_S) == 0
-    assert store.job(job.number).state == "done" and store.job(job.number).trials_done == 1
+        assert process.wait(SLOW_S) == 1
+    ended = store.job(job.number)
+    assert (ended.state, ended.message, ended.trials_done) == ("cancelled", "cancelled by ann", 0)
 
 
 def test_wrong_jobs_are_one_line(store: JobStore, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ class QueueDesk:
         self.store = store
         self._config = config
 
-    @cached_property
+    @property
     def station(self) -> StationFile:
-        """The queue's station. Raises: ConfigError."""
+        """The queue's station, as its file is now. Raises: ConfigError."""
         return station_of(self.store, self._config)
 
     def submit(self, user: User, request: JobRequest) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from gymnast_core.serve.job import Job, is_address
 from gymnast_core.serve.job_run import JobRun, close_job
 from gymnast_core.serve.job_store import JobStore
 from gymnast_core.serve.queue_config import RunQueueConfig
-from gymnast_core.serve.queue_station import station_of
+from gymnast_core.serve.queue_station import open_queue_station, station_of
 from gymnast_core.verb_process import how_it_ended, last_words, start_verb
 
 POLL_S = 0.2
@@ -60,7 +60,9 @@ def _do_job(store: JobStore, config: RunQueueConfig) -> int:
         os.execv(sys.executable, [sys.executable, "-m", "gymnast_nodes.job_client", words])
     from gymnast_core.serve.job_bench import open_simulated_bench  # it imports torch
 
-    opened = station_of(store, "")
+    opened = open_queue_station(store)
+    if opened is None:
+        return 1
     job = JobRun(store, config.job, opened.config, lambda job, folder: open_simulated_bench(opened, job, folder))
     return 0 if job() else 1
 
@@ -79,11 +81,18 @@ class Runner:
                 job = self._store.take()
                 if job is not None:
                     self._run(job, stop)
-                elif self._config.once:
+                    continue
+                self._close_cancelled()
+                if self._config.once:
                     return int(bool(self._store.paused))
-                else:
-                    time.sleep(POLL_S)
+                time.sleep(POLL_S)
         return 0
+
+    def _close_cancelled(self) -> None:
+        """A job that was cancelled while the queue is paused needs no station to end."""
+        for job in self._store.jobs(0):
+            if job.state == "running" and job.cancelled_by:
+                close_job(self._store, job.number, "cancelled", f"cancelled by {job.cancelled_by}")
 
     def _run(self, job: Job, stop: Interruption) -> None:
         """One process for a job, from its start to its end."""

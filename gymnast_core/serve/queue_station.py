@@ -32,6 +32,18 @@ def station_of(store: JobStore, given: str) -> StationFile:
     return opened
 
 
+def open_queue_station(store: JobStore) -> StationFile | None:
+    """The station of a queue, for one of its jobs; None where the file is wrong: the queue is paused, the job kept.
+
+    Raises: DataError.
+    """
+    try:
+        return station_of(store, "")
+    except ConfigError as error:
+        store.pause(str(error))
+        return None
+
+
 def check_request(request: JobRequest, station: StationConfig) -> None:
     """See what can be seen now, at no cost, to be wrong with a job. Raises: ConfigError."""
     station.task(request.task)

@@ -13,7 +13,7 @@ from gymnast_core.serve.job import Job
 from gymnast_core.serve.job_run import JobRun
 from gymnast_core.serve.job_store import JobStore
 from gymnast_core.serve.queue_config import RunQueueConfig
-from gymnast_core.serve.queue_station import station_of
+from gymnast_core.serve.queue_station import open_queue_station
 from gymnast_nodes.client import Station
 from gymnast_nodes.job_bench import StationJobBench
 
@@ -21,7 +21,9 @@ from gymnast_nodes.job_bench import StationJobBench
 def do_job(config: RunQueueConfig) -> int:
     """0 when the job has ended, 1 when it is to go on later. Raises: GymnastError, KeyboardInterrupt."""
     store = JobStore(config.queue)
-    opened = station_of(store, "")
+    opened = open_queue_station(store)
+    if opened is None:
+        return 1
     own = opened.config.models.policy
     with interrupts(), Station(namespace=config.namespace) as station:
 
