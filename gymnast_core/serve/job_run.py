@@ -163,8 +163,7 @@ class JobRun:
         return self._end("cancelled", f"cancelled by {self._store.job(self._number).cancelled_by}")
 
     def _end(self, state: State, message: str) -> bool:
-        job = close_job(self._store, self._number, state, message, self._station.arm.control_hz)
-        say(f"job {self._number}: {job.state}: {job.message}")
+        close_job(self._store, self._number, state, message, self._station.arm.control_hz)
         return True
 
     def _where(self, job: Job, words: str) -> str:

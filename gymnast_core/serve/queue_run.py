@@ -102,6 +102,7 @@ class Runner:
         now = self._store.job(job.number)
         if now.state != "running":
             self._crashes = 0
+            say(f"job {now.number}: {now.state}: {now.message}")
         elif late:
             close_job(self._store, job.number, "failed", f"took longer than {self._config.hours:g} hours")
         elif not stop and not self._store.paused:
