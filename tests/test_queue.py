@@ -122,7 +122,7 @@ def test_a_job_is_paused_goes_on_and_is_cancelled_by_people(
         capsys.readouterr()
         assert main(["queue", "list", *where]) == 0
         shown = capsys.readouterr().out
-        assert "a motor is hot" in shown and f"{before}/500 trials" in shown
+        assert "a motor is hot" in shown and f"{before}/500 trials" in shown and "the station is free" in shown
         assert main(["queue", "resume", *where]) == 0
         wait_for(lambda: len(records(store, job)) > before, SLOW_S, process)
         assert main(["queue", "cancel", str(number), *where]) == 0

@@ -33,6 +33,7 @@ from gymnast_core.serve.job_store import JobStore
 EARLIER_S = 60.0
 """How long the process of a killed runner is waited for."""
 CANCEL = "cancelled"
+WAITS = "the station is free; waits for `gymnast queue resume`"
 FAULTS = "jobs stopped by faults"
 """Fact of a queue: the last job was stopped by one trial's fault after the other."""
 
@@ -100,6 +101,8 @@ class JobRun:
     def _run(self, job: Job) -> bool:
         if job.cancelled_by:
             return self._cancelled()
+        if self._store.paused:
+            return self._wait()
         bench: JobBench | None = None
         try:
             with interrupts():
@@ -123,7 +126,7 @@ class JobRun:
         session()
         if len(session.records) == job.request.trials:
             return self._end("done", "")
-        return session.stopped_by == CANCEL and self._cancelled()
+        return self._cancelled() if session.stopped_by == CANCEL else self._wait()
 
     def _tell(self, number: int, phase: str, nested: Any) -> None:
         self._done = number
@@ -157,6 +160,12 @@ class JobRun:
             return self._end("failed", self._where(job, words))
         self._store.pause(f"job {self._number}: {words}")
         say(f"the queue is paused: job {self._number}: {words}", "yellow")
+        return self._wait()
+
+    def _wait(self) -> bool:
+        """The queue is paused: say that the station is free."""
+        records = read_records(self._folder)
+        self._store.report(self._number, len(records), _successes(records), WAITS)
         return False
 
     def _cancelled(self) -> bool:

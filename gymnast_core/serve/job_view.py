@@ -63,8 +63,9 @@ def line_of(job: dict[str, Any]) -> str:
     """For a list: number, state, progress, and what is asked for."""
     urgent = f", priority {job['priority']:+d}" if job["priority"] else ""
     ending = " (to be cancelled)" if job.get("cancelled_by") and job["state"] in OPEN else ""
+    doing = f" ({job['message']})" if job["state"] == "running" and job.get("message") else ""
     policy = f", {job['policy']}" if "policy" in job else ""
     return (
         f"{job['number']:>5}  {job['state']:<9}  {job['trials_done']}/{job['trials']} trials, "
-        f"{job['successes']} succeeded  {job['task']}{policy}, by {job['user']}{urgent}{ending}"
+        f"{job['successes']} succeeded  {job['task']}{policy}, by {job['user']}{urgent}{doing}{ending}"
     )
