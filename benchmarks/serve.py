@@ -7,7 +7,7 @@ Loopback, each server in a process of its own. Prints Markdown tables:
   WebSocket beside a plain `websockets` server as openpi writes it;
 * the throughput of many clients against one: on the mini policy, and on a policy whose forward takes 20 ms whatever
   the number of rows, as on a GPU that is not full;
-* the server's memory before and after many requests (`--requests 100000` takes minutes).
+* the server's memory while it answers many requests (`--parts memory --requests 100000` takes minutes).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class BenchmarkConfig:
     seconds_each: float = 8.0
     """Time in which a throughput is counted."""
     requests: int = 5000
-    """Requests between the two looks at the memory."""
+    """Requests of the memory's table, which looks at it ten times. 100000 take minutes."""
     out: str = ""
     """Folder for the tables, written as they are made."""
     child: str = ""
@@ -269,14 +269,16 @@ def throughput_table(options: BenchmarkConfig, report: Report) -> None:
 
 
 def memory_table(options: BenchmarkConfig, report: Report) -> None:
-    """The server's resident memory after a tenth of the requests, and after all of them."""
+    """The server's resident memory after each tenth of the requests: it is flat where the later ones are alike."""
     report.table("requests", "MiB")
     with report.attempt("memory"), server(*child("instant")) as (port, process), websocket_client(port, 256) as ask:
-        for upto in (options.requests // 10, options.requests):
-            for _ in range(upto if upto < options.requests else options.requests - options.requests // 10):
+        done = 0
+        for tenth in range(1, 11):
+            for _ in range(options.requests * tenth // 10 - done):
                 ask()
+            done = options.requests * tenth // 10
             status = Path(f"/proc/{process}/status").read_text()
-            report.row(upto, f"{int(status.partition('VmRSS:')[2].split()[0]) / 1024:.1f}")
+            report.row(done, f"{int(status.partition('VmRSS:')[2].split()[0]) / 1024:.1f}")
 
 
 def main(options: BenchmarkConfig) -> int:

@@ -101,7 +101,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
         ("peft", "adapters: practice, and acting with what it made"),
         ("diffusers", "the Stable Diffusion 3 autoencoder"),
         ("mcap", "episode logs"),
-        ("fastapi", "gymnast serve"),
+        ("fastapi", "gymnast serve and gymnast queue serve"),
         ("msgpack", "gymnast serve, and policy servers at ws://"),
     ):
         checks.append((name, partial(check_package, name, reason)))
@@ -371,8 +371,8 @@ def check_driver() -> Finding:
 
 def check_speakers(path: Path) -> Finding:
     """Driver and camera as they are in the ROS graph now: each there once, frames offered so that they arrive."""
+    from gymnast_core.graph import look
     from gymnast_core.robot.ros_domain import ros_domain
-    from gymnast_core.up import look
 
     found = look(["--station", str(path)])
     if found is None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.errors import ConfigError
+from gymnast_core.progress import die_with_parent
 from gymnast_core.station_file import ament_prefixes, find_station_file
 
 ParameterValue = str | bool | int | float | tuple[str, ...]
@@ -113,3 +115,19 @@ def find_executable(node: NodeDescription) -> list[str]:
         f"ROS package '{node.package}' is neither in AMENT_PREFIX_PATH nor importable; run `make setup` and "
         "`source tools/env.sh`, or build it (cd ros2_ws && colcon build) and source ros2_ws/install/setup.bash"
     )
+
+
+def look(arguments: Sequence[str]) -> list[str] | None:
+    """What `gymnast_nodes.look` finds in the ROS graph, line by line; None where there is no ROS for this Python."""
+    looking = subprocess.Popen(
+        [sys.executable, "-m", "gymnast_nodes.look", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
+    lines = looking.communicate()[0].splitlines()
+    if looking.returncode == 0:
+        return []
+    return lines if looking.returncode == 1 and lines else None

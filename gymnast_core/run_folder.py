@@ -32,42 +32,12 @@ from gymnast_core.contents import name_file
 from gymnast_core.data.formats import episodes_in
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.files import append_line, is_number, read_json_lines, write_bytes
-from gymnast_core.locks import try_lock
+from gymnast_core.locks import LOCK, lock_folder
 from gymnast_core.results import write_result
 
-LOCK = ".lock"
 BEGINNINGS = frozenset(("config.yaml", "progress.jsonl", LOCK))
 """What a run writes before it has checked its input."""
-_locks: weakref.WeakValueDictionary[Path, FolderLock] = weakref.WeakValueDictionary()
 _runs: weakref.WeakSet[RunFolder] = weakref.WeakSet()
-
-
-class FolderLock:
-    """A folder for this process alone, as long as the object lives; `lock_folder` makes them."""
-
-    def __init__(self, path: Path) -> None:
-        number = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)  # a link would be emptied
-        weakref.finalize(self, os.close, number)
-        taken = try_lock(number)
-        if taken is False:
-            holder = os.read(number, 20).decode(errors="replace").strip() or "(unknown)"
-            raise ConfigError(f"{path}: process {holder} works in this folder; wait for it, or choose another one")
-        if taken is None:
-            return
-        os.truncate(number, 0)
-        os.write(number, f"{os.getpid()}\n".encode())
-
-
-def lock_folder(path: Path) -> FolderLock:
-    """Keep other processes out of the folder as long as the result is kept; this one may ask for it many times.
-
-    Raises: ConfigError naming the process that has it; OSError where nothing can be written.
-    """
-    path = path.resolve()
-    lock = _locks.get(path)
-    if lock is None:
-        lock = _locks[path] = FolderLock(path)
-    return lock
 
 
 def refuse_other_options(path: str | os.PathLike[str], then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ import tyro
 import yaml
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.graph import NodeDescription, find_executable, station_graph
+from gymnast_core.graph import NodeDescription, find_executable, look, station_graph
 from gymnast_core.progress import die_with_parent
 from gymnast_core.robot.ros_domain import ros_domain
 from gymnast_core.ros_logs import settle_log_folder
@@ -227,22 +227,6 @@ def _refuse_second(nodes: Sequence[NodeDescription]) -> None:
             f"{', '.join(found)}: up already in ROS domain {ros_domain()}; stop that graph, or choose another "
             "ROS_DOMAIN_ID or --namespace"
         )
-
-
-def look(arguments: Sequence[str]) -> list[str] | None:
-    """What `gymnast_nodes.look` finds in the ROS graph, line by line; None where there is no ROS for this Python."""
-    looking = subprocess.Popen(
-        [sys.executable, "-m", "gymnast_nodes.look", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        preexec_fn=die_with_parent,
-    )
-    lines = looking.communicate()[0].splitlines()
-    if looking.returncode == 0:
-        return []
-    return lines if looking.returncode == 1 and lines else None
 
 
 def _say(text: str) -> None:

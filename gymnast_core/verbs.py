@@ -41,6 +41,32 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "rearm": _verb("", "stop:RearmConfig", "stop:rearm", "release the emergency stop, after a look at the arm"),
         "doctor": _verb("", "doctor:DoctorConfig", "doctor:doctor", "list what this machine lacks and how to get it"),
     },
+    "Jobs of a station": {
+        "queue submit": _verb("serve.", "queue_config:SubmitConfig", "queue_verbs:submit", "ask for a policy's trials"),
+        "queue list": _verb(
+            "serve.",
+            "queue_config:ListJobsConfig",
+            "queue_verbs:list_jobs",
+            "list the jobs and their states",
+        ),
+        "queue show": _verb(
+            "serve.", "queue_config:ShowJobConfig", "queue_verbs:show_job", "show a job, its trials and its result"
+        ),
+        "queue cancel": _verb("serve.", "queue_config:CancelJobConfig", "queue_verbs:cancel_job", "end a job"),
+        "queue run": _verb(
+            "serve.", "queue_config:RunQueueConfig", "queue_run:run_queue", "run the jobs on the station, one by one"
+        ),
+        "queue pause": _verb(
+            "serve.", "queue_config:PauseQueueConfig", "queue_verbs:pause_queue", "let no job go on, for maintenance"
+        ),
+        "queue resume": _verb("serve.", "queue_config:ResumeQueueConfig", "queue_verbs:resume_queue", "let jobs go on"),
+        "queue serve": _verb(
+            "serve.", "queue_config:ServeQueueConfig", "queue_serve:serve_queue", "let users submit jobs over HTTP"
+        ),
+        "queue user": _verb(
+            "serve.", "queue_config:QueueUserConfig", "queue_verbs:set_user", "give a user a token, and limits"
+        ),
+    },
     "Practice and policies": {
         "adapt": _verb(
             "rl.", "adapt_config:AdaptConfig", "adapt:adapt", "practise a task in imagination, from a frame of it"

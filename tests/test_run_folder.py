@@ -14,11 +14,12 @@ from gymnast_core.cli import main
 from gymnast_core.config import dump_config
 from gymnast_core.errors import CheckpointError
 from gymnast_core.evaluation.policy_config import EvaluatePolicyConfig
+from gymnast_core.locks import lock_folder
 from gymnast_core.policy.sft_config import SFTConfig
-from gymnast_core.run_folder import RunFolder, lock_folder
+from gymnast_core.run_folder import RunFolder
 from gymnast_core.world_model.train_config import TrainConfig
 
-HOLD = "import sys, time; from gymnast_core.run_folder import lock_folder; from pathlib import Path\n"
+HOLD = "import sys, time; from gymnast_core.locks import lock_folder; from pathlib import Path\n"
 HOLD += "held = lock_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
 
 

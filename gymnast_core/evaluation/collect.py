@@ -21,10 +21,10 @@ from gymnast_core.config import SCRIPTED_POLICIES, StationConfig, load_config
 from gymnast_core.data.episode import iterate_episodes, read_header
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.collect_config import CollectConfig
+from gymnast_core.locks import lock_folder
 from gymnast_core.progress import console, die_with_parent, interruptible, progress_bar
 from gymnast_core.protocols import Policy, Start
 from gymnast_core.rollout.trials import TrialLog, run_trials
-from gymnast_core.run_folder import lock_folder
 from gymnast_core.simulation.environment import StationEnvironment
 from gymnast_core.simulation.expert import ExpertPolicy, MixedPolicy, RandomPolicy
 from gymnast_core.station_file import find_station_file

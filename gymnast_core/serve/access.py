@@ -35,16 +35,22 @@ def choose_token(config: ServeConfig) -> str:
 
 def check_access(headers: Mapping[str, str], token: str) -> None:
     """Headers with names in any case. Raises: Refusal 401 without the token, 403 for a page in a browser."""
+    given = given_token(headers)
+    if token and not secrets.compare_digest(given.encode(), token.encode()):
+        raise unauthorised("a wrong token" if given else "no token")
+
+
+def given_token(headers: Mapping[str, str]) -> str:
+    """The token that a request names, "" where it names none. Raises: Refusal 403 for a page in a browser."""
     if "origin" in headers:  # browsers name the page; programs send no such header
-        raise Refusal(403, "a web page may not ask a policy for actions")
-    if not token:
-        return
+        raise Refusal(403, "a web page may not ask this server")
     scheme, _, given = headers.get("authorization", "").strip().partition(" ")
-    if scheme.lower() not in SCHEMES or not secrets.compare_digest(given.strip().encode(), token.encode()):
-        told = "a wrong token" if given else "no token"
-        raise Refusal(
-            401, f"found {told}; needed the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
-        )
+    return given.strip() if scheme.lower() in SCHEMES else ""
+
+
+def unauthorised(found: str) -> Refusal:
+    """401 for a request that has no right token. found: in words."""
+    return Refusal(401, f"found {found}; needed the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
 
 
 def _is_this_machine(host: str) -> bool:

@@ -13,6 +13,8 @@ from gymnast_core.errors import DataError, GymnastError
 from gymnast_core.protocols import EpisodicPolicy, Policy
 from gymnast_core.serve.batching import Inferred, PolicyThread
 from gymnast_core.serve.observation import Observation
+from gymnast_core.serve.practice import Practices
+from gymnast_core.serve.practising import Practising
 from gymnast_core.serve.refusal import Refusal
 from gymnast_core.serve.sessions import Session
 
@@ -33,12 +35,20 @@ class Actor:
 
     A policy that remembers (a script, another server) is opened once for each client, so that clients do not mix.
 
-    open_policy: opens it. steps_of_chunk: actions of a chunk that are given out one by one; 0: all.
+    open_policy: opens it. steps_of_chunk: actions of a chunk that are given out one by one; 0: all. practices: where
+    clients may practise. Raises: what `open_policy` raises; ConfigError where the policy cannot practise.
     """
 
-    def __init__(self, open_policy: Callable[[], Policy], thread: PolicyThread, steps_of_chunk: int) -> None:
+    def __init__(
+        self,
+        open_policy: Callable[[], Policy],
+        thread: PolicyThread,
+        steps_of_chunk: int,
+        practices: Practices | None = None,
+    ) -> None:
         self._open, self._thread, self._steps = open_policy, thread, steps_of_chunk
         self._policy = open_policy()
+        self.practising = Practising(practices, self._policy, thread) if practices is not None else None
         self._remembers = isinstance(self._policy, EpisodicPolicy)
 
     @property
@@ -51,11 +61,14 @@ class Actor:
         began = time.perf_counter()
         with _due(session):
             async with session.lock:
-                if not asked.whole and (action := session.next_action(asked.instruction)) is not None:
+                if asked.capture or asked.adapter:
+                    self.need_practising().capture(session, asked)
+                what = f"{asked.adapter}\n{asked.instruction}"
+                if not asked.whole and (action := session.next_action(what)) is not None:
                     return Acted(action[None], 0.0, (time.perf_counter() - began) * 1e3, 0)
                 found = await self._infer(session, asked)
                 rest = found.actions[: self._steps] if self._steps else found.actions
-                session.keep(rest[1:] if not asked.whole else rest[:0], asked.instruction)
+                session.keep(rest[1:] if not asked.whole else rest[:0], what)
         answer = found.actions if asked.whole else found.actions[:1]
         return Acted(answer, found.seconds * 1e3, (time.perf_counter() - began) * 1e3, found.rows)
 
@@ -75,11 +88,22 @@ class Actor:
         try:
             if self._remembers and session.policy is None:
                 session.policy = await self._thread.call(self._open)
-            return await self._thread.act(session.policy or self._policy, asked.frame, asked.instruction)
+            policy = session.policy or self._policy
+            if self.practising is not None:
+                policy = await self.practising.policy_of(asked.adapter)
+            return await self._thread.act(policy, asked.frame, asked.instruction)
         except Exception as error:
             raise self._refusal(error) from error
 
+    def need_practising(self) -> Practising:
+        """Raises: Refusal 400 where clients may not practise."""
+        if self.practising is None:
+            raise Refusal(400, "capture, adapter, practise: this server does not practise; it runs without --practise")
+        return self.practising
+
     def _refusal(self, error: Exception) -> Refusal:
+        if isinstance(error, Refusal):
+            return error
         if isinstance(error, DataError):
             return Refusal(502 if self._remembers else 400, str(error))
         words = str(error) if isinstance(error, GymnastError) else type(error).__name__

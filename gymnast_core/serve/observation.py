@@ -3,8 +3,9 @@
     AutoEval's JSON       image, instruction, proprio
     openpi's msgpack      observation/image, prompt, observation/state
 
-Optional on both: "chunk" (true: the whole chunk; false: its next action) and "session" (a name for the client). Other
-fields are ignored, as these interfaces do.
+Optional on both: "chunk" (true: the whole chunk; false: its next action) and "session" (a name for the client); where
+the server lets clients practise, "capture" (true: practice may begin from this picture) and "adapter" (the name of the
+adapter that acts). Other fields are ignored, as these interfaces do.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from gymnast_core.serve.refusal import Refusal
 
 MAX_STATE = 64
 MAX_SESSION = 64
+MAX_ADAPTER = 100
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,29 @@ class Observation:
     """A request for actions.
 
     frame: (H, W, 3) uint8 RGB, sides 16 to 8192 pixels. instruction: as policies take it, lower case. whole: the chunk
-    is wanted, not its next action. session: the client's own name, "" where it gives none.
+    is wanted, not its next action. session: the client's own name, "" where it gives none. capture: the frame is one
+    to practise from. adapter: the one that acts, "" for the server's own.
     """
 
     frame: np.ndarray
     instruction: str
     whole: bool
     session: str
+    capture: bool = False
+    adapter: str = ""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A message that asks for no action. what: "reset", "practise", "progress" or "cancel". content: all its fields but
+    `endpoint` and `session`."""
+
+    what: str
+    session: str
+    content: Mapping[str, Any]
+
+
+COMMANDS = ("reset", "practise", "progress", "cancel")
 
 
 def read_request(body: bytes) -> tuple[Observation, bool]:
@@ -55,21 +73,27 @@ def read_request(body: bytes) -> tuple[Observation, bool]:
     return _observation(content, ("image", "instruction", "proprio"), False), twice
 
 
-def read_message(message: bytes) -> Observation | str:
-    """A message over the WebSocket: an observation, or the session's name ("" for none) where an episode begins.
-
-    Raises: Refusal 400.
-    """
+def read_message(message: bytes) -> Observation | Command:
+    """A message over the WebSocket. Raises: Refusal 400."""
     try:
         content = unpack(message, "message")
     except DataError as error:
         raise Refusal(400, str(error)) from error
     endpoint = content.get("endpoint", "infer")
-    if endpoint == "reset":
-        return read_session(content)
+    if isinstance(endpoint, str) and endpoint in COMMANDS:
+        rest = {str(name): value for name, value in content.items() if name not in ("endpoint", "session")}
+        return Command(endpoint, read_session(content), rest)
     if endpoint != "infer":
-        raise Refusal(400, f"endpoint: found {str(endpoint)[:40]!r}, allowed are infer and reset")
+        raise Refusal(400, f"endpoint: found {str(endpoint)[:40]!r}, allowed are infer, {', '.join(COMMANDS)}")
     return _observation(content, ("observation/image", "prompt", "observation/state"), True)
+
+
+def read_command(body: bytes, what: str) -> Command:
+    """A body over HTTP that asks for no action; nothing is an empty one. Raises: Refusal 400."""
+    content = _parse(body) if body.strip() else {}
+    if not isinstance(content, dict):
+        raise Refusal(400, f"found {name_value(content)}, needed a JSON object")
+    return Command(what, read_session(content), {name: content[name] for name in content if name != "session"})
 
 
 def read_session(content: Mapping[Any, Any]) -> str:
@@ -95,9 +119,10 @@ def _observation(content: Mapping[Any, Any], names: tuple[str, str, str], whole:
     picture, text, state = names
     if missing := [name for name in (picture, text) if content.get(name) is None]:
         raise Refusal(400, f"{missing[0]}: missing; a request holds {picture} and {text}")
-    chunk = content.get("chunk", whole)
-    if not isinstance(chunk, bool):
-        raise Refusal(400, f"chunk: found {name_value(chunk)}, needed true or false")
+    chunk, capture = (_switch(content, name, usual) for name, usual in (("chunk", whole), ("capture", False)))
+    adapter = content.get("adapter", "")
+    if not isinstance(adapter, str) or len(adapter) > MAX_ADAPTER:
+        raise Refusal(400, f"adapter: found {name_value(adapter)}, needed an adapter's name")
     if content.get(state) is not None:
         _check_state(content[state], state)
     try:
@@ -105,7 +130,15 @@ def _observation(content: Mapping[Any, Any], names: tuple[str, str, str], whole:
         instruction = normalise_instruction(content[text])
     except DataError as error:
         raise Refusal(400, str(error)) from error
-    return Observation(frame, instruction, chunk, read_session(content))
+    return Observation(frame, instruction, chunk, read_session(content), capture, adapter)
+
+
+def _switch(content: Mapping[Any, Any], name: str, usual: bool) -> bool:
+    """Raises: Refusal 400."""
+    value = content.get(name, usual)
+    if not isinstance(value, bool):
+        raise Refusal(400, f"{name}: found {name_value(value)}, needed true or false")
+    return value
 
 
 def _array(value: Any, name: str) -> np.ndarray:

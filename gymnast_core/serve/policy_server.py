@@ -1,198 +1,67 @@
-"""The process behind `gymnast serve`: a port, both wires on it, and an end that owes nobody an answer."""
+"""The policy server behind `gymnast serve`: one policy, both wires on one port."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import signal
-import socket
-import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI
 
-from gymnast_core.errors import ConfigError, DataError
-from gymnast_core.files import user_path
-from gymnast_core.progress import say
 from gymnast_core.protocols import Policy
 from gymnast_core.serve.access import choose_token
 from gymnast_core.serve.actor import Actor
 from gymnast_core.serve.batching import PolicyThread
-from gymnast_core.serve.gate import Gate
 from gymnast_core.serve.http_wire import HttpWire
+from gymnast_core.serve.listener import Listener
+from gymnast_core.serve.practice import Practices
 from gymnast_core.serve.serve_config import ServeConfig
-from gymnast_core.serve.sessions import Peer, Sessions
+from gymnast_core.serve.sessions import Sessions
 from gymnast_core.serve.websocket_wire import WebSocketWire
-
-TEND_S = 0.25
-HEAD_S = 10.0
-"""A connection that has not sent the head of a request after this time is closed."""
-SPARE = 64
-"""Connections beyond one for each client. Of further ones those are closed that have asked nothing for longest."""
-GRACE_S = 0.5
-"""Time in which any new connection may send its request."""
-MESSAGE_ROOM = 4
-"""A WebSocket message up to this many times --max-body is read, and answered by why it is refused."""
 
 
 class PolicyServer:
     """Serves one policy until SIGINT or SIGTERM.
 
     open_policy: opens the policy; more than once where the policy remembers what it saw. about: what clients are told
-    of the policy.
+    of the policy. practices: where clients may practise.
 
     Raises: ConfigError (a network without a token, certificates), DataError (the port), what `open_policy` raises.
     """
 
-    def __init__(self, config: ServeConfig, open_policy: Callable[[], Policy], about: dict[str, Any]) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: ServeConfig,
+        open_policy: Callable[[], Policy],
+        about: dict[str, Any],
+        practices: Practices | None = None,
+    ) -> None:
         token = choose_token(config)
         with contextlib.ExitStack() as undo:  # the port is taken first: it is tried before a model is loaded
-            self._socket = undo.enter_context(_bind(config.host, config.port))
-            self._make(config, open_policy, token, about)
+            self._listener = undo.enter_context(Listener(config, ("http", "ws")))
+            gate = self._listener.gate
+            self._sessions = Sessions(
+                config.max_clients, config.idle_seconds, config.rate, lambda peer: self._listener.is_open(peer)
+            )
+            thread = PolicyThread(config.max_batch, config.gather_ms / 1e3)
+            actor = Actor(open_policy, thread, config.steps_of_chunk, practices)
+            self._practising = actor.practising
+            app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+            HttpWire(actor, self._sessions, gate, config, token).add_to(app)
+            WebSocketWire(actor, self._sessions, gate, config, token, about).add_to(app)
+            self._listener.prepare(app)
             undo.pop_all()
-
-    def _make(self, config: ServeConfig, open_policy: Callable[[], Policy], token: str, about: dict[str, Any]) -> None:
-        """Policy, clients and both wires. Raises: as the constructor."""
-        self._gate = Gate(config.max_clients)
-        self._sessions = Sessions(config.max_clients, config.idle_seconds, config.rate, self._is_open)
-        actor = Actor(open_policy, PolicyThread(config.max_batch, config.gather_ms / 1e3), config.steps_of_chunk)
-        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        HttpWire(actor, self._sessions, self._gate, config, token).add_to(app)
-        WebSocketWire(actor, self._sessions, self._gate, config, token, about).add_to(app)
-        self._server = _Server(_settings(app, config))
-        self._seen: dict[int, float] = {}
-        """When a connection that has asked nothing yet was first seen, by its protocol's id."""
-        secure = "s" if config.tls_cert else ""
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        self.port = int(self._socket.getsockname()[1])
-        self.addresses = tuple(f"{scheme}{secure}://{host}:{self.port}" for scheme in ("http", "ws"))
+        self.port, self.addresses = self._listener.port, self._listener.addresses
 
     def run(self) -> int:
         """Serve; returns 0 when every accepted request was answered, 1 when time ran out."""
-        return asyncio.run(self._serve())
+        try:
+            return self._listener.run(self._tend)
+        finally:
+            if self._practising is not None:
+                self._practising.close()
 
-    async def _serve(self) -> int:
-        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop, stopping)
-        serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        tending = asyncio.create_task(self._tend())
-        stopped = asyncio.create_task(stopping.wait())
-        while not self._server.started and not serving.done():
-            await asyncio.sleep(0.01)
-        say(f"serving on {self.addresses[0]} and {self.addresses[1]} (Ctrl-C ends it)", "bold")
-        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        unanswered = await self._drain()
-        tending.cancel()
-        self._server.should_exit = True
-        self._server.force_exit = unanswered > 0
-        await serving
-        if unanswered:
-            say(f"{unanswered} requests were not answered within {self._config.drain_seconds:g} s", "yellow")
-        return int(unanswered > 0)
-
-    def _stop(self, stopping: asyncio.Event) -> None:
-        if stopping.is_set():  # a second signal: now
-            raise KeyboardInterrupt
-        say("ending: answering what was accepted; once more to end now")
-        stopping.set()
-
-    async def _drain(self) -> int:
-        """Accept nothing more and wait for the answers that are due; returns how many of them are not there in time."""
-        self._gate.closed = True
-        for listening in getattr(self._server, "servers", ()):
-            listening.close()
-        end = time.monotonic() + self._config.drain_seconds
-        while self._gate.under_way and time.monotonic() < end:
-            await asyncio.sleep(0.01)
-        return self._gate.under_way
-
-    async def _tend(self) -> None:
-        """Close connections that ask nothing, and forget clients that have left."""
-        while True:
-            await asyncio.sleep(TEND_S)
-            self._close_silent()
-            self._sessions.forget_idle()
-
-    def _close_silent(self) -> None:
-        """A connection without a request costs a file descriptor; uvicorn itself would keep it for ever."""
-        now, links = time.monotonic(), list(self._server.server_state.connections)
-        silent = [link for link in links if _asks_nothing(link)]
-        self._seen = {id(link): self._seen.get(id(link), now) for link in silent}
-        too_many = len(links) - (self._config.max_clients + SPARE)
-        for place, link in enumerate(sorted(silent, key=lambda link: self._seen[id(link)])):
-            if now - self._seen[id(link)] > (GRACE_S if place < too_many else HEAD_S):
-                transport = getattr(link, "transport", None)
-                if transport is not None:
-                    transport.abort()
-
-    def _is_open(self, peer: Peer) -> bool:
-        return any(getattr(link, "client", None) == peer for link in self._server.server_state.connections)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, whose end `PolicyServer` decides."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def install_signal_handlers(self) -> None:
-        """uvicorn before 0.29."""
-
-
-def _asks_nothing(link: object) -> bool:
-    """Whether a connection is between requests without a limit of time: before the first one, or in the midst of a
-    request's head."""
-    cycle = getattr(link, "cycle", link)  # a WebSocket has none
-    between = bool(getattr(cycle, "response_complete", False))
-    return cycle is None or (between and getattr(link, "timeout_keep_alive_task", link) is None)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """A port that is taken, not listened on yet. Raises: DataError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol unnamed, asyncio does not switch Nagle's algorithm off, and each answer waits 40 ms.
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise DataError(f"{host}:{port}: {error.strerror or error}; choose another --host or --port") from error
-    return bound
-
-
-def _settings(app: FastAPI, config: ServeConfig) -> uvicorn.Config:
-    """Raises: ConfigError for certificates that cannot be used."""
-    if config.tls_key and not config.tls_cert:
-        raise ConfigError("--tls-key: found a key without a certificate; needed --tls-cert as well")
-    certificate, key = (str(user_path(name)) if name else None for name in (config.tls_cert, config.tls_key))
-    settings = uvicorn.Config(
-        app,
-        ws="websockets-sansio",
-        ws_max_size=MESSAGE_ROOM * int(config.max_body * 1e6),
-        ws_per_message_deflate=False,
-        lifespan="off",
-        log_level="critical",
-        timeout_graceful_shutdown=2,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=120,
-        backlog=1024,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
-    )
-    try:
-        settings.load()
-    except (OSError, ssl.SSLError) as error:
-        told = f"{config.tls_cert}, {config.tls_key or 'with its key'}"
-        raise ConfigError(
-            f"--tls-cert: {told}: {getattr(error, 'strerror', None) or error}; needed PEM files"
-        ) from error
-    return settings
+    def _tend(self) -> None:
+        self._sessions.forget_idle()
+        if self._practising is not None:
+            self._practising.tend()

@@ -10,6 +10,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.policy.load import check_policy, open_policy
 from gymnast_core.progress import say
 from gymnast_core.serve.policy_server import PolicyServer
+from gymnast_core.serve.practice import Practices
 from gymnast_core.serve.serve_config import ServeConfig
 from gymnast_core.station_file import open_station
 
@@ -37,7 +38,10 @@ def serve(config: ServeConfig) -> int:
         station.path,
     )
     about = {"server": "gymnast", "policy": name, "adapter": config.adapter, "station": station.config.name}
-    server = PolicyServer(config, opener, about)
+    practices = None
+    if config.practise:
+        practices = Practices(station, config.policy, config.adapter, config.adapters, config.practice_runs)
+    server = PolicyServer(config, opener, about, practices)
     if config.host != "127.0.0.1" and not config.tls_cert:
         say("without --tls-cert whoever is on the way reads pictures and token; --tls-cert encrypts them", "yellow")
     with contextlib.suppress(KeyboardInterrupt):

@@ -7,11 +7,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gymnast_core.config import NotNegative, PathText
+from gymnast_core.config import PathText
+from gymnast_core.serve.listen_config import ListenConfig
 
 
 @dataclass(frozen=True)
-class ServeConfig:
+class ServeConfig(ListenConfig):
     """Let other programs ask a policy for actions, over AutoEval's HTTP interface and openpi's WebSocket interface on
     one port. Ctrl-C or SIGTERM answers what was accepted and ends the server."""
 
@@ -26,26 +27,12 @@ class ServeConfig:
     """Folder of the stored adapters."""
     device: str = ""
     """cpu, cuda, cuda:1, ...; empty: as the station file says."""
-    host: str = "127.0.0.1"
-    """Address to listen on; by default this machine alone. 0.0.0.0: every network. Any other than this machine's own
-    needs a token, or --insecure."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """0: any free one."""
     token: str = ""
     """What clients must send, as `Authorization: Bearer TOKEN` (or `Api-Key TOKEN`, as openpi's client does). Empty:
     the environment variable GYMNAST_SERVE_TOKEN, which other users of this machine do not see, or none."""
     insecure: bool = False
-    """Listen on a network without a token: whoever reaches the port may use the policy."""
-    tls_cert: PathText = ""
-    """PEM file with the certificate: the addresses become https:// and wss://."""
-    tls_key: PathText = ""
-    """PEM file with the certificate's key; empty: it is in the same file."""
-    max_body: Annotated[float, Field(gt=0, le=1024)] = 8.0
-    """Megabytes of one request at most; a picture of 256x256 takes 0.3."""
-    max_clients: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Clients at once; further ones are answered with 503."""
-    rate: NotNegative = 0.0
-    """Requests per second and client at most; further ones are answered with 429. 0: no limit."""
+    """Listen on a network without a token: whoever reaches the port may use the policy. Otherwise any --host but this
+    machine's own needs a token."""
     steps_of_chunk: Annotated[int, Field(ge=0, le=64)] = 0
     """Actions of each chunk that a client gets one by one before the policy looks again; 0: all of them. A client that
     asks for whole chunks decides by itself."""
@@ -56,7 +43,8 @@ class ServeConfig:
     never waits."""
     idle_seconds: Annotated[float, Field(gt=0, le=86400)] = 600.0
     """A client that asked nothing for this long is forgotten."""
-    receive_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """A request must have arrived whole after this time; a slower one is answered with 408."""
-    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 20.0
-    """At the end, time for the answers that are still due."""
+    practise: bool = False
+    """Let clients ask for test-time practice, and act by the adapters that it makes. It runs `gymnast adapt` in a
+    process of its own, one at a time, by the station's world model and judge."""
+    practice_runs: PathText = "runs/served_practice"
+    """Folder of the practices' run folders."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,10 +20,15 @@ from gymnast_core.data.episode import ACTION_DIM
 from gymnast_core.protocols import Policy
 from gymnast_core.serve.refusal import Refusal
 
+if TYPE_CHECKING:
+    from gymnast_core.serve.practice import Practice
+
 Peer = tuple[str, int]
 """Host and port that a connection comes from."""
 MAX_DUE = 8
 """Answers that one client may wait for at once."""
+MAX_CAPTURED = 16
+"""Pictures of one client to practise from; the oldest leave first."""
 
 
 @dataclass
@@ -41,6 +48,10 @@ class Session:
     due: int = 0
     """Answers under way."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    captured: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=MAX_CAPTURED))
+    """Pictures to practise from, the latest last."""
+    practice: Practice | None = None
+    """The one that this client asked for last."""
 
     def next_action(self, instruction: str) -> np.ndarray | None:
         """The next action (7,) of the chunk; None where the policy must look again."""

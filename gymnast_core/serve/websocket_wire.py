@@ -6,7 +6,7 @@
 
 Text from the server says what was wrong with a message; the connection stays open. {"endpoint": "reset"} begins an
 episode and is answered by {"status": "reset"}; so does a new connection. With "chunk": false the actions are (1, 7),
-the next one of the chunk.
+the next one of the chunk. {"endpoint": "practise", "instruction"}, "progress" and "cancel": see `practising.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gymnast_core.serve.access import check_access
 from gymnast_core.serve.actor import Actor
 from gymnast_core.serve.gate import Gate
 from gymnast_core.serve.http_wire import peer_of
-from gymnast_core.serve.observation import read_message
+from gymnast_core.serve.observation import Command, read_message
 from gymnast_core.serve.refusal import Refusal
 from gymnast_core.serve.serve_config import ServeConfig
 from gymnast_core.serve.sessions import Peer, Sessions
@@ -50,6 +50,7 @@ class WebSocketWire:
         self._actor, self._sessions, self._gate, self._token = actor, sessions, gate, token
         self._max_body = int(config.max_body * 1e6)
         self._metadata = {**about, "chunk_length": actor.chunk_length, "action_dim": 7, "reset": True}
+        self._metadata["practise"] = actor.practising is not None
 
     def add_to(self, app: FastAPI) -> None:
         """Answer this address in `app`."""
@@ -109,9 +110,10 @@ class WebSocketWire:
         if len(data) > self._max_body:
             raise Refusal(413, f"found {len(data)} bytes, allowed are {self._max_body} (--max-body)")
         asked = read_message(data)
-        name = asked if isinstance(asked, str) else asked.session
-        session = self._sessions.find(name, peer)
-        if isinstance(asked, str):
+        session = self._sessions.find(asked.session, peer)
+        if isinstance(asked, Command):
+            if asked.what != "reset":
+                return await self._actor.need_practising().do(session, asked)
             await self._actor.reset(session)
             return {"status": "reset"}
         acted = await self._actor.act(session, asked)

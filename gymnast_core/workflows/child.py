@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from gymnast_core.config import dump_config
-from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.errors import DataError
 from gymnast_core.files import read_json_lines, write_bytes, write_json
+from gymnast_core.locks import wait_for_folder
 from gymnast_core.results import RESULT, read_result
 from gymnast_core.rl.adapt_config import AdaptConfig
 from gymnast_core.rl.adapt_result import AdaptResult
-from gymnast_core.run_folder import lock_folder
 from gymnast_core.verb_process import how_it_ended, last_words, start_verb
 
 POLL_S = 0.2
@@ -54,7 +54,7 @@ def run_apart(
     run.mkdir(parents=True, exist_ok=True)
     options = run.with_name(f"{run.name}.yaml")
     write_bytes(options, dump_config(config).encode())
-    _wait_until_free(run, tick)
+    wait_for_folder(run, GRACE_S, lambda: tick("waiting for an earlier process"))
     with open(run / LOG, "ab") as log:
         process = start_verb(verb, options, log)
     try:
@@ -67,20 +67,6 @@ def run_apart(
         raise DataError(f"{run}: `gymnast {verb}` ended {how_it_ended(process.returncode)}: {last_words(run / LOG)}")
     if not (run / mark).exists():
         write_json(run / mark, {"verb": verb, "exit_code": process.returncode})
-
-
-def _wait_until_free(run: Path, tick: Callable[[str], None]) -> None:
-    """For the process of a killed parent to be gone. Raises: ConfigError naming the process that stays."""
-    deadline = time.monotonic() + GRACE_S
-    while True:
-        try:
-            lock_folder(run)
-            return
-        except ConfigError:
-            if time.monotonic() > deadline:
-                raise
-        tick("waiting for an earlier process")
-        time.sleep(POLL_S)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -28,11 +28,12 @@ from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.evaluation.imagination_config import EvaluateConfig
 from gymnast_core.evaluation.judge_config import EvaluateJudgeConfig
 from gymnast_core.files import is_number, read_json, user_path, write_bytes, write_json
+from gymnast_core.locks import lock_folder
 from gymnast_core.progress import interrupts, progress_bar, say
 from gymnast_core.results import RESULT, read_result, write_result
 from gymnast_core.reward.train_config import JudgeTrainConfig
 from gymnast_core.rl.config import GRPOConfig, load_recipe
-from gymnast_core.run_folder import lock_folder, refuse_other_options
+from gymnast_core.run_folder import refuse_other_options
 from gymnast_core.seeds import derive_seed
 from gymnast_core.station_file import StationFile, open_station
 from gymnast_core.workflows.child import run_apart
