@@ -1,7 +1,8 @@
 """The bench of a real-time station: resets, episodes, practice and truth over ROS, for one goal of the evaluator.
 
 On a station without a reset service a person brings the scene to its start: the node says so, and waits for the
-service evaluator/scene_is_reset. Every wait has a limit, and nothing here moves the arm itself.
+service evaluator/scene_is_reset. So it does where a real station's reset fails again and again. A person is waited for
+as long as it takes; every other wait has a limit, and nothing here moves the arm itself.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from rclpy.action import ActionClient
 from std_srvs.srv import Trigger
 
 from gymnast_core.config import StationConfig
-from gymnast_core.errors import StationError
+from gymnast_core.errors import GymnastError, StationError
+from gymnast_core.evaluation.person import Call, call_person, webhooks
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell
 from gymnast_core.robot.strain import read_strain
 from gymnast_core.seeds import derive_seed
@@ -31,6 +33,7 @@ from gymnast_nodes.commander import commander_name
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.long_action import Goal
+from gymnast_nodes.messages import image_to_frame
 from gymnast_nodes.start_frames import StartViews, View
 
 RESET_ATTEMPTS = 3
@@ -61,6 +64,7 @@ class StationClients:
         self.rearm = node.create_client(Rearm, "arm/rearm")
         simulation = self.station.simulation
         self.scene = load_scene(simulation.scene)[0] if simulation is not None else None
+        self.webhooks = webhooks()
         self.waiting_for = ""
         """What a person is asked to do now; empty where nothing is."""
         self.scene_is_reset = threading.Event()
@@ -74,10 +78,16 @@ class StationClients:
 
 
 class RosBench:
-    """`evaluation.session.Bench` over ROS, for one goal; a cancel of it ends every wait."""
+    """`evaluation.session.Bench` over ROS, for one goal; a cancel of it ends every wait.
 
-    def __init__(self, clients: StationClients, goal: Goal[Any]) -> None:
+    on_call: is told, again and again, what a person is called for.
+    """
+
+    def __init__(
+        self, clients: StationClients, goal: Goal[Any], on_call: Callable[[str], None] = lambda words: None
+    ) -> None:
         self._clients = clients
+        self._on_call = on_call
         self._node = clients.node
         self._station = clients.station
         self.goal = goal
@@ -228,7 +238,20 @@ class RosBench:
         return episode
 
     def reset(self, task: str, seed: int) -> None:
-        """Arm to its start pose, scene to the task's start. Raises: StationError after a few attempts; Cancelled."""
+        """Arm to its start pose, scene to the task's start; after a few vain attempts a person is called to a real one.
+
+        Raises: StationError where nothing helps on a simulated station; Cancelled.
+        """
+        problem = self._try_to_reset(task, seed)
+        while problem:
+            reason = f"{problem} (after {RESET_ATTEMPTS} attempts)"
+            if self._station.simulation is not None:
+                raise StationError(reason)
+            self._call_person(task, f"look why the station cannot be brought to the start of '{task}'", reason)
+            problem = self._try_to_reset(task, seed)
+
+    def _try_to_reset(self, task: str, seed: int) -> str:
+        """What is still wrong after `RESET_ATTEMPTS`, in words; empty when all is at its start."""
         problem = ""
         for _ in range(RESET_ATTEMPTS):
             arm = ResetArm.Request(commander=commander_name(self._node))
@@ -240,16 +263,16 @@ class RosBench:
                 self._rearm_simulated(answer.message)
                 self.goal.sleep_until(time.monotonic() + 1.0)
                 continue
-            if self._station.simulation is not None or self._clients.reset_scene.service_is_ready():
+            if self.resets_itself:
                 request = ResetScene.Request(task=task, seed=seed)
                 answer = call_service(self._clients.reset_scene, request, 30.0, lambda: self.goal.cancelled)
                 problem = "" if answer.success else f"scene reset: {answer.message}"
             else:
-                self._ask_human(task)
+                self._call_person(task, f"bring the scene to the start of '{task}', and step back")
             if not problem:
                 self.goal.sleep_until(time.monotonic() + SETTLE_S)
-                return
-        raise StationError(f"{problem} (after {RESET_ATTEMPTS} attempts)")
+                return ""
+        return problem
 
     def _rearm_simulated(self, why: str) -> None:
         """A simulated arm that repeated faults have stopped is armed again; a real one, and an emergency stop, wait
@@ -259,19 +282,32 @@ class RosBench:
         self._node.get_logger().warning(f"simulated arm re-armed: {why}")
         call_service(self._clients.rearm, Rearm.Request(confirm=True), 10.0, lambda: self.goal.cancelled)
 
-    def _ask_human(self, task: str) -> None:
-        """Wait until a person says that the scene is reset. Raises: StationError when nobody does; Cancelled."""
-        self._clients.scene_is_reset.clear()
+    def _call_person(self, task: str, text: str, reason: str = "") -> None:
+        """Wait until a person says that it is done, however long that takes. Raises: Cancelled."""
+        clients, log = self._clients, self._node.get_logger()
+        clients.scene_is_reset.clear()
         service = f"{self._node.get_namespace().rstrip('/')}/evaluator/scene_is_reset"
-        call = f"ros2 service call {service} std_srvs/srv/Trigger"
-        text = f"bring the scene to the start of '{task}', step back, then: {call}"
+        told = f"{text}; then: ros2 service call {service} std_srvs/srv/Trigger"
         try:
-            end = time.monotonic() + self._clients.human_timeout_s
-            self._clients.waiting_for = text
-            self._node.get_logger().warning(text)
-            while not self.goal.wait(self._clients.scene_is_reset, min(30.0, self._clients.human_timeout_s)):
-                if time.monotonic() > end:
-                    raise StationError(f"nobody reset the scene within {self._clients.human_timeout_s:g} s: {text}")
-                self._node.get_logger().warning(text)
+            picture = image_to_frame(self.capture().image, "camera frame")
+        except GymnastError:  # a camera that is down must keep nobody from being called
+            picture = None
+        call = Call(self._station.name, task, told, reason, picture)
+
+        def say(words: str) -> None:
+            clients.waiting_for = words
+            log.warning(words)
+            self._on_call(words)
+
+        try:
+            clients.waiting_for = told
+            call_person(
+                call,
+                clients.webhooks,
+                lambda seconds: self.goal.wait(clients.scene_is_reset, seconds),
+                clients.human_timeout_s,
+                say,
+                log.warning,
+            )
         finally:
-            self._clients.waiting_for = ""
+            clients.waiting_for = ""
