@@ -375,6 +375,29 @@ class ExecutorConfig:
 
 
 @dataclass(frozen=True)
+class RestConfig:
+    """A rest for the motors between trials: the arm stands at its start, and its torque stays on."""
+
+    every_s: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False), SECONDS] = 0.0
+    """Seconds of episodes after which the arm rests; 0: never."""
+    seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False), SECONDS] = 1200.0
+    """How long it rests."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How trials over ROS go on while nobody watches."""
+
+    reset: Literal["auto", "person"] = "auto"
+    """Who brings the scene to its start: the station's own reset service where there is one ("auto"), or a person."""
+    reset_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    """Resets that may fail in a row; then a person is called to a real station, and trials on a simulated one end."""
+    person_timeout_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False), SECONDS] = 900.0
+    """After this time without a person trials count as paused, and the person is called again. They never end by it."""
+    rest: RestConfig = field(default_factory=RestConfig)
+
+
+@dataclass(frozen=True)
 class RecorderConfig:
     """Where episodes go."""
 
@@ -410,6 +433,7 @@ class StationConfig:
     practise: PractiseConfig = field(default_factory=PractiseConfig)
     look_ahead: LookAheadConfig = field(default_factory=LookAheadConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     simulation: SimulationConfig | None = None
 

@@ -31,7 +31,6 @@ from gymnast_core.station_file import StationFile
 from gymnast_nodes.calls import Cancelled
 from gymnast_nodes.lifecycle import Diagnostics, ManagedNode
 from gymnast_nodes.long_action import Goal, LongAction
-from gymnast_nodes.parameters import parameter
 from gymnast_nodes.practise_goal import PractiseGoal, check_practise
 from gymnast_nodes.ros_bench import RosBench, StationClients
 from gymnast_nodes.running import run_node
@@ -45,16 +44,8 @@ class EvaluatorNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("evaluator")
-        human_timeout = parameter(
-            self,
-            "human_timeout_s",
-            900.0,
-            "after how long trials count as paused when no person has reset the scene, seconds",
-            1.0,
-            86400.0,
-        )
         self._root = user_path(self.station.recorder.folder, "recorder.folder").resolve().parent
-        self._others = StationClients(self, human_timeout)
+        self._others = StationClients(self)
         self._phase = "idle"
         self._learner = VerbProcess("learning")
         self._practising: PractiseGoal | None = None
@@ -114,7 +105,7 @@ class EvaluatorNode(ManagedNode):
             PlannedTrial(request.task, int(request.first_seed) + index, facts["policy"])
             for index in range(request.trials)
         ]
-        bench = RosBench(self._others, goal, lambda words: tell(len(session.records), "person"))
+        bench = RosBench(self._others, goal, lambda phase: tell(len(session.records), phase))
         warn = self.get_logger().warning
         session = TrialSession(bench, plan, run, int(request.max_steps), tell, warn=warn)
         try:

@@ -23,6 +23,7 @@ from std_srvs.srv import Trigger
 from gymnast_core.config import StationConfig
 from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.evaluation.person import Call, call_person, webhooks
+from gymnast_core.evaluation.rest import Rests
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell
 from gymnast_core.robot.strain import read_strain
 from gymnast_core.seeds import derive_seed
@@ -36,7 +37,6 @@ from gymnast_nodes.long_action import Goal
 from gymnast_nodes.messages import image_to_frame
 from gymnast_nodes.start_frames import StartViews, View
 
-RESET_ATTEMPTS = 3
 VISIT_M = 0.03
 """Poses that an arm visits for start frames lie this far from its start along each axis, at most."""
 SEEDS = 2**31
@@ -50,9 +50,8 @@ SETTLE_S = 0.5
 class StationClients:
     """What the evaluator asks of the station's other nodes, and whom it asks to reset the scene."""
 
-    def __init__(self, node: ManagedNode, human_timeout_s: float) -> None:
+    def __init__(self, node: ManagedNode) -> None:
         self.node = node
-        self.human_timeout_s = human_timeout_s
         self.station: StationConfig = node.station
         self.liveness = Liveness(node)
         self.reset_arm = node.create_client(ResetArm, "arm/reset")
@@ -64,6 +63,7 @@ class StationClients:
         self.rearm = node.create_client(Rearm, "arm/rearm")
         simulation = self.station.simulation
         self.scene = load_scene(simulation.scene)[0] if simulation is not None else None
+        self.rests = Rests(self.station.evaluation.rest)
         self.webhooks = webhooks()
         self.waiting_for = ""
         """What a person is asked to do now; empty where nothing is."""
@@ -80,14 +80,14 @@ class StationClients:
 class RosBench:
     """`evaluation.session.Bench` over ROS, for one goal; a cancel of it ends every wait.
 
-    on_call: is told, again and again, what a person is called for.
+    on_phase: is told that a person is waited for ("person"), or that the arm rests ("rest").
     """
 
     def __init__(
-        self, clients: StationClients, goal: Goal[Any], on_call: Callable[[str], None] = lambda words: None
+        self, clients: StationClients, goal: Goal[Any], on_phase: Callable[[str], None] = lambda phase: None
     ) -> None:
         self._clients = clients
-        self._on_call = on_call
+        self._on_phase = on_phase
         self._node = clients.node
         self._station = clients.station
         self.goal = goal
@@ -101,11 +101,12 @@ class RosBench:
 
     def run(self, trial: PlannedTrial, max_steps: int, tell: Tell) -> EpisodeOutcome:
         """One episode through the executor."""
-        task = self._station.task(trial.task)
+        task, began = self._station.task(trial.task), time.monotonic()
         episode = self.execute(
             task.instruction, trial.task, trial.policy, max_steps or task.max_steps, trial.seed,
             lambda nested: tell("run", nested),
         )  # fmt: skip
+        self._clients.rests.work(time.monotonic() - began)
         score = float(episode.judge_score) if math.isfinite(episode.judge_score) else None
         outcome = EpisodeOutcome(int(episode.outcome), int(episode.steps), episode.episode_path, score, episode.message)
         return outcome.at_the_cost_of(read_strain(episode.episode_path)) if episode.episode_path else outcome
@@ -122,6 +123,8 @@ class RosBench:
     @property
     def resets_itself(self) -> bool:
         """Whether the station brings its scene to a start without a person."""
+        if self._station.evaluation.reset == "person":
+            return False
         return self._station.simulation is not None or bool(self._clients.reset_scene.service_is_ready())
 
     def capture(self) -> View:
@@ -244,16 +247,21 @@ class RosBench:
         """
         problem = self._try_to_reset(task, seed)
         while problem:
-            reason = f"{problem} (after {RESET_ATTEMPTS} attempts)"
+            reason = f"{problem} (after {self._station.evaluation.reset_attempts} attempts)"
             if self._station.simulation is not None:
                 raise StationError(reason)
             self._call_person(task, f"look why the station cannot be brought to the start of '{task}'", reason)
             problem = self._try_to_reset(task, seed)
+        if seconds := self._clients.rests.due:
+            self._node.get_logger().info(f"the arm rests for {seconds:g} s")
+            self._on_phase("rest")
+            self.goal.sleep_until(time.monotonic() + seconds)
+            self._clients.rests.rested()
 
     def _try_to_reset(self, task: str, seed: int) -> str:
-        """What is still wrong after `RESET_ATTEMPTS`, in words; empty when all is at its start."""
+        """What is still wrong after `evaluation.reset_attempts`, in words; empty when all is at its start."""
         problem = ""
-        for _ in range(RESET_ATTEMPTS):
+        for _ in range(self._station.evaluation.reset_attempts):
             arm = ResetArm.Request(commander=commander_name(self._node))
             if self._clients.scene is not None:
                 arm.offset = self._clients.scene.arm_start.draw(np.random.default_rng([seed, 1])).astype(np.float32)
@@ -297,7 +305,7 @@ class RosBench:
         def say(words: str) -> None:
             clients.waiting_for = words
             log.warning(words)
-            self._on_call(words)
+            self._on_phase("person")
 
         try:
             clients.waiting_for = told
@@ -305,7 +313,7 @@ class RosBench:
                 call,
                 clients.webhooks,
                 lambda seconds: self.goal.wait(clients.scene_is_reset, seconds),
-                clients.human_timeout_s,
+                self._station.evaluation.person_timeout_s,
                 say,
                 log.warning,
             )

@@ -1,0 +1,152 @@
+"""Trials over a real graph: of policies here and elsewhere, whoever is killed, and with a person who comes late."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import queue
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from gymnast_core.data.episode import read_header
+from gymnast_core.data.outcome import FAILURE
+from gymnast_core.evaluation.comparison import read_tried
+from gymnast_core.evaluation.person import SLACK, WEBHOOK
+from gymnast_core.evaluation.session import read_records
+from gymnast_core.policy.scripted import ScriptedPolicy
+from gymnast_nodes.client import Station
+from tests.machine import HANG_S
+from tests.policy_server import PolicyServer
+from tests.ros_tools import Process, process_of, running_station, wait_until
+from tests.tiny_station import build_tiny_station, put_on_graph
+
+ACTIONS = np.tile(np.float32([0, 0, 0.002, 0, 0, 0, 1]), (40, 1))
+STEPS = 3
+
+
+class Hooks(ThreadingHTTPServer):
+    """A server for webhooks on loopback: what it was sent, by path."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.calls: dict[str, queue.SimpleQueue[dict[str, Any]]] = {
+            path: queue.SimpleQueue() for path in ("/json", "/slack")
+        }
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def address(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        server: Hooks = self.server  # type: ignore[assignment]
+        server.calls[self.path].put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@dataclass
+class Running:
+    """A graph whose scene a person resets, its policy server and its webhooks."""
+
+    graph: Process
+    station: Station
+    file: Path
+    server: PolicyServer
+    hooks: Hooks
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    path = build_tiny_station(tmp_path_factory.mktemp("station"), simulated=True)
+    put_on_graph(path, evaluation={"reset": "person", "person_timeout_s": 1.0})
+    server, hooks = PolicyServer(ScriptedPolicy(ACTIONS)), Hooks()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(WEBHOOK, hooks.address("/json"))
+        patch.setenv(SLACK, hooks.address("/slack"))
+        with running_station(path, without=("adapter",)) as (graph, _, station):
+            yield Running(graph, station, path, server, hooks)
+    server.end()
+    hooks.shutdown()
+    hooks.server_close()
+
+
+class Person(threading.Thread):
+    """Comes whenever it is called, and says that the scene is reset."""
+
+    def __init__(self, running: Running) -> None:
+        super().__init__(daemon=True)
+        self._running = running
+
+    def run(self) -> None:
+        while self._running.hooks.calls["/json"].get():
+            self._running.station.scene_is_reset()
+
+
+def test_a_person_who_does_not_come_pauses_trials_and_is_called_again_with_a_picture(running: Running) -> None:
+    phases: list[str] = []
+    task = running.station.run_trials(
+        "open_drawer", 2, max_steps=STEPS, on_feedback=lambda heard: phases.append(heard.phase)
+    )
+    for _ in range(2):
+        first, again = (running.hooks.calls["/json"].get(timeout=HANG_S) for _ in range(2))
+        assert not first["paused"] and again["paused"] and first["task"] == "open_drawer"
+        assert first["text"].startswith("bring the scene to the start of 'open_drawer'")
+        picture = cv2.imdecode(np.frombuffer(base64.b64decode(first["picture"]), np.uint8), cv2.IMREAD_COLOR)
+        assert picture.shape == (120, 160, 3)
+        assert "tiny" in running.hooks.calls["/slack"].get(timeout=HANG_S)["text"]
+        assert not task.is_complete()
+        running.station.scene_is_reset()
+        while not running.hooks.calls["/json"].empty():
+            running.hooks.calls["/json"].get()
+    result = task.result(HANG_S)
+    assert result.success and len(result.outcomes) == 2, result.message
+    assert {"person", "run"} <= set(phases)
+    page = (Path(result.run_folder) / "report.html").read_text()
+    assert "2 of 2 trials" in page and "data:image/jpeg" in page
+
+
+def test_trials_go_on_when_the_evaluator_is_killed_in_the_middle_of_one(running: Running, tmp_path: Path) -> None:
+    while not running.hooks.calls["/json"].empty():
+        running.hooks.calls["/json"].get()
+    person = Person(running)
+    person.start()
+    asked: list[int] = []
+
+    def kill_in_an_episode() -> None:
+        asked.append(1)
+        if len(asked) == 3:  # the first answer is a test of the connection
+            os.kill(process_of("evaluator", running.graph), signal.SIGKILL)
+
+    running.server.before = kill_in_an_episode
+    policies = ("base", running.server.address)
+    result = running.station.compare(
+        str(running.file), policies, tasks=["open_drawer"], trials=2, max_steps=STEPS, run=str(tmp_path / "run")
+    )
+    running.hooks.calls["/json"].put({})
+    assert result.success and result.done == 4, result.message
+    records = read_records(tmp_path / "run")
+    assert [record.trial for record in records] == list(range(4)) and sum(one.attempts for one in records) == 5
+    assert all(record.outcome == FAILURE and record.truth is False for record in records)
+    tried = read_tried(tmp_path / "run")
+    assert len({tuple(one.record.seed for one in tried if one.policy == name) for name in policies}) == 1
+    for record in records:
+        assert read_header(Path(record.episode_path))["metadata"]["policy"] == record.policy
+    assert (tmp_path / "run" / "report.html").is_file()
+    wait_until(lambda: not person.is_alive(), HANG_S, "the person goes home")
