@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import itertools
 import json
 import os
 import queue
@@ -20,6 +22,7 @@ import pytest
 
 from gymnast_core.data.episode import read_header
 from gymnast_core.data.outcome import FAILURE
+from gymnast_core.errors import StationError
 from gymnast_core.evaluation.comparison import read_tried
 from gymnast_core.evaluation.person import SLACK, WEBHOOK
 from gymnast_core.evaluation.session import read_records
@@ -63,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @dataclass
 class Running:
-    """A graph whose scene a person resets, its policy server and its webhooks."""
+    """A graph whose scene the opposite task resets, or a person; its policy server and its webhooks."""
 
     graph: Process
     station: Station
@@ -75,8 +78,16 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     path = build_tiny_station(tmp_path_factory.mktemp("station"), simulated=True)
-    put_on_graph(path, evaluation={"reset": "person", "person_timeout_s": 1.0})
     server, hooks = PolicyServer(ScriptedPolicy(ACTIONS)), Hooks()
+    names = ("open_drawer", "close_drawer")
+    tasks = {
+        name: {"instruction": name.replace("_", " the "), "max_steps": STEPS, "reset_task": undo,
+               "reset_policy": server.address}
+        for name, undo in zip(names, reversed(names))
+    }  # fmt: skip
+    rest = {"every_s": 0.1, "seconds": 0.3}
+    evaluation = {"reset": "task", "reset_attempts": 2, "person_timeout_s": 1.0, "rest": rest}
+    put_on_graph(path, evaluation=evaluation, tasks=tasks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(WEBHOOK, hooks.address("/json"))
         patch.setenv(SLACK, hooks.address("/slack"))
@@ -88,43 +99,53 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 class Person(threading.Thread):
-    """Comes whenever it is called, and says that the scene is reset."""
+    """Comes whenever it is called, brings the scene to its start, and says so."""
 
     def __init__(self, running: Running) -> None:
         super().__init__(daemon=True)
         self._running = running
 
     def run(self) -> None:
-        while self._running.hooks.calls["/json"].get():
-            self._running.station.scene_is_reset()
+        while call := self._running.hooks.calls["/json"].get():
+            with contextlib.suppress(StationError):  # whoever called may have been killed meanwhile
+                self._running.station.reset_scene(call["task"], 1)
+                self._running.station.scene_is_reset()
 
 
-def test_a_person_who_does_not_come_pauses_trials_and_is_called_again_with_a_picture(running: Running) -> None:
+def forget(hooks: Hooks) -> None:
+    """The calls so far."""
+    for calls in hooks.calls.values():
+        while not calls.empty():
+            calls.get()
+
+
+def test_where_the_opposite_task_fails_a_person_is_called_with_a_picture_and_waited_for(running: Running) -> None:
+    """The policy that shall open the drawer does not, so a person must. One who does not come pauses the trials."""
+    forget(running.hooks)
+    running.station.reset_scene("open_drawer", 1)  # the drawer is shut
     phases: list[str] = []
     task = running.station.run_trials(
-        "open_drawer", 2, max_steps=STEPS, on_feedback=lambda heard: phases.append(heard.phase)
+        "close_drawer", 2, max_steps=STEPS, on_feedback=lambda heard: phases.append(heard.phase)
     )
-    for _ in range(2):
-        first, again = (running.hooks.calls["/json"].get(timeout=HANG_S) for _ in range(2))
-        assert not first["paused"] and again["paused"] and first["task"] == "open_drawer"
-        assert first["text"].startswith("bring the scene to the start of 'open_drawer'")
-        picture = cv2.imdecode(np.frombuffer(base64.b64decode(first["picture"]), np.uint8), cv2.IMREAD_COLOR)
-        assert picture.shape == (120, 160, 3)
-        assert "tiny" in running.hooks.calls["/slack"].get(timeout=HANG_S)["text"]
-        assert not task.is_complete()
-        running.station.scene_is_reset()
-        while not running.hooks.calls["/json"].empty():
-            running.hooks.calls["/json"].get()
+    first, again = (running.hooks.calls["/json"].get(timeout=HANG_S) for _ in range(2))
+    assert not first["paused"] and again["paused"] and first["task"] == "close_drawer"
+    assert f"reset by 'open_drawer' ({running.server.address}): failure (after 2 attempts)" in first["reason"]
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(first["picture"]), np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (120, 160, 3)
+    assert "paused" in [running.hooks.calls["/slack"].get(timeout=HANG_S)["text"] for _ in range(2)][1]
+    assert not task.is_complete()
+    running.station.reset_scene("close_drawer", 1)
+    running.station.scene_is_reset()
     result = task.result(HANG_S)
     assert result.success and len(result.outcomes) == 2, result.message
-    assert {"person", "run"} <= set(phases)
+    seen = [phase for phase, _ in itertools.groupby(phases)]
+    assert seen.index("person") < seen.index("run") < seen.index("rest") and seen.count("person") == 1
     page = (Path(result.run_folder) / "report.html").read_text()
     assert "2 of 2 trials" in page and "data:image/jpeg" in page
 
 
 def test_trials_go_on_when_the_evaluator_is_killed_in_the_middle_of_one(running: Running, tmp_path: Path) -> None:
-    while not running.hooks.calls["/json"].empty():
-        running.hooks.calls["/json"].get()
+    forget(running.hooks)
     person = Person(running)
     person.start()
     asked: list[int] = []

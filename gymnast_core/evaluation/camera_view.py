@@ -32,6 +32,11 @@ class ViewChange:
         """Whether a camera that was left alone could have made both."""
         return self.shift <= SAME_SHIFT and self.difference <= SAME_DIFFERENCE
 
+    @property
+    def same_place(self) -> bool:
+        """The same for a scene in which things have moved, and under other light."""
+        return self.shift <= SAME_SHIFT
+
     def __str__(self) -> str:
         return f"shifted by {self.shift:.1%} of its width, {self.difference:.1f} of 255 grey levels different"
 

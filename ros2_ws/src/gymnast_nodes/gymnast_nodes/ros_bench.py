@@ -1,17 +1,15 @@
 """The bench of a real-time station: resets, episodes, practice and truth over ROS, for one goal of the evaluator.
 
-On a station without a reset service a person brings the scene to its start: the node says so, and waits for the
-service evaluator/scene_is_reset. So it does where a real station's reset fails again and again. A person is waited for
-as long as it takes; every other wait has a limit, and nothing here moves the arm itself.
+Nothing here moves the arm itself, and every wait has a limit but the one for a person (`SceneReset`).
 """
 
 from __future__ import annotations
 
 import math
-import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +19,12 @@ from rclpy.action import ActionClient
 from std_srvs.srv import Trigger
 
 from gymnast_core.config import StationConfig
-from gymnast_core.errors import GymnastError, StationError
-from gymnast_core.evaluation.person import Call, call_person, webhooks
+from gymnast_core.data.pictures import read_image
+from gymnast_core.errors import StationError
+from gymnast_core.evaluation.person import webhooks
 from gymnast_core.evaluation.rest import Rests
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell
+from gymnast_core.files import user_path
 from gymnast_core.robot.strain import read_strain
 from gymnast_core.seeds import derive_seed
 from gymnast_core.simulation.scene import load_scene
@@ -34,17 +34,13 @@ from gymnast_nodes.commander import commander_name
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.long_action import Goal
-from gymnast_nodes.messages import image_to_frame
+from gymnast_nodes.scene_reset import SETTLE_S, SceneReset
 from gymnast_nodes.start_frames import StartViews, View
 
 VISIT_M = 0.03
 """Poses that an arm visits for start frames lie this far from its start along each axis, at most."""
 SEEDS = 2**31
 """Seeds of resets lie below this."""
-FAULT_LATCH = re.compile(r"\b\d+ faults\b")
-"""How arm node and watchdog say that repeated faults, not a person, have latched the stop."""
-SETTLE_S = 0.5
-"""Between a reset and the first frame of what comes next: the camera must show the new scene."""
 
 
 class StationClients:
@@ -63,6 +59,7 @@ class StationClients:
         self.rearm = node.create_client(Rearm, "arm/rearm")
         simulation = self.station.simulation
         self.scene = load_scene(simulation.scene)[0] if simulation is not None else None
+        self.reference_view = _reference_view(node)
         self.rests = Rests(self.station.evaluation.rest)
         self.webhooks = webhooks()
         self.waiting_for = ""
@@ -77,6 +74,12 @@ class StationClients:
         return response
 
 
+def _reference_view(node: ManagedNode) -> np.ndarray | None:
+    """The photograph that `evaluation.reference_view` names. Raises: DataError when it cannot be read."""
+    name = node.station.evaluation.reference_view
+    return read_image(Path(node.config_path).parent / user_path(name, "evaluation.reference_view")) if name else None
+
+
 class RosBench:
     """`evaluation.session.Bench` over ROS, for one goal; a cancel of it ends every wait.
 
@@ -86,11 +89,11 @@ class RosBench:
     def __init__(
         self, clients: StationClients, goal: Goal[Any], on_phase: Callable[[str], None] = lambda phase: None
     ) -> None:
-        self._clients = clients
-        self._on_phase = on_phase
+        self.clients = clients
         self._node = clients.node
         self._station = clients.station
         self.goal = goal
+        self._reset = SceneReset(self, on_phase)
 
     def practise(self, task: str, seed: int, tell: Tell) -> str:
         """Adapt from the scene as it is; the adapter's name, or "base"."""
@@ -106,30 +109,30 @@ class RosBench:
             task.instruction, trial.task, trial.policy, max_steps or task.max_steps, trial.seed,
             lambda nested: tell("run", nested),
         )  # fmt: skip
-        self._clients.rests.work(time.monotonic() - began)
+        self.clients.rests.work(time.monotonic() - began)
         score = float(episode.judge_score) if math.isfinite(episode.judge_score) else None
         outcome = EpisodeOutcome(int(episode.outcome), int(episode.steps), episode.episode_path, score, episode.message)
         return outcome.at_the_cost_of(read_strain(episode.episode_path)) if episode.episode_path else outcome
 
     def truth(self, task: str) -> bool | None:
         """The station's own truth, None where it has none."""
-        if self._station.simulation is None and not self._clients.scene_state.service_is_ready():
+        if self._station.simulation is None and not self.clients.scene_state.service_is_ready():
             return None
         answer = call_service(
-            self._clients.scene_state, SceneState.Request(task=task), 10.0, lambda: self.goal.cancelled
+            self.clients.scene_state, SceneState.Request(task=task), 10.0, lambda: self.goal.cancelled
         )
         return bool(answer.success) if answer.known else None
 
     @property
     def resets_itself(self) -> bool:
         """Whether the station brings its scene to a start without a person."""
-        if self._station.evaluation.reset == "person":
+        if self._station.evaluation.reset != "auto":
             return False
-        return self._station.simulation is not None or bool(self._clients.reset_scene.service_is_ready())
+        return self._station.simulation is not None or bool(self.clients.reset_scene.service_is_ready())
 
     def capture(self) -> View:
         """The scene now, and where the arm is. Raises: StationError, Cancelled."""
-        answer = call_service(self._clients.capture, CaptureFrame.Request(), 15.0, lambda: self.goal.cancelled)
+        answer = call_service(self.clients.capture, CaptureFrame.Request(), 15.0, lambda: self.goal.cancelled)
         if not answer.success:
             raise StationError(answer.message)
         return View(answer.image, measured_position(self._node))
@@ -179,7 +182,7 @@ class RosBench:
             wanted = start + np.random.default_rng(seed).uniform(-VISIT_M, VISIT_M, 3)
             offset = np.clip(wanted, safety.workspace_min, safety.workspace_max) - start
         request = ResetArm.Request(commander=commander_name(self._node), offset=offset.astype(np.float32))
-        answer = call_service(self._clients.reset_arm, request, 60.0, lambda: self.goal.cancelled)
+        answer = call_service(self.clients.reset_arm, request, 60.0, lambda: self.goal.cancelled)
         if not answer.success:
             raise StationError(f"arm reset: {answer.message}")
         self.goal.sleep_until(time.monotonic() + SETTLE_S)
@@ -202,13 +205,13 @@ class RosBench:
         limit = 3.0 * (seconds or self._station.adaptation.seconds) + 1500.0
         status, adapted = run_goal(
             self._node,
-            self._clients.adapt,
+            self.clients.adapt,
             "adapter/adapt",
             request,
             limit,
             lambda nested: tell(nested.phase, nested),
             lambda: self.goal.cancelled,
-            self._clients.liveness.watch("adapter"),
+            self.clients.liveness.watch("adapter"),
         )
         if status != "succeeded" or not adapted.success:
             raise StationError(f"adaptation failed: {adapted.message or status}")
@@ -230,92 +233,16 @@ class RosBench:
         judging = self._station.judge.timeout_s if self._station.judge.asks else 0.0
         _, episode = run_goal(
             self._node,
-            self._clients.run_episode,
+            self.clients.run_episode,
             "executor/run_episode",
             request,
             limit + 3.0 * judging,
             on_feedback,
             lambda: self.goal.cancelled,
-            self._clients.liveness.watch("executor"),
+            self.clients.liveness.watch("executor"),
         )
         return episode
 
     def reset(self, task: str, seed: int) -> None:
-        """Arm to its start pose, scene to the task's start; after a few vain attempts a person is called to a real one.
-
-        Raises: StationError where nothing helps on a simulated station; Cancelled.
-        """
-        problem = self._try_to_reset(task, seed)
-        while problem:
-            reason = f"{problem} (after {self._station.evaluation.reset_attempts} attempts)"
-            if self._station.simulation is not None:
-                raise StationError(reason)
-            self._call_person(task, f"look why the station cannot be brought to the start of '{task}'", reason)
-            problem = self._try_to_reset(task, seed)
-        if seconds := self._clients.rests.due:
-            self._node.get_logger().info(f"the arm rests for {seconds:g} s")
-            self._on_phase("rest")
-            self.goal.sleep_until(time.monotonic() + seconds)
-            self._clients.rests.rested()
-
-    def _try_to_reset(self, task: str, seed: int) -> str:
-        """What is still wrong after `evaluation.reset_attempts`, in words; empty when all is at its start."""
-        problem = ""
-        for _ in range(self._station.evaluation.reset_attempts):
-            arm = ResetArm.Request(commander=commander_name(self._node))
-            if self._clients.scene is not None:
-                arm.offset = self._clients.scene.arm_start.draw(np.random.default_rng([seed, 1])).astype(np.float32)
-            answer = call_service(self._clients.reset_arm, arm, 60.0, lambda: self.goal.cancelled)
-            problem = "" if answer.success else f"arm reset: {answer.message}"
-            if problem:
-                self._rearm_simulated(answer.message)
-                self.goal.sleep_until(time.monotonic() + 1.0)
-                continue
-            if self.resets_itself:
-                request = ResetScene.Request(task=task, seed=seed)
-                answer = call_service(self._clients.reset_scene, request, 30.0, lambda: self.goal.cancelled)
-                problem = "" if answer.success else f"scene reset: {answer.message}"
-            else:
-                self._call_person(task, f"bring the scene to the start of '{task}', and step back")
-            if not problem:
-                self.goal.sleep_until(time.monotonic() + SETTLE_S)
-                return ""
-        return problem
-
-    def _rearm_simulated(self, why: str) -> None:
-        """A simulated arm that repeated faults have stopped is armed again; a real one, and an emergency stop, wait
-        for a person."""
-        if self._station.simulation is None or not FAULT_LATCH.search(why):
-            return
-        self._node.get_logger().warning(f"simulated arm re-armed: {why}")
-        call_service(self._clients.rearm, Rearm.Request(confirm=True), 10.0, lambda: self.goal.cancelled)
-
-    def _call_person(self, task: str, text: str, reason: str = "") -> None:
-        """Wait until a person says that it is done, however long that takes. Raises: Cancelled."""
-        clients, log = self._clients, self._node.get_logger()
-        clients.scene_is_reset.clear()
-        service = f"{self._node.get_namespace().rstrip('/')}/evaluator/scene_is_reset"
-        told = f"{text}; then: ros2 service call {service} std_srvs/srv/Trigger"
-        try:
-            picture = image_to_frame(self.capture().image, "camera frame")
-        except GymnastError:  # a camera that is down must keep nobody from being called
-            picture = None
-        call = Call(self._station.name, task, told, reason, picture)
-
-        def say(words: str) -> None:
-            clients.waiting_for = words
-            log.warning(words)
-            self._on_phase("person")
-
-        try:
-            clients.waiting_for = told
-            call_person(
-                call,
-                clients.webhooks,
-                lambda seconds: self.goal.wait(clients.scene_is_reset, seconds),
-                self._station.evaluation.person_timeout_s,
-                say,
-                log.warning,
-            )
-        finally:
-            clients.waiting_for = ""
+        """Arm and scene to the task's start, see `SceneReset`. Raises: StationError, Cancelled."""
+        self._reset(task, seed)
