@@ -402,6 +402,8 @@ class EvaluationConfig:
     is called when the camera sees the scene from elsewhere. Empty: nobody looks."""
     person_timeout_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False), SECONDS] = 900.0
     """After this time without a person trials count as paused, and the person is called again. They never end by it."""
+    look_cleared: bool = False
+    """Bring the arm to its start after each episode, and let the judge see the scene without it as last picture."""
     rest: RestConfig = field(default_factory=RestConfig)
 
 

@@ -22,6 +22,7 @@ import pytest
 
 from gymnast_core.data.episode import read_header
 from gymnast_core.data.outcome import FAILURE
+from gymnast_core.data.pictures import read_image
 from gymnast_core.errors import StationError
 from gymnast_core.evaluation.comparison import read_tried
 from gymnast_core.evaluation.person import SLACK, WEBHOOK
@@ -86,7 +87,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         for name, undo in zip(names, reversed(names))
     }  # fmt: skip
     rest = {"every_s": 0.1, "seconds": 0.3}
-    evaluation = {"reset": "task", "reset_attempts": 2, "person_timeout_s": 1.0, "rest": rest}
+    evaluation = {"reset": "task", "reset_attempts": 2, "person_timeout_s": 1.0, "rest": rest, "look_cleared": True}
     put_on_graph(path, evaluation=evaluation, tasks=tasks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(WEBHOOK, hooks.address("/json"))
@@ -140,6 +141,10 @@ def test_where_the_opposite_task_fails_a_person_is_called_with_a_picture_and_wai
     assert result.success and len(result.outcomes) == 2, result.message
     seen = [phase for phase, _ in itertools.groupby(phases)]
     assert seen.index("person") < seen.index("run") < seen.index("rest") and seen.count("person") == 1
+    for record in read_records(Path(result.run_folder)):
+        assert record.truth is not None and record.judge_score is not None
+        assert read_header(Path(record.episode_path))["metadata"]["judge_saw"] == "cleared.png"
+        assert read_image(Path(record.episode_path) / "cleared.png").shape == (48, 48, 3)
     page = (Path(result.run_folder) / "report.html").read_text()
     assert "2 of 2 trials" in page and "data:image/jpeg" in page
 

@@ -129,11 +129,12 @@ class PolicyGap:
     alpha: float
 
     def __str__(self) -> str:
+        where = f" at {self.task}" if self.task else ""
         if self.mean is None:
-            return f"{self.policy} against {self.reference}: no pair of trials yet"
+            return f"{self.policy} against {self.reference}{where}: no pair of trials yet"
         error = "" if self.standard_error is None else f" ± {self.standard_error:.2f}"
         return (
-            f"{self.policy} against {self.reference}: {self.mean:+.2f}{error}{in_brackets(self.interval)} over "
+            f"{self.policy} against {self.reference}{where}: {self.mean:+.2f}{error}{in_brackets(self.interval)} over "
             f"{self.pairs} resets ({self.wins} won, {self.losses} lost), {self.verdict}"
         )
 

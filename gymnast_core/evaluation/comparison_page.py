@@ -43,9 +43,9 @@ def write_comparison_page(run: Path, plan: ComparisonPlan, result: ComparisonRes
 
 def _found(plan: ComparisonPlan, result: ComparisonResult) -> Section:
     facts = [("trials", f"{result.done} of {result.planned}")]
-    if result.stopped_by:
+    if result.stopped_by and result.done < result.planned:
         facts.append(("ended early", result.stopped_by))
-    facts += [(f"change{_at(gap.task)}", str(gap)) for gap in result.gaps]
+    facts += [("difference", str(gap)) for gap in result.gaps]
     facts += [(f"what {rate.policy} cost the arm", _cost(rate)) for rate in result.rates if rate.task in _whole(plan)]
     facts += [(f"weights of {name}", weights) for name, weights in result.weights.items() if weights]
     return Section(
@@ -64,10 +64,6 @@ def _found(plan: ComparisonPlan, result: ComparisonResult) -> Section:
 def _whole(plan: ComparisonPlan) -> tuple[str, ...]:
     """The task under which a result tells of all trials."""
     return ("",) if len(plan.tasks) > 1 else plan.tasks
-
-
-def _at(task: str) -> str:
-    return f" at {task}" if task else ""
 
 
 def _cost(rate: PolicyRate) -> str:

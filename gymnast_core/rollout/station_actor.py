@@ -97,17 +97,22 @@ class StationActor:
             raise DataError(f"policy: found actions of shape {actions.shape}, needed (1, chunk, 7)")
         return check_actions(actions[0], "policy")
 
-    def judge(self, folder: str, instruction: str) -> tuple[str, Verdict]:
+    def judge(self, folder: str, instruction: str, after: np.ndarray | None = None) -> tuple[str, Verdict]:
         """The judge's name, and its verdict on a recorded episode; `completed_at` counts the episode's frames.
+
+        after: a frame (S, S, 3) uint8 of the scene after the episode, which the judge sees last.
 
         Raises: ConfigError, CheckpointError, DataError, JudgeError.
         """
         judge = self._open_judge()
         frames = read_episode(folder).frames
+        last = len(frames) - 1
+        if after is not None:
+            frames = np.concatenate([frames, after[None]])
         chosen = judge.frame_indices(len(frames))
         verdict = judge.judge([frames[chosen]], [instruction])[0]
         if verdict.completed_at is not None:
-            verdict = replace(verdict, completed_at=chosen[verdict.completed_at])
+            verdict = replace(verdict, completed_at=min(chosen[verdict.completed_at], last))
         return judge.name, verdict
 
     def watch(self, instruction: str) -> SuccessWatch | None:

@@ -30,6 +30,7 @@ from gymnast_core.seeds import derive_seed
 from gymnast_core.simulation.scene import load_scene
 from gymnast_nodes.arm_actions import measured_position
 from gymnast_nodes.calls import call_service, run_goal
+from gymnast_nodes.cleared_look import ClearedLook
 from gymnast_nodes.commander import commander_name
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.liveness import Liveness
@@ -60,6 +61,7 @@ class StationClients:
         simulation = self.station.simulation
         self.scene = load_scene(simulation.scene)[0] if simulation is not None else None
         self.reference_view = _reference_view(node)
+        self.cleared_look = ClearedLook(node)
         self.rests = Rests(self.station.evaluation.rest)
         self.webhooks = webhooks()
         self.waiting_for = ""
@@ -107,11 +109,14 @@ class RosBench:
         task, began = self._station.task(trial.task), time.monotonic()
         episode = self.execute(
             task.instruction, trial.task, trial.policy, max_steps or task.max_steps, trial.seed,
-            lambda nested: tell("run", nested),
+            lambda nested: tell("run", nested), judge=not self._looks_later,
         )  # fmt: skip
         self.clients.rests.work(time.monotonic() - began)
         score = float(episode.judge_score) if math.isfinite(episode.judge_score) else None
         outcome = EpisodeOutcome(int(episode.outcome), int(episode.steps), episode.episode_path, score, episode.message)
+        if self._looks_later:
+            tell("judge", None)
+            outcome = self.clients.cleared_look(self, task.instruction, outcome)
         return outcome.at_the_cost_of(read_strain(episode.episode_path)) if episode.episode_path else outcome
 
     def truth(self, task: str) -> bool | None:
@@ -122,6 +127,11 @@ class RosBench:
             self.clients.scene_state, SceneState.Request(task=task), 10.0, lambda: self.goal.cancelled
         )
         return bool(answer.success) if answer.known else None
+
+    @property
+    def _looks_later(self) -> bool:
+        """Whether episodes are judged after the arm has cleared the scene."""
+        return self._station.evaluation.look_cleared
 
     @property
     def resets_itself(self) -> bool:
@@ -225,9 +235,10 @@ class RosBench:
         max_steps: int,
         seed: int,
         on_feedback: Callable[[Any], None],
+        judge: bool = True,
     ) -> Any:
         """One episode through the executor, within a limit of wall-clock time."""
-        request = RunEpisode.Goal(instruction=instruction, task=task, policy=policy, seed=seed, judge=True)
+        request = RunEpisode.Goal(instruction=instruction, task=task, policy=policy, seed=seed, judge=judge)
         request.max_steps = max_steps
         limit = 3.0 * (max_steps or 40) / self._station.arm.control_hz + 120.0
         judging = self._station.judge.timeout_s if self._station.judge.asks else 0.0
