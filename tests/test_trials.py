@@ -147,6 +147,20 @@ def test_a_limit_of_time_ends_the_trials_and_the_next_call_goes_on(station: Path
     assert main(line) == 0 and read_result(ComparisonResult, tmp_path / "run").done == 4
 
 
+def test_ctrl_c_in_a_trial_leaves_a_page_of_the_trials_before_it(
+    station: Path, server: PolicyServer, tmp_path: Path
+) -> None:
+    line = words(station, tmp_path / "run", server.address, trials=3)
+    interrupts = {2 + STEPS}  # in the second trial; the first answer is a test of the connection
+    server.before = lambda: os.kill(os.getpid(), signal.SIGINT) if len(server.frames) in interrupts else None
+    assert main(line) == 130
+    result = read_result(ComparisonResult, tmp_path / "run")
+    assert (result.done, result.stopped_by) == (1, "interrupted in trial 2 of 3") and not result.success
+    assert "interrupted in trial 2 of 3" in (tmp_path / "run" / "report.html").read_text()
+    interrupts.clear()
+    assert main(line) == 0 and read_result(ComparisonResult, tmp_path / "run").success
+
+
 def test_what_cannot_be_tried_is_one_line_and_leaves_no_folder(
     station: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

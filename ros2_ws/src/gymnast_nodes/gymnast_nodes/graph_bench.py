@@ -20,6 +20,7 @@ from gymnast_core.evaluation.comparison import ComparisonResult
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, TrialRecord, read_records
 from gymnast_core.evaluation.trials import Trials
 from gymnast_core.evaluation.trials_config import TrialsOptions
+from gymnast_core.progress import say
 from gymnast_core.results import read_result
 from gymnast_core.robot.strain import ArmStrain
 from gymnast_nodes.client import Station, Task
@@ -62,6 +63,9 @@ class GraphBench:
         def listen(heard: Any) -> None:
             if heard.phase == PERSON and self._phase != PERSON:
                 self._came()
+                say(
+                    f"bring the scene to the start of '{trial.task}', step back, press Enter (why: the evaluator's log)"
+                )
             self._phase = heard.phase
             tell(heard.phase, heard)
 
