@@ -19,6 +19,7 @@ from rclpy.action import ActionClient
 from std_srvs.srv import Trigger
 
 from gymnast_core.config import StationConfig
+from gymnast_core.data.outcome import ABORTED
 from gymnast_core.data.pictures import read_image
 from gymnast_core.errors import StationError
 from gymnast_core.evaluation.person import webhooks
@@ -105,12 +106,15 @@ class RosBench:
         return adapted.adapter_id or "base"
 
     def run(self, trial: PlannedTrial, max_steps: int, tell: Tell) -> EpisodeOutcome:
-        """One episode through the executor."""
+        """One episode through the executor; one whose node dies is aborted. Raises: Cancelled."""
         task, began = self._station.task(trial.task), time.monotonic()
-        episode = self.execute(
-            task.instruction, trial.task, trial.policy, max_steps or task.max_steps, trial.seed,
-            lambda nested: tell("run", nested), judge=not self._looks_later,
-        )  # fmt: skip
+        try:
+            episode = self.execute(
+                task.instruction, trial.task, trial.policy, max_steps or task.max_steps, trial.seed,
+                lambda nested: tell("run", nested), judge=not self._looks_later,
+            )  # fmt: skip
+        except StationError as error:
+            return EpisodeOutcome(ABORTED, message=str(error))
         self.clients.rests.work(time.monotonic() - began)
         score = float(episode.judge_score) if math.isfinite(episode.judge_score) else None
         outcome = EpisodeOutcome(int(episode.outcome), int(episode.steps), episode.episode_path, score, episode.message)

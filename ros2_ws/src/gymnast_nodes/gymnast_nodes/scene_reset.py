@@ -68,10 +68,13 @@ class SceneReset:
         """
         problem = ""
         for _ in range(self._config.reset_attempts):
-            problem = self._reset_arm(seed) or ("" if by_person else self._reset_scene(task, seed))
-            if not problem:
-                self._goal.sleep_until(time.monotonic() + SETTLE_S)
-                return self._moved_camera()
+            try:
+                problem = self._reset_arm(seed) or ("" if by_person else self._reset_scene(task, seed))
+                if not problem:
+                    self._goal.sleep_until(time.monotonic() + SETTLE_S)
+                    return self._moved_camera()
+            except StationError as error:  # a node that died may be back for the next attempt
+                problem = str(error)
         return f"{problem} (after {self._config.reset_attempts} attempts)"
 
     def _reset_arm(self, seed: int) -> str:
