@@ -5,16 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
-import json
 import os
-import queue
 import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -29,6 +25,7 @@ from gymnast_core.evaluation.person import SLACK, WEBHOOK
 from gymnast_core.evaluation.session import read_records
 from gymnast_core.policy.scripted import ScriptedPolicy
 from gymnast_nodes.client import Station
+from tests.hooks import Hooks
 from tests.machine import HANG_S
 from tests.policy_server import PolicyServer
 from tests.ros_tools import Process, process_of, running_station, wait_until
@@ -36,33 +33,6 @@ from tests.tiny_station import build_tiny_station, put_on_graph
 
 ACTIONS = np.tile(np.float32([0, 0, 0.002, 0, 0, 0, 1]), (40, 1))
 STEPS = 3
-
-
-class Hooks(ThreadingHTTPServer):
-    """A server for webhooks on loopback: what it was sent, by path."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.calls: dict[str, queue.SimpleQueue[dict[str, Any]]] = {
-            path: queue.SimpleQueue() for path in ("/json", "/slack")
-        }
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    def address(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}{path}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        server: Hooks = self.server  # type: ignore[assignment]
-        server.calls[self.path].put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None: ...
 
 
 @dataclass
@@ -95,8 +65,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         with running_station(path, without=("adapter",)) as (graph, _, station):
             yield Running(graph, station, path, server, hooks)
     server.end()
-    hooks.shutdown()
-    hooks.server_close()
+    hooks.end()
 
 
 class Person(threading.Thread):
@@ -113,16 +82,9 @@ class Person(threading.Thread):
                 self._running.station.scene_is_reset()
 
 
-def forget(hooks: Hooks) -> None:
-    """The calls so far."""
-    for calls in hooks.calls.values():
-        while not calls.empty():
-            calls.get()
-
-
 def test_where_the_opposite_task_fails_a_person_is_called_with_a_picture_and_waited_for(running: Running) -> None:
     """The policy that shall open the drawer does not, so a person must. One who does not come pauses the trials."""
-    forget(running.hooks)
+    running.hooks.forget()
     running.station.reset_scene("open_drawer", 1)  # the drawer is shut
     phases: list[str] = []
     task = running.station.run_trials(
@@ -150,7 +112,7 @@ def test_where_the_opposite_task_fails_a_person_is_called_with_a_picture_and_wai
 
 
 def test_trials_go_on_when_the_evaluator_is_killed_in_the_middle_of_one(running: Running, tmp_path: Path) -> None:
-    forget(running.hooks)
+    running.hooks.forget()
     person = Person(running)
     person.start()
     asked: list[int] = []

@@ -18,8 +18,8 @@ from gymnast_core.station_file import StationFile
 from gymnast_core.version import describe_version
 
 CONDITIONS = "conditions.json"
-APART = ("began", "version")
-"""What differs between any two days, and changes no trial."""
+APART = ("version", "models.device")
+"""What a run may go on with other values of."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ Such an address is a secret of its own kind: it comes from the environment, and 
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 import threading
@@ -68,7 +69,7 @@ class Webhook:
     def body(self, call: Call) -> bytes:
         """What is sent, as JSON."""
         if self.slack:
-            return json.dumps({"text": f"*{call.station}*, {call.task}: {call}"}).encode()
+            return json.dumps({"text": html.escape(f"{call.station}, {call.task}: {call}", quote=False)}).encode()
         picture = None if call.picture is None else base64.b64encode(encode_image(call.picture, ".png")).decode()
         content = {"station": call.station, "task": call.task, "text": call.text, "reason": call.reason}
         return json.dumps({**content, "paused": call.paused, "picture": picture}).encode()
