@@ -162,6 +162,10 @@ class TaskConfig:
     """What a vision-language model judge is asked besides the instruction; empty: the instruction alone."""
     partial_credit_criteria: str = ""
     """When the judge gives half a point; empty: never."""
+    reset_task: str = ""
+    """The task that undoes this one, as closing a drawer undoes opening it: `evaluation.reset: task` resets by it."""
+    reset_policy: PathText = "base"
+    """Who does that: "base", an adapter, recorded actions (.npz), a checkpoint folder or a policy server's address."""
 
 
 @dataclass(frozen=True)
@@ -375,6 +379,35 @@ class ExecutorConfig:
 
 
 @dataclass(frozen=True)
+class RestConfig:
+    """A rest for the motors between trials: the arm stands at its start, and its torque stays on."""
+
+    every_s: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False), SECONDS] = 0.0
+    """Seconds of episodes after which the arm rests; 0: never."""
+    seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False), SECONDS] = 1200.0
+    """How long it rests."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How trials over ROS go on while nobody watches."""
+
+    reset: Literal["auto", "task", "person"] = "auto"
+    """Who brings the scene to its start: the station's reset service where there is one, else a person ("auto"); an
+    episode of each task's `reset_task` ("task"); or always a person."""
+    reset_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    """Resets that may fail in a row; then a person is called. Trials on a simulated station that resets itself end."""
+    reference_view: PathText = ""
+    """A photograph of the scene by the station's camera, the arm at its start; relative to the station file. A person
+    is called when the camera sees the scene from elsewhere. Empty: nobody looks."""
+    person_timeout_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False), SECONDS] = 900.0
+    """After this time without a person trials count as paused, and the person is called again. They never end by it."""
+    look_cleared: bool = False
+    """Bring the arm to its start after each episode, and let the judge see the scene without it as last picture."""
+    rest: RestConfig = field(default_factory=RestConfig)
+
+
+@dataclass(frozen=True)
 class RecorderConfig:
     """Where episodes go."""
 
@@ -410,6 +443,7 @@ class StationConfig:
     practise: PractiseConfig = field(default_factory=PractiseConfig)
     look_ahead: LookAheadConfig = field(default_factory=LookAheadConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     simulation: SimulationConfig | None = None
 
@@ -420,6 +454,12 @@ class StationConfig:
                 f"safety.command_timeout_s is {self.safety.command_timeout_s:g}, must be over arm.control_hz's period "
                 f"of {period:g} seconds, or the arm would hold between all actions"
             )
+
+        for name, task in self.tasks.items():
+            if task.reset_task not in self.tasks and (task.reset_task or self.evaluation.reset == "task"):
+                raise ConfigError(
+                    f"tasks.{name}.reset_task: found {task.reset_task!r}, needed one of {', '.join(sorted(self.tasks))}"
+                )
 
     def task(self, name: str) -> TaskConfig:
         """The task of that name. Raises: ConfigError that lists the tasks there are."""

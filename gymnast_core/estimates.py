@@ -1,4 +1,4 @@
-"""Success rates with standard errors, paired differences on the same seeds, and correlations with intervals."""
+"""Success rates with standard errors and intervals, paired differences on the same seeds, and correlations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+CONFIDENCE = 0.95
+"""Of intervals."""
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,59 @@ def clustered_rate(outcomes: Sequence[float] | np.ndarray, clusters: Sequence[in
     residuals = np.concatenate((sums - sizes * centre, [size * (1.0 - centre), -size * centre]))
     error = math.sqrt(float((residuals**2).mean()) / count) / float(size)
     return Estimate(float(values.mean()), error, len(values))
+
+
+def wilson_interval(outcomes: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> Interval | None:
+    """The interval of a success rate from outcomes 0 and 1 (Wilson 1927); outcomes that are NaN are left out.
+
+    It stays within 0 and 1, and 10 of 10 are not reported as certain. None where there are no outcomes.
+    """
+    from scipy.stats import binomtest  # takes a second to import
+
+    values = np.asarray(outcomes, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    found = binomtest(int(values.sum()), len(values)).proportion_ci(confidence, "wilson")
+    return float(found.low), float(found.high)
+
+
+def paired_interval(
+    before: Sequence[float] | np.ndarray, after: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """The interval of the difference of two success rates, after - before, over pairs of outcomes 0 and 1.
+
+    Half a pair is added to each of the four kinds of pairs (Agresti and Min, Statistics in Medicine 24, 2005), so that
+    pairs that are all alike are not reported as certain. Pairs with a NaN are left out; None where no pair is left.
+    """
+    from scipy.special import ndtri
+
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    difference = (second - first)[np.isfinite(first) & np.isfinite(second)]
+    if not len(difference):
+        return None
+    n = len(difference) + 2.0
+    wins, losses = float((difference > 0).sum()) + 0.5, float((difference < 0).sum()) + 0.5
+    mean = (wins - losses) / n
+    half = float(ndtri(0.5 + confidence / 2.0)) * math.sqrt((wins + losses) / n - mean * mean) / math.sqrt(n)
+    return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def independent_interval(
+    before: Sequence[float] | np.ndarray, after: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """The interval of the difference of two success rates, after - before, of trials that are no pairs.
+
+    It is made of the two Wilson intervals (Newcombe, Statistics in Medicine 17, 1998, method 10). Outcomes that are NaN
+    are left out; None where one side has none.
+    """
+    one, other = wilson_interval(before, confidence), wilson_interval(after, confidence)
+    if one is None or other is None:
+        return None
+    first, second = success_rate(before).mean, success_rate(after).mean
+    mean = second - first
+    low = mean - math.hypot(second - other[0], one[1] - first)
+    return low, mean + math.hypot(other[1] - second, first - one[0])
 
 
 def paired_difference(before: Sequence[float] | np.ndarray, after: Sequence[float] | np.ndarray) -> Estimate:

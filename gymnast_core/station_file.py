@@ -39,7 +39,7 @@ def ament_prefixes(package: str) -> list[Path]:
     return [prefix for prefix in prefixes if (prefix / marker).is_file()]
 
 
-NO_PATHS = frozenset(("device", "kind", "dtype", "scale", "frames_as", "base_url", "unnorm_key", "model"))
+NO_PATHS = frozenset(("device", "kind", "dtype", "scale", "frames_as", "base_url", "unnorm_key", "model", "reset"))
 """Fields of a station file whose text names no file, whatever lies in the working directory."""
 
 
@@ -98,7 +98,10 @@ class StationFile:
             return next((str(place.resolve()) for place in places if place.exists()), value)
 
         content = dataclasses.asdict(self.config)
-        content |= {section: whole(content[section]) for section in ("models", "judge", "adaptation", "simulation")}
+        content |= {
+            section: whole(content[section])
+            for section in ("models", "judge", "adaptation", "evaluation", "simulation")
+        }
         # Adapters are kept below the working directory, in a folder that may come to be later.
         content["models"]["adapters"] = str(user_path(self.config.models.adapters, "models.adapters").resolve())
         return parse_config(StationConfig, content, str(self.path))

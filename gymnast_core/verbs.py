@@ -39,6 +39,18 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "status": _verb("", "status:StatusConfig", "status:status", "say what the nodes and the arm are doing now"),
         "stop": _verb("", "stop:StopConfig", "stop:stop", "emergency stop: hold the arm until it is re-armed"),
         "rearm": _verb("", "stop:RearmConfig", "stop:rearm", "release the emergency stop, after a look at the arm"),
+        "trials": _verb(
+            "evaluation.",
+            "trials_config:TrialsOptions",
+            "trials:trials",
+            "try policies on a station from the same resets, and compare them",
+        ),
+        "trials compare": _verb(
+            "evaluation.",
+            "trials_config:CompareRunsOptions",
+            "trials_compare:compare_runs",
+            "compare trials of different days, and say what differed",
+        ),
         "doctor": _verb("", "doctor:DoctorConfig", "doctor:doctor", "list what this machine lacks and how to get it"),
     },
     "Jobs of a station": {

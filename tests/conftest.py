@@ -36,6 +36,7 @@ LIGHT = (
     "test_ros_idle.py",
     "test_ros_look_ahead.py",
     "test_ros_rounds.py",
+    "test_ros_trials.py",
 )
 """Files over ROS that run beside another graph: what they show does not depend on how soon something happens."""
 ROS = "ros"

@@ -43,6 +43,7 @@ BASE = {
     "station_file",
     "tensor_files",
     "verb_process",
+    "version",
 }
 ROS = ("rclpy", "gymnast_nodes", "gymnast_msgs", "sensor_msgs", "std_msgs", "interbotix_xs_msgs", "launch")
 

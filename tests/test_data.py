@@ -197,6 +197,8 @@ def test_every_shipped_station_file_is_valid_and_round_trips(path: Path, tmp_pat
     [
         ({}, "name: found nothing"),
         ({"name": "x", "arm": {"control_hzz": 5}}, "unknown field 'arm.control_hzz'"),
+        ({"name": "x", "tasks": {"a": {"instruction": "b", "reset_task": "c"}}}, "tasks.a.reset_task: found 'c'"),
+        ({"name": "x", "tasks": {"a": {"instruction": "b"}}, "evaluation": {"reset": "task"}}, "reset_task: found ''"),
         ({"name": "x", "arm": {"control_hz": "fast"}}, "arm.control_hz: found 'fast'"),
         ({"name": "x", "safety": {"max_rotation": float("nan")}}, "safety.max_rotation: found nan"),
         ({"name": "x", "safety": {"workspace_min": [0, 0]}}, "safety.workspace_min"),

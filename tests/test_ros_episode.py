@@ -177,7 +177,9 @@ def test_bad_goals_end_in_one_line_and_move_nothing(running: Running) -> None:
         ({"instruction": ""}, "instruction"),
         ({"instruction": "x" * 10_000}, "10000 characters"),
         ({"instruction": "open the drawer", "policy": "nobody"}, "no adapter 'nobody'"),
-        ({"instruction": "open the drawer", "policy": "../base"}, "adapter name"),
+        ({"instruction": "open the drawer", "policy": "no name"}, "adapter name"),
+        ({"instruction": "open the drawer", "policy": "../base"}, "model '../base' not found"),
+        ({"instruction": "open the drawer", "policy": "http://127.0.0.1:9"}, "no policy server answers"),
         ({"instruction": "open the drawer", "task": "fly"}, "unknown task 'fly'"),
     ):
         before = len(running.raw.heard["/arm/action"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from gymnast_core.estimates import success_rate
 from gymnast_core.files import append_line, finite_or_none, read_json_lines
 from gymnast_core.results import write_result
 from gymnast_core.robot.strain import ArmStrain, StepStrain, count_events, total
+from gymnast_core.seeds import derive_seed
 
 TRIALS_LOG = "trials.jsonl"
 EPISODE_ATTEMPTS = 2
@@ -37,11 +39,19 @@ Tell = Callable[[str, Any], None]
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """One trial to come: the task, the seed that decides its reset, and the policy ("base", an adapter, "practise")."""
+    """One trial to come: the task, the seed that decides its reset, and the policy ("base", an adapter, "practise", or
+    another one, see `policy.choice`)."""
 
     task: str
     seed: int
     policy: str = "base"
+
+
+def trial_name(trial: PlannedTrial) -> str:
+    """A name for a folder, as short as it is plain; what a policy's address or path holds beyond that is numbered."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", trial.policy)[-60:]
+    more = "" if plain == trial.policy else f"_{derive_seed(trial.policy) % 2**32:08x}"
+    return f"{trial.task}_{trial.seed}_{plain}{more}"
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ class TrialSession:
         self.plan = tuple(plan)
         self.run_folder = run
         self.max_steps = max_steps
-        self._tell, self._until, self._warn = tell, until, warn
+        self._tell, self.until, self._warn = tell, until, warn
         self.records = _recorded(run / TRIALS_LOG, self.plan)
         self.stopped_by = ""
         """Why the session ended before its plan did; empty where it did not."""
@@ -166,7 +176,7 @@ class TrialSession:
             last = [one.outcome for one in self.records[-MAX_ABORTED_IN_A_ROW:]]
             if len(last) == MAX_ABORTED_IN_A_ROW and set(last) == {ABORTED}:
                 raise StationError(f"{len(last)} trials in a row were stopped by a fault: {record.message}")
-            self.stopped_by = self._until(self.records)
+            self.stopped_by = self.until(self.records)
         return self.records
 
     def _one_trial(self, number: int, planned: PlannedTrial) -> TrialRecord:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from gymnast_core.config import StationConfig
-from gymnast_core.data.outcome import FAILURE, SUCCESS
-from gymnast_core.errors import StationError
-from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell
+from gymnast_core.data.outcome import ABORTED, FAILURE, SUCCESS
+from gymnast_core.errors import DataError, StationError
+from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, trial_name
 from gymnast_core.protocols import Judge, Policy, Start
 from gymnast_core.rollout.ending import station_ending
 from gymnast_core.rollout.trials import TrialLog, run_trials
@@ -62,12 +62,13 @@ class SimulatedBench:
         return self._practise(task, self.frame(), seed)
 
     def run(self, trial: PlannedTrial, max_steps: int, tell: Tell) -> EpisodeOutcome:
-        """One episode from the start, ended as the executor ends it."""
+        """One episode from the start, ended as the executor ends it. As over ROS, wrong actions and a server that does
+        not answer abort it."""
         start, task = self._begun(), self._station.task(trial.task)
         log = None
         path = ""
         if self._log is not None:
-            folder = self._log / f"{trial.task}_{trial.seed}_{trial.policy}"
+            folder = self._log / trial_name(trial)
             path = str(folder)
             shutil.rmtree(folder, ignore_errors=True)  # of the same trial, cut short before it was on record
             facts = {
@@ -77,8 +78,12 @@ class SimulatedBench:
                 "temperature": self._temperature,
             }
             log = TrialLog(lambda number, begun: folder, facts)
-        policy, steps = self._choose(trial.policy), max_steps or task.max_steps
-        (done,) = run_trials(policy, self._environment, [start], steps, self._temperature, log, ending=self._ending)
+        self._outcome, steps = None, max_steps or task.max_steps
+        try:
+            policy = self._choose(trial.policy)
+            (done,) = run_trials(policy, self._environment, [start], steps, self._temperature, log, ending=self._ending)
+        except DataError as error:
+            return EpisodeOutcome(ABORTED, message=str(error))
         self._outcome = done.success
         outcome = SUCCESS if done.success else FAILURE
         return EpisodeOutcome(outcome, done.steps, path).at_the_cost_of(done.strain)

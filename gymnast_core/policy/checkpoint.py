@@ -160,6 +160,14 @@ def read_checkpoint(
     return Checkpoint(folder, content, config, model.eval(), images, companions, _fingerprint(files))
 
 
+def fingerprint(folder: Path) -> str:
+    """What identifies the weights in a folder, without loading them (`Checkpoint.fingerprint`).
+
+    Raises: CheckpointError when weight files are missing; OSError.
+    """
+    return _fingerprint(_weight_files(folder))
+
+
 def build_meta(config: PolicyConfig) -> OpenVLA:
     """The network without memory behind it (full-size checks, loading)."""
     with torch.device("meta"):

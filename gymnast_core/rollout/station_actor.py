@@ -10,17 +10,14 @@ import numpy as np
 
 from gymnast_core.config import StationConfig
 from gymnast_core.data.episode import check_actions, read_episode
-from gymnast_core.errors import CheckpointError, DataError, StationError
-from gymnast_core.policy import adapters
-from gymnast_core.policy.load import open_policy
+from gymnast_core.errors import DataError, StationError
+from gymnast_core.policy.choice import BASE, StationPolicies
 from gymnast_core.policy.openvla import OpenVLAPolicy
 from gymnast_core.protocols import EpisodicPolicy, Judge, Policy, Verdict
 from gymnast_core.reward.factory import load_judge
 from gymnast_core.rollout.ending import SuccessWatch, station_ending
 from gymnast_core.rollout.look_ahead import LookAheadPolicy, open_look_ahead
-
-MAX_ADAPTERS = 8
-"""At most this many stay in memory; the oldest names leave first (their folders stay)."""
+from gymnast_core.station_file import StationFile
 
 
 class StationActor:
@@ -30,8 +27,9 @@ class StationActor:
         self._station = station
         self._station_file = station_file
         self._answers = answers
-        self._store = adapters.AdapterStore(station.models.adapters)
+        self._policies = StationPolicies(StationFile(station_file, station))
         self._policy: Policy | None = None
+        """The one that acts now."""
         self._looking: LookAheadPolicy | None = None
         self._judge: Judge | None = None
 
@@ -40,10 +38,9 @@ class StationActor:
 
         Raises: ConfigError, CheckpointError, JudgeError, DataError.
         """
-        models, candidates = self._station.models, self._station.look_ahead.rollouts
-        self._policy = open_policy(models.policy, models.unnorm_key, models.device, beside=self._station_file)
-        if isinstance(self._policy, OpenVLAPolicy) and self._store.names():
-            adapters.load_library()  # now, not in the episode that first asks for an adapter
+        candidates = self._station.look_ahead.rollouts
+        self._policy = self._policies.choose(BASE)
+        self._policies.warm_up()
         self._looking = (
             open_look_ahead(self._policy, self._station_file, candidates, run_folder=str(self._answers))
             if candidates
@@ -55,7 +52,8 @@ class StationActor:
         return time.monotonic() - started
 
     def unload(self) -> None:
-        """Forget policy and judge."""
+        """Forget policies and judge."""
+        self._policies = StationPolicies(StationFile(self._station_file, self._station))
         self._policy = self._judge = self._looking = None
 
     @property
@@ -64,26 +62,14 @@ class StationActor:
         return self._policy.checkpoint.fingerprint if isinstance(self._policy, OpenVLAPolicy) else ""
 
     def select(self, name: str, seed: int) -> None:
-        """Let the base ("base") or one stored adapter act in the next episode, which has this seed.
+        """Let one policy act in the next episode, which has this seed: see `StationPolicies`.
 
-        Raises: StationError without a policy; CheckpointError when there is no such adapter for it, or it may not act.
+        Raises: StationError without a policy; CheckpointError when there is no such adapter, or it may not act;
+            ConfigError, DataError when another policy cannot be opened, or the station looks ahead.
         """
-        policy = self._policy
-        if policy is None:
+        if self._policy is None:
             raise StationError("the executor has no policy; configure it first")
-        if not isinstance(policy, OpenVLAPolicy):
-            if name != "base":
-                raise CheckpointError(f"policy '{name}': {self._station.models.policy} takes no adapters; use 'base'")
-        elif name == "base":
-            adapters.deactivate(policy)
-        else:
-            self._store.check_fit_to_act(name)  # also where it is attached: it may have been rolled back since
-            present = adapters.attached(policy)
-            if name not in present:
-                for other in present[: max(0, len(present) - MAX_ADAPTERS + 1)]:
-                    adapters.detach(policy, other)
-                self._store.load(policy, name)
-            adapters.activate(policy, name)
+        self._policy = self._policies.choose(name)
         if self._looking is not None:
             self._looking.begin(seed)
 
@@ -111,17 +97,22 @@ class StationActor:
             raise DataError(f"policy: found actions of shape {actions.shape}, needed (1, chunk, 7)")
         return check_actions(actions[0], "policy")
 
-    def judge(self, folder: str, instruction: str) -> tuple[str, Verdict]:
+    def judge(self, folder: str, instruction: str, after: np.ndarray | None = None) -> tuple[str, Verdict]:
         """The judge's name, and its verdict on a recorded episode; `completed_at` counts the episode's frames.
+
+        after: a frame (S, S, 3) uint8 of the scene after the episode, which the judge sees last.
 
         Raises: ConfigError, CheckpointError, DataError, JudgeError.
         """
         judge = self._open_judge()
         frames = read_episode(folder).frames
+        last = len(frames) - 1
+        if after is not None:
+            frames = np.concatenate([frames, after[None]])
         chosen = judge.frame_indices(len(frames))
         verdict = judge.judge([frames[chosen]], [instruction])[0]
         if verdict.completed_at is not None:
-            verdict = replace(verdict, completed_at=chosen[verdict.completed_at])
+            verdict = replace(verdict, completed_at=min(chosen[verdict.completed_at], last))
         return judge.name, verdict
 
     def watch(self, instruction: str) -> SuccessWatch | None:

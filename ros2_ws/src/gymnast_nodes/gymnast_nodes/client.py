@@ -35,8 +35,10 @@ from gymnast_msgs.srv import CaptureFrame, EmergencyStop, Rearm, ResetArm, Reset
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from std_srvs.srv import Trigger
 
 from gymnast_core.errors import GymnastError, StationError
+from gymnast_core.evaluation.comparison import ComparisonResult
 from gymnast_core.ros_logs import settle_log_folder
 from gymnast_core.status import StationStatus
 from gymnast_nodes.calls import STATUS_NAMES, call_service, in_executor, wait_for
@@ -205,6 +207,10 @@ class Station:
         """Release the latched stop; look at the arm first."""
         self._call(Rearm, "arm/rearm", Rearm.Request(confirm=True), 5.0)
 
+    def scene_is_reset(self) -> None:
+        """Tell the evaluator, which has called a person, that the scene is at its start and the arm is free."""
+        self._call(Trigger, "evaluator/scene_is_reset", Trigger.Request(), 5.0)
+
     # Long work
 
     def run_episode(
@@ -281,6 +287,15 @@ class Station:
         """Evaluate a policy: reset, run, judge, repeat; trial i uses seed first_seed + i."""
         request = RunTrials.Goal(task=task, trials=trials, policy=policy, first_seed=first_seed, max_steps=max_steps)
         return self._start(RunTrials, "evaluator/run_trials", "evaluator", request, on_feedback)
+
+    def compare(self, station_file: str, policies: Sequence[str], **options: Any) -> ComparisonResult:
+        """Try policies from the same resets, wait for the end, and write the page, as `gymnast trials` does.
+
+        options: those of `TrialsOptions`. Raises: GymnastError for what cannot be tried.
+        """
+        from gymnast_nodes.graph_bench import compare_on
+
+        return compare_on(self, station_file, policies, **options)
 
     def is_complete(self) -> bool:
         """Whether the task started last has ended."""

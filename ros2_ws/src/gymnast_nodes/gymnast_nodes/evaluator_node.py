@@ -2,10 +2,10 @@
 
 evaluator/run_trials resets arm and scene, runs an episode through the executor, asks the station for the truth where
 it has one, and repeats; evaluator/practise captures a test frame, adapts the policy in imagination, passes the gate,
-executes and logs. Every wait has a limit, retries are counted, and nothing here moves the arm itself.
+executes and logs. Retries are counted, and nothing here moves the arm itself.
 
 On a station without a reset service a person brings the scene to its start: the node says so, and waits for the
-service evaluator/scene_is_reset.
+service evaluator/scene_is_reset as long as it takes (`evaluation.person`). Every other wait has a limit.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from gymnast_msgs.action import Practise, RunTrials
 
 from gymnast_core.data.outcome import ABORTED, CANCELLED
 from gymnast_core.errors import DataError, StationError
+from gymnast_core.evaluation.comparison import ComparisonPlan, Tried, compare
+from gymnast_core.evaluation.comparison_page import write_comparison_page
+from gymnast_core.evaluation.conditions import Conditions, keep_conditions
 from gymnast_core.evaluation.session import PlannedTrial, TrialRecord, TrialSession, TrialsResult, summarise
 from gymnast_core.files import user_path, write_bytes
+from gymnast_core.station_file import StationFile
 from gymnast_nodes.calls import Cancelled
 from gymnast_nodes.lifecycle import Diagnostics, ManagedNode
 from gymnast_nodes.long_action import Goal, LongAction
-from gymnast_nodes.parameters import parameter
 from gymnast_nodes.practise_goal import PractiseGoal, check_practise
 from gymnast_nodes.ros_bench import RosBench, StationClients
 from gymnast_nodes.running import run_node
@@ -41,11 +44,8 @@ class EvaluatorNode(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__("evaluator")
-        human_timeout = parameter(
-            self, "human_timeout_s", 900.0, "how long a person may take to reset the scene, seconds", 1.0, 86400.0
-        )
         self._root = user_path(self.station.recorder.folder, "recorder.folder").resolve().parent
-        self._others = StationClients(self, human_timeout)
+        self._others = StationClients(self)
         self._phase = "idle"
         self._learner = VerbProcess("learning")
         self._practising: PractiseGoal | None = None
@@ -90,6 +90,7 @@ class EvaluatorNode(ManagedNode):
         }
         facts.update(first_seed=int(request.first_seed), max_steps=int(request.max_steps), station=self.station.name)
         write_bytes(run / "request.json", json.dumps(facts, indent=1).encode())
+        keep_conditions(run, Conditions.now(StationFile(self.config_path, self.station), "graph", {}))
         message, status = "", "succeeded"
         feedback = RunTrials.Feedback(trials=request.trials)
 
@@ -104,7 +105,7 @@ class EvaluatorNode(ManagedNode):
             PlannedTrial(request.task, int(request.first_seed) + index, facts["policy"])
             for index in range(request.trials)
         ]
-        bench = RosBench(self._others, goal)
+        bench = RosBench(self._others, goal, lambda phase: tell(len(session.records), phase))
         warn = self.get_logger().warning
         session = TrialSession(bench, plan, run, int(request.max_steps), tell, warn=warn)
         try:
@@ -118,7 +119,19 @@ class EvaluatorNode(ManagedNode):
         finally:
             self._phase = "idle"
         result = summarise(session.records, int(request.trials), run, facts["policy"], message)
+        if request.trials > 1:  # one alone is a part of trials that have their page elsewhere
+            self._write_page(run, facts, session.records, message)
         return status, _message_of(result, session.records)
+
+    def _write_page(self, run: Path, facts: dict[str, Any], records: Sequence[TrialRecord], message: str) -> None:
+        """The page of a set of trials; a set whose page cannot be written counts all the same."""
+        plan = ComparisonPlan((facts["policy"],), (facts["task"],), facts["trials"])
+        tried = [Tried(facts["policy"], record) for record in records]
+        try:
+            found = compare(plan, tried, self.station.name, str(run), message)
+            self.get_logger().info(f"report: {write_comparison_page(run, plan, found, tried)}")
+        except DataError as error:
+            self.get_logger().error(f"no page of these trials: {error}")
 
     # Practise
 

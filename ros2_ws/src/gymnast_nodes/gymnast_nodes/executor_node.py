@@ -27,17 +27,14 @@ from gymnast_core.data.frames import resize_frame
 from gymnast_core.data.outcome import (
     ABORTED,
     CANCELLED,
-    COMPLETED_AT,
-    FAILURE,
     OUTCOMES,
-    SUCCESS,
     UNJUDGED,
-    set_outcome,
 )
 from gymnast_core.errors import DataError, GymnastError, StationError
 from gymnast_core.files import user_path
 from gymnast_core.policy.prompt import normalise_instruction
 from gymnast_core.rollout.station_actor import StationActor
+from gymnast_core.rollout.verdicts import keep_verdict
 from gymnast_nodes.arm_actions import MIN_SPACING
 from gymnast_nodes.calls import Cancelled
 from gymnast_nodes.commander import Commander
@@ -318,20 +315,11 @@ class ExecutorNode(ManagedNode):
     def _judge(self, goal: Goal[Any], run: _Run, result: Any) -> None:
         try:
             name, verdict = self._judging.do(goal, lambda: self._actor.judge(run.path, run.instruction), math.inf)
-            facts: dict[str, Any] = {"outcome_by": name, "judge": name, "judge_reason": verdict.reason}
-            facts.update(judge_confidence=verdict.confidence)
+            result.outcome = keep_verdict(run.path, name, verdict)
             if verdict.score is None:
                 result.message = _joined(result.message, f"judge abstained: {verdict.reason}")
                 return
-            success = bool(verdict.completed)
-            if success and verdict.completed_at is not None:
-                facts[COMPLETED_AT] = verdict.completed_at
-            result.outcome = SUCCESS if success else FAILURE
             result.judge_score, result.judge_confidence = float(verdict.score), float(verdict.confidence)
-            facts.update(judge_score=verdict.score, outcome=OUTCOMES[result.outcome])
-            if verdict.grade is not None:
-                facts["judge_grade"] = verdict.grade
-            set_outcome(run.path, success, facts)
         except GymnastError as error:
             result.message = _joined(result.message, f"not judged: {error}")
 

@@ -1,16 +1,15 @@
 """The bench of a real-time station: resets, episodes, practice and truth over ROS, for one goal of the evaluator.
 
-On a station without a reset service a person brings the scene to its start: the node says so, and waits for the
-service evaluator/scene_is_reset. Every wait has a limit, and nothing here moves the arm itself.
+Nothing here moves the arm itself, and every wait has a limit but the one for a person (`SceneReset`).
 """
 
 from __future__ import annotations
 
 import math
-import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,36 +19,37 @@ from rclpy.action import ActionClient
 from std_srvs.srv import Trigger
 
 from gymnast_core.config import StationConfig
+from gymnast_core.data.outcome import ABORTED
+from gymnast_core.data.pictures import read_image
 from gymnast_core.errors import StationError
+from gymnast_core.evaluation.person import webhooks
+from gymnast_core.evaluation.rest import Rests
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell
+from gymnast_core.files import user_path
 from gymnast_core.robot.strain import read_strain
 from gymnast_core.seeds import derive_seed
 from gymnast_core.simulation.scene import load_scene
 from gymnast_nodes.arm_actions import measured_position
 from gymnast_nodes.calls import call_service, run_goal
+from gymnast_nodes.cleared_look import ClearedLook
 from gymnast_nodes.commander import commander_name
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.long_action import Goal
+from gymnast_nodes.scene_reset import SETTLE_S, SceneReset
 from gymnast_nodes.start_frames import StartViews, View
 
-RESET_ATTEMPTS = 3
 VISIT_M = 0.03
 """Poses that an arm visits for start frames lie this far from its start along each axis, at most."""
 SEEDS = 2**31
 """Seeds of resets lie below this."""
-FAULT_LATCH = re.compile(r"\b\d+ faults\b")
-"""How arm node and watchdog say that repeated faults, not a person, have latched the stop."""
-SETTLE_S = 0.5
-"""Between a reset and the first frame of what comes next: the camera must show the new scene."""
 
 
 class StationClients:
     """What the evaluator asks of the station's other nodes, and whom it asks to reset the scene."""
 
-    def __init__(self, node: ManagedNode, human_timeout_s: float) -> None:
+    def __init__(self, node: ManagedNode) -> None:
         self.node = node
-        self.human_timeout_s = human_timeout_s
         self.station: StationConfig = node.station
         self.liveness = Liveness(node)
         self.reset_arm = node.create_client(ResetArm, "arm/reset")
@@ -61,6 +61,10 @@ class StationClients:
         self.rearm = node.create_client(Rearm, "arm/rearm")
         simulation = self.station.simulation
         self.scene = load_scene(simulation.scene)[0] if simulation is not None else None
+        self.reference_view = _reference_view(node)
+        self.cleared_look = ClearedLook(node)
+        self.rests = Rests(self.station.evaluation.rest)
+        self.webhooks = webhooks()
         self.waiting_for = ""
         """What a person is asked to do now; empty where nothing is."""
         self.scene_is_reset = threading.Event()
@@ -73,14 +77,26 @@ class StationClients:
         return response
 
 
-class RosBench:
-    """`evaluation.session.Bench` over ROS, for one goal; a cancel of it ends every wait."""
+def _reference_view(node: ManagedNode) -> np.ndarray | None:
+    """The photograph that `evaluation.reference_view` names. Raises: DataError when it cannot be read."""
+    name = node.station.evaluation.reference_view
+    return read_image(Path(node.config_path).parent / user_path(name, "evaluation.reference_view")) if name else None
 
-    def __init__(self, clients: StationClients, goal: Goal[Any]) -> None:
-        self._clients = clients
+
+class RosBench:
+    """`evaluation.session.Bench` over ROS, for one goal; a cancel of it ends every wait.
+
+    on_phase: is told that a person is waited for ("person"), or that the arm rests ("rest").
+    """
+
+    def __init__(
+        self, clients: StationClients, goal: Goal[Any], on_phase: Callable[[str], None] = lambda phase: None
+    ) -> None:
+        self.clients = clients
         self._node = clients.node
         self._station = clients.station
         self.goal = goal
+        self._reset = SceneReset(self, on_phase)
 
     def practise(self, task: str, seed: int, tell: Tell) -> str:
         """Adapt from the scene as it is; the adapter's name, or "base"."""
@@ -90,33 +106,47 @@ class RosBench:
         return adapted.adapter_id or "base"
 
     def run(self, trial: PlannedTrial, max_steps: int, tell: Tell) -> EpisodeOutcome:
-        """One episode through the executor."""
-        task = self._station.task(trial.task)
-        episode = self.execute(
-            task.instruction, trial.task, trial.policy, max_steps or task.max_steps, trial.seed,
-            lambda nested: tell("run", nested),
-        )  # fmt: skip
+        """One episode through the executor; one whose node dies is aborted. Raises: Cancelled."""
+        task, began = self._station.task(trial.task), time.monotonic()
+        try:
+            episode = self.execute(
+                task.instruction, trial.task, trial.policy, max_steps or task.max_steps, trial.seed,
+                lambda nested: tell("run", nested), judge=not self._looks_later,
+            )  # fmt: skip
+        except StationError as error:
+            return EpisodeOutcome(ABORTED, message=str(error))
+        self.clients.rests.work(time.monotonic() - began)
         score = float(episode.judge_score) if math.isfinite(episode.judge_score) else None
         outcome = EpisodeOutcome(int(episode.outcome), int(episode.steps), episode.episode_path, score, episode.message)
+        if self._looks_later:
+            tell("judge", None)
+            outcome = self.clients.cleared_look(self, task.instruction, outcome)
         return outcome.at_the_cost_of(read_strain(episode.episode_path)) if episode.episode_path else outcome
 
     def truth(self, task: str) -> bool | None:
         """The station's own truth, None where it has none."""
-        if self._station.simulation is None and not self._clients.scene_state.service_is_ready():
+        if self._station.simulation is None and not self.clients.scene_state.service_is_ready():
             return None
         answer = call_service(
-            self._clients.scene_state, SceneState.Request(task=task), 10.0, lambda: self.goal.cancelled
+            self.clients.scene_state, SceneState.Request(task=task), 10.0, lambda: self.goal.cancelled
         )
         return bool(answer.success) if answer.known else None
 
     @property
+    def _looks_later(self) -> bool:
+        """Whether episodes are judged after the arm has cleared the scene."""
+        return self._station.evaluation.look_cleared
+
+    @property
     def resets_itself(self) -> bool:
         """Whether the station brings its scene to a start without a person."""
-        return self._station.simulation is not None or bool(self._clients.reset_scene.service_is_ready())
+        if self._station.evaluation.reset != "auto":
+            return False
+        return self._station.simulation is not None or bool(self.clients.reset_scene.service_is_ready())
 
     def capture(self) -> View:
         """The scene now, and where the arm is. Raises: StationError, Cancelled."""
-        answer = call_service(self._clients.capture, CaptureFrame.Request(), 15.0, lambda: self.goal.cancelled)
+        answer = call_service(self.clients.capture, CaptureFrame.Request(), 15.0, lambda: self.goal.cancelled)
         if not answer.success:
             raise StationError(answer.message)
         return View(answer.image, measured_position(self._node))
@@ -166,7 +196,7 @@ class RosBench:
             wanted = start + np.random.default_rng(seed).uniform(-VISIT_M, VISIT_M, 3)
             offset = np.clip(wanted, safety.workspace_min, safety.workspace_max) - start
         request = ResetArm.Request(commander=commander_name(self._node), offset=offset.astype(np.float32))
-        answer = call_service(self._clients.reset_arm, request, 60.0, lambda: self.goal.cancelled)
+        answer = call_service(self.clients.reset_arm, request, 60.0, lambda: self.goal.cancelled)
         if not answer.success:
             raise StationError(f"arm reset: {answer.message}")
         self.goal.sleep_until(time.monotonic() + SETTLE_S)
@@ -189,13 +219,13 @@ class RosBench:
         limit = 3.0 * (seconds or self._station.adaptation.seconds) + 1500.0
         status, adapted = run_goal(
             self._node,
-            self._clients.adapt,
+            self.clients.adapt,
             "adapter/adapt",
             request,
             limit,
             lambda nested: tell(nested.phase, nested),
             lambda: self.goal.cancelled,
-            self._clients.liveness.watch("adapter"),
+            self.clients.liveness.watch("adapter"),
         )
         if status != "succeeded" or not adapted.success:
             raise StationError(f"adaptation failed: {adapted.message or status}")
@@ -209,69 +239,25 @@ class RosBench:
         max_steps: int,
         seed: int,
         on_feedback: Callable[[Any], None],
+        judge: bool = True,
     ) -> Any:
         """One episode through the executor, within a limit of wall-clock time."""
-        request = RunEpisode.Goal(instruction=instruction, task=task, policy=policy, seed=seed, judge=True)
+        request = RunEpisode.Goal(instruction=instruction, task=task, policy=policy, seed=seed, judge=judge)
         request.max_steps = max_steps
         limit = 3.0 * (max_steps or 40) / self._station.arm.control_hz + 120.0
         judging = self._station.judge.timeout_s if self._station.judge.asks else 0.0
         _, episode = run_goal(
             self._node,
-            self._clients.run_episode,
+            self.clients.run_episode,
             "executor/run_episode",
             request,
             limit + 3.0 * judging,
             on_feedback,
             lambda: self.goal.cancelled,
-            self._clients.liveness.watch("executor"),
+            self.clients.liveness.watch("executor"),
         )
         return episode
 
     def reset(self, task: str, seed: int) -> None:
-        """Arm to its start pose, scene to the task's start. Raises: StationError after a few attempts; Cancelled."""
-        problem = ""
-        for _ in range(RESET_ATTEMPTS):
-            arm = ResetArm.Request(commander=commander_name(self._node))
-            if self._clients.scene is not None:
-                arm.offset = self._clients.scene.arm_start.draw(np.random.default_rng([seed, 1])).astype(np.float32)
-            answer = call_service(self._clients.reset_arm, arm, 60.0, lambda: self.goal.cancelled)
-            problem = "" if answer.success else f"arm reset: {answer.message}"
-            if problem:
-                self._rearm_simulated(answer.message)
-                self.goal.sleep_until(time.monotonic() + 1.0)
-                continue
-            if self._station.simulation is not None or self._clients.reset_scene.service_is_ready():
-                request = ResetScene.Request(task=task, seed=seed)
-                answer = call_service(self._clients.reset_scene, request, 30.0, lambda: self.goal.cancelled)
-                problem = "" if answer.success else f"scene reset: {answer.message}"
-            else:
-                self._ask_human(task)
-            if not problem:
-                self.goal.sleep_until(time.monotonic() + SETTLE_S)
-                return
-        raise StationError(f"{problem} (after {RESET_ATTEMPTS} attempts)")
-
-    def _rearm_simulated(self, why: str) -> None:
-        """A simulated arm that repeated faults have stopped is armed again; a real one, and an emergency stop, wait
-        for a person."""
-        if self._station.simulation is None or not FAULT_LATCH.search(why):
-            return
-        self._node.get_logger().warning(f"simulated arm re-armed: {why}")
-        call_service(self._clients.rearm, Rearm.Request(confirm=True), 10.0, lambda: self.goal.cancelled)
-
-    def _ask_human(self, task: str) -> None:
-        """Wait until a person says that the scene is reset. Raises: StationError when nobody does; Cancelled."""
-        self._clients.scene_is_reset.clear()
-        service = f"{self._node.get_namespace().rstrip('/')}/evaluator/scene_is_reset"
-        call = f"ros2 service call {service} std_srvs/srv/Trigger"
-        text = f"bring the scene to the start of '{task}', step back, then: {call}"
-        try:
-            end = time.monotonic() + self._clients.human_timeout_s
-            self._clients.waiting_for = text
-            self._node.get_logger().warning(text)
-            while not self.goal.wait(self._clients.scene_is_reset, min(30.0, self._clients.human_timeout_s)):
-                if time.monotonic() > end:
-                    raise StationError(f"nobody reset the scene within {self._clients.human_timeout_s:g} s: {text}")
-                self._node.get_logger().warning(text)
-        finally:
-            self._clients.waiting_for = ""
+        """Arm and scene to the task's start, see `SceneReset`. Raises: StationError, Cancelled."""
+        self._reset(task, seed)

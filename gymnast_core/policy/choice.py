@@ -1,0 +1,129 @@
+"""The policies that a station can act by, each known by its name: its own, an adapter on it, or any other one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from gymnast_core.config import find_model
+from gymnast_core.contents import one_line
+from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.policy import adapters
+from gymnast_core.policy.checkpoint import fingerprint
+from gymnast_core.policy.load import REMOTE, check_policy, open_policy
+from gymnast_core.policy.lora_files import TENSORS
+from gymnast_core.policy.openvla import OpenVLAPolicy
+from gymnast_core.protocols import Policy
+from gymnast_core.station_file import StationFile
+
+BASE = "base"
+MAX_ADAPTERS = 8
+"""At most this many stay in memory; the oldest names leave first (their folders stay)."""
+
+
+def names_another(name: str) -> bool:
+    """Whether this names a policy of its own: a server's address, a path with a slash, or a script (`.npz`). Any other
+    name is the station's own policy ("base") or an adapter on it."""
+    return name.startswith(REMOTE) or "/" in name or name.endswith(".npz")
+
+
+class StationPolicies:
+    """Opens the policies of a station by their names, and keeps them open.
+
+    "base" is the policy of the station file. A name without a slash is an adapter on it. Anything else is what
+    `open_policy` opens: a checkpoint folder, a script, a policy server's address.
+    """
+
+    def __init__(self, station: StationFile) -> None:
+        self._station = station
+        self._store = adapters.AdapterStore(station.config.models.adapters)
+        self._open: dict[str, Policy] = {}
+
+    def check(self, name: str) -> None:
+        """See that there is such a policy, at no cost: nothing is loaded, and no server is asked.
+
+        Raises: ConfigError (no such folder), CheckpointError (no such adapter, or one that was rolled back).
+        """
+        if name == BASE:
+            check_policy(self._station.config.models.policy, self._station.path)
+        elif names_another(name):
+            check_policy(name, self._station.path)
+        else:
+            self._check_adapter(name)
+
+    def choose(self, name: str) -> Policy:
+        """The policy of that name, ready to act; the one chosen before it may act no more.
+
+        Raises: CheckpointError when there is no such adapter or folder, or the adapter may not act; ConfigError;
+            DataError when no policy server answers.
+        """
+        if names_another(name):
+            return self._opened(name, name)
+        policy = self._opened(BASE, self._station.config.models.policy)
+        if not isinstance(policy, OpenVLAPolicy):
+            if name != BASE:
+                own = self._station.config.models.policy
+                raise CheckpointError(f"policy '{name}': {own} takes no adapters; use 'base'")
+            return policy
+        if name == BASE:
+            adapters.deactivate(policy)
+            return policy
+        self._check_adapter(name)  # also where it is attached: it may have been rolled back since
+        present = adapters.attached(policy)
+        if name not in present:
+            for other in present[: max(0, len(present) - MAX_ADAPTERS + 1)]:
+                adapters.detach(policy, other)
+            self._store.load(policy, name)
+        adapters.activate(policy, name)
+        return policy
+
+    def warm_up(self) -> None:
+        """Import now what adapters need, where there are any, and not in the episode that first asks for one."""
+        if isinstance(self._open.get(BASE), OpenVLAPolicy) and self._store.names():
+            adapters.load_library()
+
+    def weights(self, name: str) -> str:
+        """What identifies the weights behind a name: a fingerprint, "FINGERPRINT of the base + FINGERPRINT" for an
+        adapter; empty where this machine cannot tell (a server, files that lie elsewhere)."""
+        try:
+            if name.startswith(REMOTE):
+                return ""
+            if not names_another(name) and name != BASE:
+                return f"{self.weights(BASE)} + {_hash_of(self._store.folder(name) / TENSORS)}"
+            own = self._station.config.models.policy if name == BASE else name
+            if own.startswith(REMOTE):
+                return ""
+            path = find_model(own, self._station.path)
+            return fingerprint(path) if path.is_dir() else _hash_of(path)
+        except (ConfigError, CheckpointError, OSError):
+            return ""
+
+    def close(self) -> None:
+        """Close the connections to policy servers; the next action opens them again."""
+        for policy in self._open.values():
+            if callable(leave := getattr(policy, "close", None)):
+                leave()
+
+    def _opened(self, key: str, target: str) -> Policy:
+        candidates = self._station.config.look_ahead.rollouts
+        if candidates and key != BASE:
+            raise ConfigError(
+                f"{self._station.path}: look_ahead.rollouts: found {candidates}, but only the station's own policy and "
+                f"its adapters look ahead; set it to 0 to try '{key}'"
+            )
+        if key not in self._open:
+            models = self._station.config.models
+            self._open[key] = open_policy(target, models.unnorm_key, models.device, beside=self._station.path)
+        return self._open[key]
+
+    def _check_adapter(self, name: str) -> None:
+        try:
+            self._store.check_fit_to_act(name)
+        except (CheckpointError, ConfigError) as error:
+            if Path(name).exists() and name not in self._store.names():
+                raise CheckpointError(f"{error}; for the folder of that name write './{one_line(name, 60)}'") from error
+            raise
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

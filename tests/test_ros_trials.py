@@ -1,0 +1,140 @@
+"""Trials over a real graph: of policies here and elsewhere, whoever is killed, and with a person who comes late."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from gymnast_core.data.episode import read_header
+from gymnast_core.data.outcome import FAILURE
+from gymnast_core.data.pictures import read_image
+from gymnast_core.errors import StationError
+from gymnast_core.evaluation.comparison import read_tried
+from gymnast_core.evaluation.person import SLACK, WEBHOOK
+from gymnast_core.evaluation.session import read_records
+from gymnast_core.policy.scripted import ScriptedPolicy
+from gymnast_nodes.client import Station
+from tests.hooks import Hooks
+from tests.machine import HANG_S
+from tests.policy_server import PolicyServer
+from tests.ros_tools import Process, process_of, running_station, wait_until
+from tests.tiny_station import build_tiny_station, put_on_graph
+
+ACTIONS = np.tile(np.float32([0, 0, 0.002, 0, 0, 0, 1]), (40, 1))
+STEPS = 3
+
+
+@dataclass
+class Running:
+    """A graph whose scene the opposite task resets, or a person; its policy server and its webhooks."""
+
+    graph: Process
+    station: Station
+    file: Path
+    server: PolicyServer
+    hooks: Hooks
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    path = build_tiny_station(tmp_path_factory.mktemp("station"), simulated=True)
+    server, hooks = PolicyServer(ScriptedPolicy(ACTIONS)), Hooks()
+    names = ("open_drawer", "close_drawer")
+    tasks = {
+        name: {"instruction": name.replace("_", " the "), "max_steps": STEPS, "reset_task": undo,
+               "reset_policy": server.address}
+        for name, undo in zip(names, reversed(names))
+    }  # fmt: skip
+    rest = {"every_s": 0.1, "seconds": 0.3}
+    evaluation = {"reset": "task", "reset_attempts": 2, "person_timeout_s": 1.0, "rest": rest, "look_cleared": True}
+    put_on_graph(path, evaluation=evaluation, tasks=tasks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(WEBHOOK, hooks.address("/json"))
+        patch.setenv(SLACK, hooks.address("/slack"))
+        with running_station(path, without=("adapter",)) as (graph, _, station):
+            yield Running(graph, station, path, server, hooks)
+    server.end()
+    hooks.end()
+
+
+class Person(threading.Thread):
+    """Comes whenever it is called, brings the scene to its start, and says so."""
+
+    def __init__(self, running: Running) -> None:
+        super().__init__(daemon=True)
+        self._running = running
+
+    def run(self) -> None:
+        while call := self._running.hooks.calls["/json"].get():
+            with contextlib.suppress(StationError):  # whoever called may have been killed meanwhile
+                self._running.station.reset_scene(call["task"], 1)
+                self._running.station.scene_is_reset()
+
+
+def test_where_the_opposite_task_fails_a_person_is_called_with_a_picture_and_waited_for(running: Running) -> None:
+    """The policy that shall open the drawer does not, so a person must. One who does not come pauses the trials."""
+    running.hooks.forget()
+    running.station.reset_scene("open_drawer", 1)  # the drawer is shut
+    phases: list[str] = []
+    task = running.station.run_trials(
+        "close_drawer", 2, max_steps=STEPS, on_feedback=lambda heard: phases.append(heard.phase)
+    )
+    first, again = (running.hooks.calls["/json"].get(timeout=HANG_S) for _ in range(2))
+    assert not first["paused"] and again["paused"] and first["task"] == "close_drawer"
+    assert f"reset by 'open_drawer' ({running.server.address}): failure (after 2 attempts)" in first["reason"]
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(first["picture"]), np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (120, 160, 3)
+    assert "paused" in [running.hooks.calls["/slack"].get(timeout=HANG_S)["text"] for _ in range(2)][1]
+    assert not task.is_complete()
+    running.station.reset_scene("close_drawer", 1)
+    running.station.scene_is_reset()
+    result = task.result(HANG_S)
+    assert result.success and len(result.outcomes) == 2, result.message
+    seen = [phase for phase, _ in itertools.groupby(phases)]
+    assert seen.index("person") < seen.index("run") < seen.index("rest") and seen.count("person") == 1
+    for record in read_records(Path(result.run_folder)):
+        assert record.truth is not None and record.judge_score is not None
+        assert read_header(Path(record.episode_path))["metadata"]["judge_saw"] == "cleared.png"
+        assert read_image(Path(record.episode_path) / "cleared.png").shape == (48, 48, 3)
+    page = (Path(result.run_folder) / "report.html").read_text()
+    assert "2 of 2 trials" in page and "data:image/jpeg" in page
+
+
+def test_trials_go_on_when_the_evaluator_is_killed_in_the_middle_of_one(running: Running, tmp_path: Path) -> None:
+    running.hooks.forget()
+    person = Person(running)
+    person.start()
+    asked: list[int] = []
+
+    def kill_in_an_episode() -> None:
+        asked.append(1)
+        if len(asked) == 3:  # the first answer is a test of the connection
+            os.kill(process_of("evaluator", running.graph), signal.SIGKILL)
+
+    running.server.before = kill_in_an_episode
+    policies = ("base", running.server.address)
+    result = running.station.compare(
+        str(running.file), policies, tasks=["open_drawer"], trials=2, max_steps=STEPS, run=str(tmp_path / "run")
+    )
+    running.hooks.calls["/json"].put({})
+    assert result.success and result.done == 4, result.message
+    records = read_records(tmp_path / "run")
+    assert [record.trial for record in records] == list(range(4)) and sum(one.attempts for one in records) == 5
+    assert all(record.outcome == FAILURE and record.truth is False for record in records)
+    tried = read_tried(tmp_path / "run")
+    assert len({tuple(one.record.seed for one in tried if one.policy == name) for name in policies}) == 1
+    for record in records:
+        assert read_header(Path(record.episode_path))["metadata"]["policy"] == record.policy
+    assert (tmp_path / "run" / "report.html").is_file()
+    wait_until(lambda: not person.is_alive(), HANG_S, "the person goes home")
