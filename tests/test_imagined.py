@@ -21,11 +21,12 @@ from scipy import stats
 
 from benchmarks.openai_server import Server
 from gymnast_core.cli import main
+from gymnast_core.correlations import correlation, rank_violation
 from gymnast_core.data.episode import EpisodeWriter
 from gymnast_core.data.formats import episodes_below, find_all
 from gymnast_core.data.frames import write_image
 from gymnast_core.errors import DataError
-from gymnast_core.estimates import clustered_rate, correlation, rank_violation, success_rate
+from gymnast_core.estimates import clustered_rate, success_rate
 from gymnast_core.evaluation.correlate_result import CorrelationResult
 from gymnast_core.evaluation.imagined_result import ImaginedResult
 from gymnast_core.evaluation.imagined_starts import gather

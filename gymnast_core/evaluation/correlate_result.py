@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gymnast_core.correlations import Correlation, correlation, rank_violation
 from gymnast_core.data.outcome import Outcome
-from gymnast_core.estimates import Correlation, Estimate, correlation, paired_difference, rank_violation, success_rate
+from gymnast_core.estimates import Estimate, paired_difference, success_rate
 from gymnast_core.evaluation.imagined_result import ImaginedResult, ImaginedStart
 from gymnast_core.files import finite_or_none
 
@@ -52,7 +53,7 @@ class CorrelationRow:
     """Over policies, for one instruction or all.
 
     error: mean of imagined - real, with its standard error over policies. absolute_error: mean of its size.
-    rank_violation: mean maximum rank violation, see `estimates.rank_violation`.
+    rank_violation: mean maximum rank violation, see `correlations.rank_violation`.
     """
 
     policies: int
