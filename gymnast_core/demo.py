@@ -6,17 +6,13 @@ This process becomes that client: the demo reaches the station through the ROS g
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import json
-import os
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
 from gymnast_core.config import NotNegative, Seed
-from gymnast_core.errors import ConfigError
+from gymnast_core.ros_client import become_ros_client
 
 
 @dataclass(frozen=True)
@@ -46,8 +42,4 @@ class DemoConfig:
 
 def demo(config: DemoConfig) -> int:
     """Replace this process by the ROS client. Raises: ConfigError when there is no ROS 2 to be a client of."""
-    for module in ("rclpy", "gymnast_msgs", "gymnast_nodes"):
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(f"no Python module '{module}'; run `make setup` and `source tools/env.sh` first")
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "gymnast_nodes.demo", json.dumps(dataclasses.asdict(config))])
+    become_ros_client("demo", dataclasses.asdict(config))

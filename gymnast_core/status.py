@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import json
-import os
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
-from gymnast_core.errors import ConfigError
+from gymnast_core.ros_client import become_ros_client
 
 READY, MOVING, STOPPED = "ready", "moving", "stopped"
 MODES = ("unconfigured", READY, MOVING, "holding", STOPPED)
@@ -106,8 +102,4 @@ def _node_line(node: NodeNow) -> str:
 
 def status(config: StatusConfig) -> int:
     """Listen, print, and say by the exit code whether all is well. Raises: ConfigError without ROS 2."""
-    if not all(importlib.util.find_spec(module) for module in ("rclpy", "gymnast_msgs", "gymnast_nodes")):
-        raise ConfigError("no ROS 2 in this shell; run `make setup` and `source tools/env.sh` first")
-    sys.stdout.flush()
-    words = json.dumps(dataclasses.asdict(config))
-    os.execv(sys.executable, [sys.executable, "-m", "gymnast_nodes.status_client", words])
+    become_ros_client("status_client", dataclasses.asdict(config))

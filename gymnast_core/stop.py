@@ -7,10 +7,6 @@ ROS client (`gymnast_nodes.stop_client`), the command asks for it, so that it al
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import json
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +17,7 @@ from pydantic import Field
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.robot.stop_latch import StopLatch, known_stop_files, stop_file, usual_stop_files
+from gymnast_core.ros_client import become_ros_client, has_ros
 from gymnast_core.station_file import find_station_file
 
 
@@ -56,7 +53,7 @@ def stop(config: StopConfig) -> int:
         except DataError as error:
             problems.append(str(error))
     problem = "; ".join(problems)
-    if not _has_ros():
+    if not has_ros():
         said = problem or f"latched in {', '.join(map(str, paths))}"
         print(f"{said}; there is no ROS 2 in this shell (`source tools/env.sh`) to ask whether the arm holds")
         return 1 if problem else 0
@@ -65,7 +62,7 @@ def stop(config: StopConfig) -> int:
 
 def rearm(config: RearmConfig) -> int:
     """Ask the arm node to check the arm and to release the stop. Raises: ConfigError where nobody can be asked."""
-    if not _has_ros():
+    if not has_ros():
         raise ConfigError("no ROS 2 in this shell; run `make setup` and `source tools/env.sh` first")
     # The arm nodes of this machine release their own arms' stops; another's are released here, once it is armed.
     paths = [] if not config.config and known_stop_files() else _stop_files(config.config)
@@ -79,12 +76,7 @@ def _stop_files(station_file: str) -> list[Path]:
     return known_stop_files() or usual_stop_files()
 
 
-def _has_ros() -> bool:
-    return all(importlib.util.find_spec(module) for module in ("rclpy", "gymnast_msgs", "gymnast_nodes"))
-
-
 def _client(verb: str, config: StopConfig | RearmConfig, paths: list[Path], problem: str) -> int:
     """Replace this process by the ROS client."""
-    sys.stdout.flush()
-    words = {"verb": verb, "paths": [str(path) for path in paths], "problem": problem, **dataclasses.asdict(config)}
-    os.execv(sys.executable, [sys.executable, "-m", "gymnast_nodes.stop_client", json.dumps(words)])
+    words = {"verb": verb, "paths": [str(path) for path in paths], "problem": problem}
+    become_ros_client("stop_client", {**words, **dataclasses.asdict(config)})
