@@ -18,6 +18,7 @@ from gymnast_core.evaluation.comparison import (
     PolicyGap,
     PolicyRate,
     Tried,
+    compare,
     in_brackets,
     outcomes_by_reset,
 )
@@ -39,6 +40,15 @@ def write_comparison_page(run: Path, plan: ComparisonPlan, result: ComparisonRes
     title = "Trials" if len(plan.policies) == 1 else f"Trials of {len(plan.policies)} policies"
     sections = [_found(plan, result), *_evidence(plan, result, tried), *_films(run, tried), _every_trial(tried)]
     return write_report(run, f"{title}: {result.station}", sections, f"run {run.name}")
+
+
+def write_page_of_one(
+    run: Path, station: str, policy: str, task: str, planned: int, records: Sequence[TrialRecord], stopped_by: str = ""
+) -> Path:
+    """The page of trials of one policy at one task. Raises: DataError when it cannot be written."""
+    plan = ComparisonPlan((policy,), (task,), planned)
+    tried = [Tried(policy, record) for record in records]
+    return write_comparison_page(run, plan, compare(plan, tried, station, str(run), stopped_by), tried)
 
 
 def _found(plan: ComparisonPlan, result: ComparisonResult) -> Section:

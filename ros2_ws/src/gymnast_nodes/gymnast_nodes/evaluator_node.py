@@ -22,8 +22,7 @@ from gymnast_msgs.action import Practise, RunTrials
 
 from gymnast_core.data.outcome import ABORTED, CANCELLED
 from gymnast_core.errors import DataError, StationError
-from gymnast_core.evaluation.comparison import ComparisonPlan, Tried, compare
-from gymnast_core.evaluation.comparison_page import write_comparison_page
+from gymnast_core.evaluation.comparison_page import write_page_of_one
 from gymnast_core.evaluation.conditions import Conditions, keep_conditions
 from gymnast_core.evaluation.session import PlannedTrial, TrialRecord, TrialSession, TrialsResult, summarise
 from gymnast_core.files import user_path, write_bytes
@@ -125,11 +124,9 @@ class EvaluatorNode(ManagedNode):
 
     def _write_page(self, run: Path, facts: dict[str, Any], records: Sequence[TrialRecord], message: str) -> None:
         """The page of a set of trials; a set whose page cannot be written counts all the same."""
-        plan = ComparisonPlan((facts["policy"],), (facts["task"],), facts["trials"])
-        tried = [Tried(facts["policy"], record) for record in records]
+        of = facts["policy"], facts["task"], facts["trials"]
         try:
-            found = compare(plan, tried, self.station.name, str(run), message)
-            self.get_logger().info(f"report: {write_comparison_page(run, plan, found, tried)}")
+            self.get_logger().info(f"report: {write_page_of_one(run, self.station.name, *of, records, message)}")
         except DataError as error:
             self.get_logger().error(f"no page of these trials: {error}")
 
