@@ -1,7 +1,8 @@
 """Looks into the ROS graph before a station's own graph is started.
 
-`python -m gymnast_nodes.look NODE...`: which of these nodes (full names) are there already. `--station FILE`: what is
-wrong with the driver and the camera that are there. One line each, and exit code 1 where there is any.
+`python -m gymnast_nodes.look NODE...`: which of these nodes (full names) are there already. `--wait SECONDS NODE...`:
+the same, with more patience for a busy machine. `--station FILE`: what is wrong with the driver and the camera that
+are there. One line each, and exit code 1 where there is any.
 """
 
 from __future__ import annotations
@@ -23,15 +24,27 @@ DISCOVERY_S = 1.0
 """Nodes of this machine are discovered within some tenths of a second."""
 
 
+def heard(node: Node, names: Sequence[str]) -> list[Speaker]:
+    """Who of these is in the graph now: every node publishes its parameter events."""
+    found = speakers(node, Seat("/parameter_events", free=None), Places(node))
+    return [speaker for speaker in found if speaker.node in names]
+
+
+def wait_for_any(node: Node, names: Sequence[str], seconds: float) -> None:
+    """Return as soon as one of these is heard."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not heard(node, names):
+        time.sleep(0.2)
+
+
 def present(node: Node, names: Sequence[str]) -> list[Speaker]:
-    """Who of these is in the graph: every node publishes its parameter events.
+    """Who of these is in the graph, and stays.
 
     A killed node stays there for its lease, so who is there gets that time to leave.
     """
     end = time.monotonic() + linger_s()
     while True:
-        found = speakers(node, Seat("/parameter_events", free=None), Places(node))
-        there = [speaker for speaker in found if speaker.node in names]
+        there = heard(node, names)
         if not there or time.monotonic() > end:
             return there
         time.sleep(0.2)
@@ -55,6 +68,9 @@ def main(arguments: Sequence[str]) -> int:
     with avoided_dead_ports():
         node = Node("_look", enable_rosout=False, start_parameter_services=False)
     time.sleep(DISCOVERY_S)
+    if arguments[:1] == ["--wait"]:
+        patience, *arguments = arguments[1:]
+        wait_for_any(node, arguments, float(patience) - DISCOVERY_S)
     found = wrong_with(node, station) if station else sorted({str(speaker) for speaker in present(node, arguments)})
     for line in found:
         print(line, flush=True)
