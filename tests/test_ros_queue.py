@@ -47,7 +47,7 @@ def trials(store: JobStore, number: int) -> list[int]:
 
 
 def test_a_job_over_ros_loses_no_trial_runs_none_twice_and_is_cancelled_with_the_arm_held(tmp_path: Path) -> None:
-    path = build_tiny_station(tmp_path)
+    path = build_tiny_station(tmp_path, simulated=True)
     actions = np.zeros((400, 7), np.float32)
     actions[:, 0] = np.where(np.arange(400) % 4 < 2, 0.004, -0.004)  # to and fro, so that it never ends out of reach
     actions[:, 6] = 1.0

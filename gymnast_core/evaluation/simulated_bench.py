@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,14 @@ from gymnast_core.config import StationConfig
 from gymnast_core.data.outcome import ABORTED, FAILURE, SUCCESS
 from gymnast_core.errors import DataError, StationError
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, trial_name
+from gymnast_core.policy.choice import BASE, StationPolicies
 from gymnast_core.protocols import Judge, Policy, Start
+from gymnast_core.reward.factory import load_judge
 from gymnast_core.rollout.ending import station_ending
+from gymnast_core.rollout.look_ahead import open_look_ahead
 from gymnast_core.rollout.trials import TrialLog, run_trials
 from gymnast_core.simulation.environment import StationEnvironment
+from gymnast_core.station_file import StationFile
 
 
 class SimulatedBench:
@@ -100,3 +105,37 @@ class SimulatedBench:
         if self._start is None:
             raise StationError("the station was not reset yet")
         return self._start
+
+
+@contextlib.contextmanager
+def open_simulated_bench(
+    opened: StationFile, policies: StationPolicies, names: Sequence[str], run: Path
+) -> Iterator[SimulatedBench]:
+    """A bench on which the policies of these names act, each open and asked once; episodes go below `run`.
+
+    Raises: ConfigError, CheckpointError, DataError (a policy), JudgeError.
+    """
+    station = opened.config
+    judge = load_judge(station, opened.path, run) if station.executor.stop_at_success else None
+    with contextlib.closing(policies):
+        choose = _open_all(opened, policies, names, run)
+        with contextlib.closing(SimulatedBench(station, choose, run / "episodes", judge=judge)) as bench:
+            yield bench
+
+
+def _open_all(
+    opened: StationFile, policies: StationPolicies, names: Sequence[str], run: Path
+) -> Callable[[str], Policy]:
+    """The policies behind the station's look-ahead, where it has one."""
+    for name in names:
+        policies.choose(name)
+    candidates = opened.config.look_ahead.rollouts
+    if not candidates:
+        return policies.choose
+    looking = open_look_ahead(policies.choose(BASE), opened.path, candidates, opened.config.models.device, str(run))
+
+    def choose(name: str) -> Policy:
+        policies.choose(name)
+        return looking
+
+    return choose

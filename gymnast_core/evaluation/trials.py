@@ -5,15 +5,10 @@ Over ROS the same flow runs in `gymnast_nodes.trials_client`; what differs is th
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.util
-import json
-import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,14 +28,12 @@ from gymnast_core.evaluation.comparison import (
 from gymnast_core.evaluation.comparison_page import write_comparison_page
 from gymnast_core.evaluation.conditions import Conditions, keep_conditions
 from gymnast_core.evaluation.session import MAX_ABORTED_IN_A_ROW, Bench, TrialRecord, TrialSession
-from gymnast_core.evaluation.simulated_bench import SimulatedBench
+from gymnast_core.evaluation.simulated_bench import open_simulated_bench
 from gymnast_core.evaluation.trials_config import TrialsOptions
-from gymnast_core.policy.choice import BASE, StationPolicies
+from gymnast_core.policy.choice import StationPolicies
 from gymnast_core.progress import interrupts, progress_bar, say
-from gymnast_core.protocols import Policy
 from gymnast_core.results import write_result
-from gymnast_core.reward.factory import load_judge
-from gymnast_core.rollout.look_ahead import open_look_ahead
+from gymnast_core.ros_client import become_ros_client
 from gymnast_core.run_folder import RunFolder, refuse_other_options
 from gymnast_core.station_file import StationFile, open_station
 
@@ -57,19 +50,13 @@ def trials(options: TrialsOptions) -> int:
     """
     flow = Trials(options)
     if flow.where == "graph":
-        return _over_ros(dataclasses.replace(options, config=str(flow.station.path)))
+        become_ros_client("trials_client", {**dataclasses.asdict(options), "config": str(flow.station.path)})
     for name in flow.plan.policies:  # before there is a folder
         if name == PRACTISE:
             raise ConfigError("policies: found practise, which needs a station over ROS (--where graph)")
         flow.policies.check(name)
     run = flow.begin()
-    station, path = flow.station.config, flow.station.path
-    judge = load_judge(station, path, run.path) if station.executor.stop_at_success else None
-    with contextlib.ExitStack() as ending:
-        ending.callback(flow.policies.close)
-        choose = _open_all(flow.station, flow.policies, flow.plan.policies, run.path)
-        bench = SimulatedBench(station, choose, run.path / "episodes", judge=judge)
-        ending.callback(bench.close)
+    with open_simulated_bench(flow.station, flow.policies, flow.plan.policies, run.path) as bench:
         return flow(bench)
 
 
@@ -209,30 +196,3 @@ class Enough:
             if len(last) == MAX_ABORTED_IN_A_ROW and all(record.outcome == ABORTED for record in last):
                 return f"fault: {len(last)} trials of {policy} in a row were stopped: {last[-1].message}"
         return ""
-
-
-def _open_all(
-    opened: StationFile, policies: StationPolicies, names: Sequence[str], run: Path
-) -> Callable[[str], Policy]:
-    """The policies, all of them open and asked once, and behind the station's look-ahead where it has one."""
-    for name in names:
-        policies.choose(name)
-    candidates = opened.config.look_ahead.rollouts
-    if not candidates:
-        return policies.choose
-    looking = open_look_ahead(policies.choose(BASE), opened.path, candidates, opened.config.models.device, str(run))
-
-    def choose(name: str) -> Policy:
-        policies.choose(name)
-        return looking
-
-    return choose
-
-
-def _over_ros(options: TrialsOptions) -> int:
-    """Replace this process by the ROS client. Raises: ConfigError where there is no ROS 2."""
-    if not all(importlib.util.find_spec(module) for module in ("rclpy", "gymnast_msgs", "gymnast_nodes")):
-        raise ConfigError("no ROS 2 in this shell; run `make setup` and `source tools/env.sh` first")
-    sys.stdout.flush()
-    words = json.dumps(dataclasses.asdict(options))
-    os.execv(sys.executable, [sys.executable, "-m", "gymnast_nodes.trials_client", words])

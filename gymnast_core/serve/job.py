@@ -37,6 +37,7 @@ def _check_policy(policy: str) -> str:
     return policy
 
 
+TaskName = Annotated[str, Field(min_length=1, max_length=100, pattern=LINE)]
 PolicyName = Annotated[str, Field(max_length=500), AfterValidator(_check_policy)]
 Contact = Annotated[str, Field(max_length=200, pattern=LINE)]
 Priority = Annotated[int, Field(ge=PRIORITIES[0], le=PRIORITIES[1])]
@@ -49,13 +50,13 @@ Steps = Annotated[int, Field(ge=0, le=1000)]
 class JobRequest:
     """What a user asks a station for: trials of a policy at a task."""
 
-    task: Annotated[str, Field(min_length=1, max_length=100, pattern=LINE)]
+    task: TaskName
     """Task of the station."""
     policy: PolicyName = BASE
-    """ "base" (the station's own), an adapter's name, or a policy server's address."""
+    """ "base" (the station's own policy), an adapter's name, or a policy server's address (http:// or ws://)."""
     trials: TrialCount = 20
     contact: Contact = ""
-    """Whom to ask about this job."""
+    """Whom to ask about this job: an address, a name, a channel."""
     priority: Priority = 0
     """Jobs of higher priority go first; equal ones in the order in which they came."""
     first_seed: FirstSeed = FIRST_SEED

@@ -6,15 +6,16 @@ not on record. The queue's switch and a cancel are looked at after each trial; a
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gymnast_core.config import StationConfig
 from gymnast_core.data.outcome import ABORTED
-from gymnast_core.errors import GymnastError, StationError
+from gymnast_core.errors import DataError, GymnastError, StationError
+from gymnast_core.evaluation.comparison_page import write_page_of_one
 from gymnast_core.evaluation.session import (
     MAX_ABORTED_IN_A_ROW,
     Bench,
@@ -29,6 +30,7 @@ from gymnast_core.progress import interrupts, say
 from gymnast_core.serve.job import Job, JobRequest, State
 from gymnast_core.serve.job_films import film_trials
 from gymnast_core.serve.job_store import JobStore
+from gymnast_core.serve.queue_station import STATION
 
 EARLIER_S = 60.0
 """How long the process of a killed runner is waited for."""
@@ -38,26 +40,17 @@ FAULTS = "jobs stopped by faults"
 """Fact of a queue: the last job was stopped by one trial's fault after the other."""
 
 
-class JobBench(Bench, Protocol):
-    """A bench that a job opens and gives back."""
-
-    def close(self) -> None:
-        """Leave the station as it is."""
-        ...
-
-
-OpenBench = Callable[[Job, Path], JobBench]
-"""(job, its folder) -> a bench that acts by the job's policy. Raises: GymnastError."""
+OpenBench = Callable[[Job, Path], AbstractContextManager[Bench]]
+"""(job, its folder) -> a bench for the job's trials. Raises: GymnastError."""
 
 
 def plan_of(request: JobRequest) -> list[PlannedTrial]:
-    """The trials of a job. The policy's name is one that a folder may have."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", request.policy)
-    return [PlannedTrial(request.task, request.first_seed + number, name) for number in range(request.trials)]
+    """The trials of a job."""
+    return [PlannedTrial(request.task, request.first_seed + number, request.policy) for number in range(request.trials)]
 
 
 def close_job(store: JobStore, number: int, state: State, message: str, hz: float = 5.0) -> Job:
-    """Write the result of what is on record, then end the job: a kill between the two repeats the first alone.
+    """Write result and page of what is on record, then end the job: a kill between the two repeats the first alone.
 
     hz: of the videos. Raises: DataError.
     """
@@ -65,7 +58,13 @@ def close_job(store: JobStore, number: int, state: State, message: str, hz: floa
     folder.mkdir(parents=True, exist_ok=True)
     records = read_records(folder)[: job.request.trials]
     film_trials(folder, records, hz)
-    result = summarise(records, job.request.trials, folder, job.request.policy, message)
+    asked = job.request
+    result = summarise(records, asked.trials, folder, asked.policy, message)
+    station = Path(store.fact(STATION)).stem
+    try:
+        write_page_of_one(folder, station, asked.policy, asked.task, asked.trials, records, message)
+    except DataError as error:  # a job counts without its page
+        say(f"job {number}: no page: {error}", "yellow")
     store.report(number, len(records), result.successes)
     return store.finish(number, state, result.message)
 
@@ -103,22 +102,18 @@ class JobRun:
             return self._cancelled()
         if self._store.paused:
             return self._wait()
-        bench: JobBench | None = None
         try:
             with interrupts():
                 self._station.task(job.request.task)
                 self._check_disk()
-                bench = self._open(job, self._folder)
-                return self._session(job, bench)
+                with self._open(job, self._folder) as bench:
+                    return self._session(job, bench)
         except StationError as error:
             return self._faulty(job, str(error))
         except GymnastError as error:
             return self._end("failed", self._where(job, str(error)))
-        finally:
-            if bench is not None:
-                bench.close()
 
-    def _session(self, job: Job, bench: JobBench) -> bool:
+    def _session(self, job: Job, bench: Bench) -> bool:
         session = TrialSession(
             bench, plan_of(job.request), self._folder, job.request.max_steps, self._tell, self._after, self._warn
         )

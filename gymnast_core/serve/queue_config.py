@@ -9,7 +9,7 @@ import tyro
 from pydantic import Field
 
 from gymnast_core.config import PathText, Positive
-from gymnast_core.serve.job import BASE, FIRST_SEED, Contact, FirstSeed, PolicyName, Priority, Steps, TrialCount
+from gymnast_core.serve.job import JobRequest, Priority, TaskName
 from gymnast_core.serve.job_users import USUAL_JOBS
 from gymnast_core.serve.listen_config import ListenConfig
 
@@ -19,22 +19,11 @@ QUEUE = "runs/queue"
 
 
 @dataclass(frozen=True)
-class SubmitConfig:
+class SubmitConfig(JobRequest):
     """Ask a station for trials of a policy. Prints the job's number."""
 
-    task: tyro.conf.Positional[str]
+    task: tyro.conf.Positional[TaskName]
     """Task of the station."""
-    policy: PolicyName = BASE
-    """ "base" (the station's own policy), an adapter's name, or a policy server's address (http:// or ws://)."""
-    trials: TrialCount = 20
-    contact: Contact = ""
-    """Whom to ask about this job: an address, a name, a channel."""
-    priority: Priority = 0
-    """Jobs of higher priority go first; equal ones in the order in which they came."""
-    first_seed: FirstSeed = FIRST_SEED
-    """Trial k is reset by seed first_seed + k."""
-    max_steps: Steps = 0
-    """Of each trial; 0: as the station says for the task."""
     queue: WhereText = QUEUE
     """Folder of the queue, or the address of `gymnast queue serve` (http://host:port)."""
     config: str = ""

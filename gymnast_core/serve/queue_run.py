@@ -7,11 +7,9 @@ the job goes on where it stood.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 from gymnast_core.config import dump_config
@@ -19,6 +17,7 @@ from gymnast_core.files import write_bytes
 from gymnast_core.graph import look
 from gymnast_core.locks import lock_folder
 from gymnast_core.progress import Interruption, interruptible, say
+from gymnast_core.ros_client import become_ros_client
 from gymnast_core.serve.job import Job, is_address
 from gymnast_core.serve.job_run import JobRun, close_job
 from gymnast_core.serve.job_store import JobStore
@@ -31,6 +30,8 @@ GRACE_S = 60.0
 """Between the request that a job's process end and its kill."""
 CRASHES = 3
 """A job whose process dies this often without a further trial has failed."""
+LOOK_S = "5"
+"""Seconds in which an evaluator in the ROS graph is discovered, also by a busy machine."""
 LOG = "log.txt"
 POLICY_TOKEN = "GYMNAST_POLICY_TOKEN"
 
@@ -53,17 +54,15 @@ def _do_job(store: JobStore, config: RunQueueConfig) -> int:
     """One job in this process; 0 when it has ended, 1 when it is to go on later. Raises: ConfigError, DataError."""
     over_ros = config.over == "ros"
     if config.over == "auto":
-        over_ros = bool(look([f"{config.namespace.rstrip('/')}/evaluator"]))
+        over_ros = bool(look(["--wait", LOOK_S, f"{config.namespace.rstrip('/')}/evaluator"]))
     if over_ros:
-        sys.stdout.flush()
-        words = json.dumps(dataclasses.asdict(config))
-        os.execv(sys.executable, [sys.executable, "-m", "gymnast_nodes.job_client", words])
-    from gymnast_core.serve.job_bench import open_simulated_bench  # it imports torch
+        become_ros_client("job_client", dataclasses.asdict(config))
+    from gymnast_core.serve.job_bench import open_job_bench  # it imports torch
 
     opened = open_queue_station(store)
     if opened is None:
         return 1
-    job = JobRun(store, config.job, opened.config, lambda job, folder: open_simulated_bench(opened, job, folder))
+    job = JobRun(store, config.job, opened.config, lambda job, folder: open_job_bench(opened, job, folder))
     return 0 if job() else 1
 
 

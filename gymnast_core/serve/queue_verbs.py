@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -25,15 +26,7 @@ from gymnast_core.serve.queue_config import (
 
 def submit(config: SubmitConfig) -> int:
     """Add a job and print its number. Raises: ConfigError, DataError."""
-    request = JobRequest(
-        task=config.task,
-        policy=config.policy,
-        trials=config.trials,
-        contact=config.contact,
-        priority=config.priority,
-        first_seed=config.first_seed,
-        max_steps=config.max_steps,
-    )
+    request = JobRequest(**{field.name: getattr(config, field.name) for field in dataclasses.fields(JobRequest)})
     job = open_queue(config.queue, config.config).submit(request)
     say(line_of(job))
     print(job["number"])

@@ -51,6 +51,10 @@ from gymnast_nodes.qos import LATCHED_QOS
 from gymnast_nodes.status_client import listen
 
 
+class GoalRefused(StationError):
+    """The node is at work for somebody else, or it is not active."""
+
+
 class Task:
     """One goal of an action on its way."""
 
@@ -76,7 +80,7 @@ class Task:
             raise StationError(f"action {self.name} did not answer within 10 s")
         self._handle = accepted.result()
         if not self._handle.accepted:
-            raise StationError(
+            raise GoalRefused(
                 f"action {self.name} refused the goal: another one is under way, or its node is not active"
             )
         self._future = in_executor(self._node, self._handle.get_result_async)

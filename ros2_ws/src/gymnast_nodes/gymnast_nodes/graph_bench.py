@@ -23,11 +23,11 @@ from gymnast_core.evaluation.trials_config import TrialsOptions
 from gymnast_core.progress import say
 from gymnast_core.results import read_result
 from gymnast_core.robot.strain import ArmStrain
-from gymnast_nodes.client import Station, Task
+from gymnast_nodes.client import GoalRefused, Station, Task
 
 PERSON = "person"
 """The phase of a trial in which the evaluator waits for somebody."""
-POLL_S = 0.1
+POLL_S, ASK_AGAIN_S = 0.1, 1.0
 COME_BACK_S = 120.0
 """How long the graph may take to bring a node back that went down."""
 
@@ -36,12 +36,15 @@ class GraphBench:
     """`evaluation.session.Bench` on a client of a graph. A cancel of the caller's (Ctrl-C) cancels the trial.
 
     came: asked, while the evaluator waits for a person, whether one has come; its first answer to a call is thrown
-    away, since it may be of before.
+    away, since it may be of before. None: people answer the evaluator itself. busy_s: how long somebody else's trials
+    are waited for.
     """
 
-    def __init__(self, station: Station, came: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, station: Station, came: Callable[[], bool] | None = None, busy_s: float = 0.0) -> None:
         self._station = station
         self._came = came
+        self._busy_s = busy_s
+        self._heard: Any = None
         self._phase = ""
         self._truth: bool | None = None
 
@@ -59,26 +62,17 @@ class GraphBench:
 
         Raises: StationError when the evaluator refuses it, or cannot reset arm and scene.
         """
-
-        def listen(heard: Any) -> None:
-            if heard.phase == PERSON and self._phase != PERSON:
-                self._came()
-                say(
-                    f"bring the scene to the start of '{trial.task}', step back, press Enter (why: the evaluator's log)"
-                )
-            self._phase = heard.phase
-            tell(heard.phase, heard)
-
-        task = self._station.run_trials(trial.task, 1, trial.policy, trial.seed, max_steps, listen)
+        task = self._begin(trial, max_steps)
         try:
             while not task.is_complete():
-                if self._phase == PERSON and self._came():
+                self._listen(task, trial, tell)
+                if self._phase == PERSON and self._came is not None and self._came():
                     self._say_so()
                 time.sleep(POLL_S)
             result = task.result()
         except StationError as error:
             return EpisodeOutcome(ABORTED, message=str(error))
-        except KeyboardInterrupt:
+        except BaseException:
             task.cancel()
             raise
         return self._outcome(task, result)
@@ -86,6 +80,36 @@ class GraphBench:
     def truth(self, task: str) -> bool | None:
         """What the evaluator was told by the station."""
         return self._truth
+
+    def _begin(self, trial: PlannedTrial, max_steps: int) -> Task:
+        """Start the trial as soon as the evaluator takes it. Raises: StationError."""
+        self._heard, self._phase = None, ""
+        end, told = time.monotonic() + self._busy_s, False
+        while True:
+            try:
+                return self._station.run_trials(trial.task, 1, trial.policy, trial.seed, max_steps)
+            except GoalRefused as error:
+                if time.monotonic() >= end:
+                    raise
+                if not told:
+                    say(f"waiting: {error}")
+                told = True
+            time.sleep(ASK_AGAIN_S)
+
+    def _listen(self, task: Task, trial: PlannedTrial, tell: Tell) -> None:
+        """Pass on what the evaluator has said since the last look."""
+        heard = task.feedback
+        if heard is None or heard is self._heard:
+            return
+        self._heard = heard
+        if heard.phase == PERSON and self._phase != PERSON:
+            answer = "call evaluator/scene_is_reset"
+            if self._came is not None:
+                self._came()
+                answer = "press Enter"
+            say(f"bring the scene to the start of '{trial.task}', step back, {answer} (why: the evaluator's log)")
+        self._phase = heard.phase
+        tell(heard.phase, heard)
 
     def _say_so(self) -> None:
         """A person has come. A call that has ended meanwhile needs no answer."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
-from pathlib import Path
 
-from gymnast_core.config import parse_config
-from gymnast_core.errors import GymnastError
-from gymnast_core.progress import interrupts, say
-from gymnast_core.serve.job import Job
+from gymnast_core.progress import interrupts
 from gymnast_core.serve.job_run import JobRun
 from gymnast_core.serve.job_store import JobStore
 from gymnast_core.serve.queue_config import RunQueueConfig
 from gymnast_core.serve.queue_station import open_queue_station
 from gymnast_nodes.client import Station
-from gymnast_nodes.job_bench import StationJobBench
+from gymnast_nodes.client_verb import run_client
+from gymnast_nodes.graph_bench import GraphBench
+
+BUSY_S = 900.0
+"""How long others' trials, and those that a killed runner left behind, are waited for."""
 
 
 def do_job(config: RunQueueConfig) -> int:
@@ -24,26 +24,15 @@ def do_job(config: RunQueueConfig) -> int:
     opened = open_queue_station(store)
     if opened is None:
         return 1
-    own = opened.config.models.policy
     with interrupts(), Station(namespace=config.namespace) as station:
-
-        def open_bench(job: Job, folder: Path) -> StationJobBench:
-            policy = job.request.policy
-            return StationJobBench(station, "base" if policy == own else policy, say)
-
-        return 0 if JobRun(store, config.job, opened.config, open_bench)() else 1
+        bench = GraphBench(station, busy_s=BUSY_S)
+        job = JobRun(store, config.job, opened.config, lambda job, folder: contextlib.nullcontext(bench))
+        return 0 if job() else 1
 
 
 def main() -> int:
     """The exit code of `gymnast queue run --job N`."""
-    try:
-        return do_job(parse_config(RunQueueConfig, json.loads(sys.argv[1]), "options"))
-    except GymnastError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the arm holds", file=sys.stderr)
-        return 130
+    return run_client(RunQueueConfig, do_job, "interrupted: the arm holds")
 
 
 if __name__ == "__main__":

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
 
-from gymnast_core.config import parse_config
-from gymnast_core.errors import GymnastError
 from gymnast_core.evaluation.trials import Trials
 from gymnast_core.evaluation.trials_config import TrialsOptions
-from gymnast_core.redaction import redact
 from gymnast_nodes.client import Station
+from gymnast_nodes.client_verb import run_client
 from gymnast_nodes.graph_bench import GraphBench
 
 ACTIVE_S = 30.0
@@ -39,14 +36,8 @@ def enter_pressed() -> bool:
 
 
 def main() -> int:
-    try:
-        return run(parse_config(TrialsOptions, json.loads(sys.argv[1]), "command line"))
-    except GymnastError as error:
-        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    """The exit code of `gymnast trials` over ROS."""
+    return run_client(TrialsOptions, run, "interrupted")
 
 
 if __name__ == "__main__":
