@@ -548,9 +548,12 @@ def find_model(name: str, config_path: str | os.PathLike[str] | None = None) -> 
         if config_path is not None:
             candidates.append(Path(config_path).resolve().parent / name)
         candidates.append(PACKAGE_ROOT / "weights" / name)
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate.resolve()
+    try:
+        for candidate in candidates:
+            if candidate.exists():
+                return candidate.resolve()
+    except OSError as error:
+        raise ConfigError(f"model '{name[:200]}': {error.strerror or error}") from error
     raise ConfigError(f"model '{name}' not found; looked at {', '.join(str(c) for c in candidates)}")
 
 

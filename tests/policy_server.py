@@ -17,8 +17,9 @@ from gymnast_core.protocols import Policy
 class PolicyServer(ThreadingHTTPServer):
     """Serves `policy` on loopback from construction to `end`.
 
-    paths: what was asked. frames, instructions: of the requests to /act. spoil: changes what is answered: given the
-    actions (K, 7), a body instead of them, or None. before: called before each answer of /act.
+    paths: what was asked. tokens: the Authorization headers that came, None for none. frames, instructions: of the
+    requests to /act. spoil: changes what is answered: given the actions (K, 7), a body instead of them, or None.
+    before: called before each answer of /act.
     """
 
     daemon_threads = True
@@ -27,6 +28,7 @@ class PolicyServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.policy = policy
         self.paths: list[str] = []
+        self.tokens: set[str | None] = set()
         self.frames: list[np.ndarray] = []
         self.instructions: list[str] = []
         self.spoil: Callable[[np.ndarray], bytes | None] = lambda actions: None
@@ -59,6 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server: PolicyServer = self.server  # type: ignore[assignment]
         server.paths.append(self.path)
+        server.tokens.add(self.headers["Authorization"])
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path != "/act":
             return self.answer(404, b"{}")

@@ -16,6 +16,7 @@ from gymnast_msgs.action import RunEpisode
 from gymnast_msgs.msg import ArmState, BridgeAction, EpisodeStep
 
 from gymnast_core.data.episode import read_episode
+from gymnast_core.policy.remote import TOKEN_VARIABLE
 from gymnast_core.policy.scripted import ScriptedPolicy
 from gymnast_nodes.client import Station
 from tests.machine import HANG_S, in_time
@@ -46,11 +47,13 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     path = build_tiny_station(folder)
     server = PolicyServer(ScriptedPolicy(ACTIONS))
     put_on_graph(path, models={"policy": server.address})
-    with running_station(path, without=("adapter", "evaluator")) as (process, raw, station):
-        raw.listen(ArmState, "/arm/state")
-        raw.listen(BridgeAction, "/arm/action", 100)
-        raw.listen(EpisodeStep, "/executor/step", 100)
-        yield Running(process, raw, station, server, process_of("executor", process))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(TOKEN_VARIABLE, "of-this-station")
+        with running_station(path, without=("adapter", "evaluator")) as (process, raw, station):
+            raw.listen(ArmState, "/arm/state")
+            raw.listen(BridgeAction, "/arm/action", 100)
+            raw.listen(EpisodeStep, "/executor/step", 100)
+            yield Running(process, raw, station, server, process_of("executor", process))
     server.end()
 
 
@@ -65,8 +68,10 @@ def running(graph: Running) -> Iterator[Running]:
     assert graph.station.states()["executor"] == "active"
 
 
-def run(running: Running, steps: int, judge: bool = False) -> tuple[str, RunEpisode.Result]:
-    task = running.station.run_episode("open the drawer", task="open_drawer", max_steps=steps, judge=judge)
+def run(running: Running, steps: int, judge: bool = False, policy: str = "base") -> tuple[str, RunEpisode.Result]:
+    task = running.station.run_episode(
+        "open the drawer", task="open_drawer", policy=policy, max_steps=steps, judge=judge
+    )
     result = task.result(HANG_S)
     return task.status, result
 
@@ -84,6 +89,21 @@ def test_a_policy_elsewhere_acts_and_its_episode_is_judged(running: Running) -> 
     # It saw what was logged before either chunk, but for a frame that came while it was asked.
     for asked, logged in zip(running.server.frames[seen:], (episode.frames[0], episode.frames[5])):
         assert asked.shape == (48, 48, 3) and np.abs(asked.astype(float) - logged).mean() < 2.0
+
+
+def test_a_goal_may_name_any_policy_but_the_token_is_for_the_server_of_the_station_file(running: Running) -> None:
+    stranger = PolicyServer(ScriptedPolicy(ACTIONS))
+    try:
+        for address in (stranger.address, running.server.address):
+            status, result = run(running, 2, policy=address)
+            assert status == "succeeded" and result.steps == 2, result.message
+    finally:
+        stranger.end()
+    assert stranger.tokens == {None} and running.server.tokens == {"Bearer of-this-station"}
+    for wrong in ("/tmp/a\nb", "/" + "x" * 400, "/nobody/knows/it", "/dev/null", "/etc/passwd.npz", "..", "http://a?b"):
+        status, result = run(running, 2, policy=wrong)
+        assert status == "aborted" and not result.episode_path, wrong
+        assert "unexpected" not in result.message and result.message.isprintable(), result.message
 
 
 def test_an_answer_slower_than_the_control_period_is_waited_for(running: Running) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from websockets.sync.server import serve
 
 from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.policy.choice import StationPolicies
 from gymnast_core.policy.load import check_policy, open_policy
 from gymnast_core.policy.remote_websocket import WebSocketPolicy
 from gymnast_core.protocols import EpisodicPolicy
+from gymnast_core.station_file import open_station
+from tests import openpi_server
 from tests.machine import in_time
 from tests.serving import Served, frames_of, serving
+from tests.tiny_station import build_tiny_station
 
 FRAMES = frames_of(2)
 SERVER = ("-m", "tests.openpi_server")
@@ -98,3 +106,26 @@ def test_an_address_that_is_none_is_one_line() -> None:
     check_policy("ws://127.0.0.1:1")
     with pytest.raises(DataError, match="no policy server answers"):
         open_policy("ws://127.0.0.1:1")
+
+
+def test_a_token_goes_to_a_server_that_the_user_of_this_process_names_and_to_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GYMNAST_POLICY_TOKEN", "of-this-machine")
+    station = open_station(str(build_tiny_station(tmp_path)))
+    heard: list[str | None] = []
+
+    def note(link: Any, request: Any) -> None:
+        heard.append(request.headers.get("Authorization"))
+
+    with serve(openpi_server.handle, "127.0.0.1", 0, process_request=note, compression=None) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        for user_names in (False, True):
+            policies = StationPolicies(station, user_names)
+            assert policies.choose(address).act(FRAMES, ["open"] * 2).shape == (2, 4, 7)
+            policies.close()
+        server.shutdown()
+    with_token = heard.index("Bearer of-this-machine")
+    assert with_token > 0 and {*heard[:with_token]} == {None}
+    assert {*heard[with_token:]} == {"Bearer of-this-machine"}

@@ -20,9 +20,11 @@ from gymnast_core.cli import main
 from gymnast_core.data.films import film_index
 from gymnast_core.evaluation.session import TrialRecord, read_records
 from gymnast_core.files import read_json_lines
+from gymnast_core.policy.scripted import ScriptedPolicy
 from gymnast_core.serve.job import Job, JobRequest
 from gymnast_core.serve.job_store import JobStore
 from gymnast_core.serve.queue_station import station_of
+from tests.policy_server import PolicyServer
 from tests.processes import ROOT, wait_for
 from tests.serving import serving
 from tests.tiny_station import build_tiny_station
@@ -100,6 +102,7 @@ def test_whoever_is_killed_no_trial_is_lost_and_none_is_run_twice(store: JobStor
     ]
     assert [line["episode_path"] for line in lines][: len(first)] == first
     assert len(json.loads((folder / "result.json").read_text())["outcomes"]) == 9
+    assert "9 of 9 trials" in (folder / "report.html").read_text()
     assert [film_index(path).count for path in sorted((folder / "videos").iterdir())] == [4] * 9
 
 
@@ -154,6 +157,24 @@ def test_a_policy_server_that_fails_costs_its_job_and_the_next_that_fails_pauses
     for told in (store.job(bad.number).message, store.paused):
         assert "3 trials in a row were stopped by a fault" in told and "found nan at step 0" in told
     assert store.job(kept.number).state == "running" and store.paused.startswith(f"job {kept.number}: ")
+
+
+def test_a_token_goes_to_the_server_of_the_station_file_and_not_to_a_users(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GYMNAST_POLICY_TOKEN", "of-this-station")
+    own, stranger = (PolicyServer(ScriptedPolicy(np.zeros((50, 7), np.float32))) for _ in range(2))
+    path = Path(store.fact("station"))
+    content = yaml.safe_load(path.read_text())
+    content["models"]["policy"] = own.address
+    path.write_text(yaml.safe_dump(content))
+    jobs = [submit(store, 1, policy=name) for name in (stranger.address, own.address)]
+    with runner(store, "--once") as process:
+        assert process.wait(SLOW_S) == 0
+    own.end()
+    stranger.end()
+    assert [store.job(job.number).state for job in jobs] == ["done"] * 2
+    assert stranger.tokens == {None} and own.tokens == {"Bearer of-this-station"}
 
 
 def test_a_station_that_is_not_there_keeps_the_job_and_pauses_the_queue(store: JobStore) -> None:

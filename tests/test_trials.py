@@ -25,6 +25,7 @@ from gymnast_core.evaluation.trials_compare import RunsResult
 from gymnast_core.files import read_json
 from gymnast_core.policy import adapters
 from gymnast_core.policy.openvla import load_policy
+from gymnast_core.policy.remote import TOKEN_VARIABLE
 from gymnast_core.results import read_result
 from tests.machine import HANG_S
 from tests.policy_server import PolicyServer
@@ -68,8 +69,9 @@ def words(station: Path, run: Path, *policies: str, trials: int = 2) -> list[str
 
 
 def test_policies_of_every_kind_are_tried_from_the_same_resets_and_the_page_shows_failures_first(
-    station: Path, server: PolicyServer, tmp_path: Path
+    station: Path, server: PolicyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "of-this-machine")
     names = ("base", "newer", str(station.parent / "push.npz"), str(station.parent / "policy"), server.address)
     run = tmp_path / "run"
     assert main(words(station, run, *names)) == 0
@@ -79,6 +81,7 @@ def test_policies_of_every_kind_are_tried_from_the_same_resets_and_the_page_show
     tried = read_tried(run)
     seeds = {name: [one.record.seed for one in tried if one.policy == name] for name in names}
     assert len({tuple(found) for found in seeds.values()}) == 1 and server.frames, "from the same resets"
+    assert server.tokens == {"Bearer of-this-machine"}, "the user named this server himself"
     assert result.weights["base"] == result.weights[names[3]] and result.weights["newer"].startswith(
         result.weights["base"]
     )

@@ -71,7 +71,7 @@ class Trials:
         self.station = open_station(options.config, device=options.device)
         self.where = where_of(options, self.station)
         self.plan = plan_of(options, self.station)
-        self.policies = StationPolicies(self.station)
+        self.policies = StationPolicies(self.station, user_names=True)
         self.run: RunFolder | None = None
 
     def begin(self) -> RunFolder:

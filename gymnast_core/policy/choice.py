@@ -17,6 +17,7 @@ from gymnast_core.protocols import Policy
 from gymnast_core.station_file import StationFile
 
 BASE = "base"
+LONGEST_NAME = 500
 MAX_ADAPTERS = 8
 """At most this many stay in memory; the oldest names leave first (their folders stay)."""
 
@@ -32,10 +33,15 @@ class StationPolicies:
 
     "base" is the policy of the station file. A name without a slash is an adapter on it. Anything else is what
     `open_policy` opens: a checkpoint folder, a script, a policy server's address.
+
+    Names may come from anybody who can send a goal or a job. So the token of this process (GYMNAST_POLICY_TOKEN) goes
+    to the server of the station file (`models.policy`), and to no other one. user_names: whether the user of this
+    process names the policies himself; then the token goes to each of their servers.
     """
 
-    def __init__(self, station: StationFile) -> None:
+    def __init__(self, station: StationFile, user_names: bool = False) -> None:
         self._station = station
+        self._user_names = user_names
         self._store = adapters.AdapterStore(station.config.models.adapters)
         self._open: dict[str, Policy] = {}
 
@@ -44,6 +50,7 @@ class StationPolicies:
 
         Raises: ConfigError (no such folder), CheckpointError (no such adapter, or one that was rolled back).
         """
+        _refuse_odd(name)
         if name == BASE:
             check_policy(self._station.config.models.policy, self._station.path)
         elif names_another(name):
@@ -57,12 +64,15 @@ class StationPolicies:
         Raises: CheckpointError when there is no such adapter or folder, or the adapter may not act; ConfigError;
             DataError when no policy server answers.
         """
+        _refuse_odd(name)
+        own = self._station.config.models.policy
         if names_another(name):
-            return self._opened(name, name)
-        policy = self._opened(BASE, self._station.config.models.policy)
+            if name != own:
+                return self._opened(name, name)
+            name = BASE
+        policy = self._opened(BASE, own)
         if not isinstance(policy, OpenVLAPolicy):
             if name != BASE:
-                own = self._station.config.models.policy
                 raise CheckpointError(f"policy '{name}': {own} takes no adapters; use 'base'")
             return policy
         if name == BASE:
@@ -113,7 +123,10 @@ class StationPolicies:
             )
         if key not in self._open:
             models = self._station.config.models
-            self._open[key] = open_policy(target, models.unnorm_key, models.device, beside=self._station.path)
+            with_token = self._user_names or key == BASE
+            self._open[key] = open_policy(
+                target, models.unnorm_key, models.device, beside=self._station.path, with_token=with_token
+            )
         return self._open[key]
 
     def _check_adapter(self, name: str) -> None:
@@ -123,6 +136,14 @@ class StationPolicies:
             if Path(name).exists() and name not in self._store.names():
                 raise CheckpointError(f"{error}; for the folder of that name write './{one_line(name, 60)}'") from error
             raise
+
+
+def _refuse_odd(name: str) -> None:
+    """Raises: ConfigError for what no log could show on a line."""
+    if not name.isprintable() or len(name) > LONGEST_NAME:
+        raise ConfigError(
+            f"policy: found {one_line(name, 60)!r}; needed a name that prints, of at most {LONGEST_NAME} characters"
+        )
 
 
 def _hash_of(path: Path) -> str:

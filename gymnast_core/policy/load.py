@@ -24,11 +24,13 @@ def open_policy(
     adapter: str = "",
     adapters: str | os.PathLike[str] = "runs/adapters",
     beside: str | os.PathLike[str] | None = None,
+    with_token: bool = True,
 ) -> Policy:
     """A checkpoint folder (OpenVLA layout), with one stored adapter active if named; a script (`.npz`); or a policy
     server's address: `http://host:port` as AutoEval's speak, `ws://host:port` as openpi's.
 
-    beside: the station file that relative folders are looked up beside.
+    beside: the station file that relative folders are looked up beside. with_token: whether a policy server is sent the
+    token of this process (GYMNAST_POLICY_TOKEN).
 
     Raises: ConfigError, CheckpointError or DataError, one line.
     """
@@ -37,7 +39,7 @@ def open_policy(
     if other and adapter:
         raise CheckpointError(f"{text}: {other} takes no adapter, found '{adapter}'")
     if text.startswith(REMOTE):
-        return _open_remote(text)
+        return _open_remote(text, with_token)
     path = find_model(text, beside)
     if path.suffix == ".npz":
         return load_script(path)
@@ -48,17 +50,17 @@ def open_policy(
     return policy
 
 
-def _open_remote(address: str) -> Policy:
+def _open_remote(address: str, with_token: bool) -> Policy:
     """Raises: ConfigError (no address, or a package is missing), DataError (no policy server answers)."""
     if address.startswith(HTTP):
-        return RemotePolicy(address)
+        return RemotePolicy(address, with_token=with_token)
     try:
         from gymnast_core.policy.remote_websocket import WebSocketPolicy
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{address}: needs the Python package '{error.name}'; pip install -e '.[serve]', or use http://"
         ) from error
-    return WebSocketPolicy(address)
+    return WebSocketPolicy(address, with_token=with_token)
 
 
 def check_policy(name: str | os.PathLike[str], beside: str | os.PathLike[str] | None = None) -> None:

@@ -33,9 +33,12 @@ TOKEN_VARIABLE = "GYMNAST_POLICY_TOKEN"
 BROKEN = (OSError, http.client.HTTPException)
 
 
-def authorisation() -> dict[str, str]:
-    """The header with the token of GYMNAST_POLICY_TOKEN, where that is set. Raises: ConfigError for an odd token."""
-    token = os.environ.get(TOKEN_VARIABLE, "")
+def authorisation(with_token: bool) -> dict[str, str]:
+    """The header with the token of GYMNAST_POLICY_TOKEN, where that is set and may go along.
+
+    Raises: ConfigError for an odd token.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "") if with_token else ""
     return {"Authorization": f"Bearer {check_header(token, TOKEN_VARIABLE)}"} if token else {}
 
 
@@ -45,20 +48,20 @@ class RemotePolicy:
     A policy that remembers what it saw learns of a new episode by `restart`. Give such a policy one row at a time: it
     would mix the frames of several.
 
-    address: "http://host:port", with a path in front of /act where the server has one. timeout_s: for each answer. A
-    token in GYMNAST_POLICY_TOKEN is sent along.
+    address: "http://host:port", with a path in front of /act where the server has one. timeout_s: for each answer.
+    with_token: whether a token in GYMNAST_POLICY_TOKEN is sent along.
 
     Raises: ConfigError when the address is not one, DataError when no policy answers there.
     """
 
-    def __init__(self, address: str, timeout_s: float = 30.0) -> None:
+    def __init__(self, address: str, timeout_s: float = 30.0, with_token: bool = True) -> None:
         parts = check_address(address, "policy")
         port = parts.port
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self.address = address.rstrip("/")
         self._timeout_s = timeout_s
         self._path = parts.path.rstrip("/")
-        self._headers = {"Content-Type": "application/json", **authorisation()}
+        self._headers = {"Content-Type": "application/json", **authorisation(with_token)}
         self._connection = kind(parts.hostname or "", port, timeout=timeout_s)
         self._chunk_length = 0
         try:

@@ -18,7 +18,7 @@ from gymnast_core.graph import look
 from gymnast_core.locks import lock_folder
 from gymnast_core.progress import Interruption, interruptible, say
 from gymnast_core.ros_client import become_ros_client
-from gymnast_core.serve.job import Job, is_address
+from gymnast_core.serve.job import Job
 from gymnast_core.serve.job_run import JobRun, close_job
 from gymnast_core.serve.job_store import JobStore
 from gymnast_core.serve.queue_config import RunQueueConfig
@@ -33,7 +33,6 @@ CRASHES = 3
 LOOK_S = "5"
 """Seconds in which an evaluator in the ROS graph is discovered, also by a busy machine."""
 LOG = "log.txt"
-POLICY_TOKEN = "GYMNAST_POLICY_TOKEN"
 
 
 def run_queue(config: RunQueueConfig) -> int:
@@ -114,8 +113,6 @@ class Runner:
         own = dataclasses.replace(self._config, queue=str(self._store.folder), config="", job=job.number)
         write_bytes(options, dump_config(own).encode())
         environment = {**os.environ, "COLUMNS": "160"}
-        if is_address(job.request.policy):  # a token of this station is nobody's whose server a user names
-            environment.pop(POLICY_TOKEN, None)
         with open(folder / LOG, "ab") as log:
             return start_verb("queue run", options, log, environment=environment)
 
