@@ -1,4 +1,4 @@
-"""A queued job over the real graph: each trial is the evaluator's, once, whoever is killed; a cancel holds the arm."""
+"""A queued job over the real graph: it waits for others, each trial is run once, and a cancel holds the arm."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from gymnast_msgs.msg import ArmState, BridgeAction
 
-from gymnast_core.evaluation.session import read_records
+from gymnast_core.errors import StationError
+from gymnast_core.evaluation.session import PlannedTrial, read_records
 from gymnast_core.serve.job import FIRST_SEED, JobRequest
 from gymnast_core.serve.job_store import JobStore
 from gymnast_core.serve.queue_station import station_of
+from gymnast_nodes.graph_bench import GraphBench
 from tests.domains import isolate
+from tests.machine import HANG_S
 from tests.processes import ROOT, wait_for
 from tests.ros_tools import Client, assert_held, running_station
 from tests.tiny_station import build_tiny_station, put_on_graph
@@ -55,10 +59,16 @@ def test_a_job_over_ros_loses_no_trial_runs_none_twice_and_is_cancelled_with_the
     put_on_graph(path, models={"policy": str(tmp_path / "script.npz")})
     store = JobStore(tmp_path / "queue")
     station_of(store, str(path))
-    with running_station(path, without=("adapter",)) as (_, raw, _):
+    with running_station(path, without=("adapter",)) as (_, raw, station):
         domain = raw.context.get_domain_id()
         job = store.submit(JobRequest("open_drawer", trials=4, max_steps=5), "ann", 9)
+        others = station.run_trials("open_drawer", 1, max_steps=400)
+        with pytest.raises(StationError, match="refused the goal"):  # as `gymnast trials` is
+            GraphBench(station).run(PlannedTrial("open_drawer", 0), 5, lambda phase, nested: None)
         with runner(store, domain) as process:
+            log = store.job_folder(job.number) / "log.txt"
+            wait_for(lambda: log.exists() and "waiting: " in log.read_text(), SLOW_S, process)
+            assert not others.is_complete() and others.cancel(HANG_S)
             wait_for(lambda: trials(store, job.number), SLOW_S, process)
             (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             for number in (int(child), process.pid):  # nobody is left to cancel the trial that is under way

@@ -51,8 +51,8 @@ from gymnast_nodes.qos import LATCHED_QOS
 from gymnast_nodes.status_client import listen
 
 
-class GoalRefused(StationError):
-    """The node is at work for somebody else, or it is not active."""
+class GoalNotTaken(StationError):
+    """The node is at work for somebody else, it is not active, or its answer does not come."""
 
 
 class Task:
@@ -77,10 +77,10 @@ class Task:
             raise StationError(f"action {self.name} is not there; is its node running and active?")
         accepted = in_executor(self._node, lambda: client.send_goal_async(request, feedback_callback=listen))
         if not wait_for(accepted, 10.0):
-            raise StationError(f"action {self.name} did not answer within 10 s")
+            raise GoalNotTaken(f"action {self.name} did not answer within 10 s")
         self._handle = accepted.result()
         if not self._handle.accepted:
-            raise GoalRefused(
+            raise GoalNotTaken(
                 f"action {self.name} refused the goal: another one is under way, or its node is not active"
             )
         self._future = in_executor(self._node, self._handle.get_result_async)

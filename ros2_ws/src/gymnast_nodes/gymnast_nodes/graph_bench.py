@@ -23,7 +23,7 @@ from gymnast_core.evaluation.trials_config import TrialsOptions
 from gymnast_core.progress import say
 from gymnast_core.results import read_result
 from gymnast_core.robot.strain import ArmStrain
-from gymnast_nodes.client import GoalRefused, Station, Task
+from gymnast_nodes.client import GoalNotTaken, Station, Task
 
 PERSON = "person"
 """The phase of a trial in which the evaluator waits for somebody."""
@@ -44,6 +44,8 @@ class GraphBench:
         self._station = station
         self._came = came
         self._busy_s = busy_s
+        self._lost = False
+        """Whether a node went down in the trial before: its successor's first answer may be lost."""
         self._heard: Any = None
         self._phase = ""
         self._truth: bool | None = None
@@ -71,6 +73,7 @@ class GraphBench:
                 time.sleep(POLL_S)
             result = task.result()
         except StationError as error:
+            self._lost = True
             return EpisodeOutcome(ABORTED, message=str(error))
         except BaseException:
             task.cancel()
@@ -84,11 +87,14 @@ class GraphBench:
     def _begin(self, trial: PlannedTrial, max_steps: int) -> Task:
         """Start the trial as soon as the evaluator takes it. Raises: StationError."""
         self._heard, self._phase = None, ""
-        end, told = time.monotonic() + self._busy_s, False
+        patience = max(self._busy_s, COME_BACK_S) if self._lost else self._busy_s
+        end, told = time.monotonic() + patience, False
         while True:
             try:
-                return self._station.run_trials(trial.task, 1, trial.policy, trial.seed, max_steps)
-            except GoalRefused as error:
+                task = self._station.run_trials(trial.task, 1, trial.policy, trial.seed, max_steps)
+                self._lost = False
+                return task
+            except GoalNotTaken as error:
                 if time.monotonic() >= end:
                     raise
                 if not told:
