@@ -127,7 +127,8 @@ def name_folder(folder: str | os.PathLike[str]) -> str:
     """What a folder is that is not what was looked for, in words: "an adapter alone"; "" where it is not known."""
     folder = Path(folder)
     if folder.is_file():
-        return name_file(folder) or "a file"
+        name = name_file(folder) or "a file"
+        return "a text file" if name.startswith("text (") else name  # whoever names a folder need not see what is in it
     config = _small_json(folder / "config.json")
     kinds = {"world_model": "a world-model folder", "small_autoencoder": "an autoencoder's folder"}
     if isinstance(kind := config.get("kind"), str) and kind in kinds:

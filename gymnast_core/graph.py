@@ -21,6 +21,10 @@ from gymnast_core.station_file import ament_prefixes, find_station_file
 
 ParameterValue = str | bool | int | float | tuple[str, ...]
 NODE_PACKAGE = "gymnast_nodes"
+LOOKED = "(looked)"
+"""The last line of `gymnast_nodes.look`."""
+LEAVE_S = 5.0
+"""How long it may take to leave the graph."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,11 @@ def look(arguments: Sequence[str]) -> list[str] | None:
         text=True,
         preexec_fn=die_with_parent,
     )
-    lines = looking.communicate()[0].splitlines()
-    if looking.returncode == 0:
-        return []
-    return lines if looking.returncode == 1 and lines else None
+    assert looking.stdout is not None
+    lines = looking.stdout.read().splitlines()  # it closes its output before it leaves the graph
+    try:
+        looking.wait(LEAVE_S)
+    except subprocess.TimeoutExpired:
+        looking.kill()
+        looking.wait()
+    return lines[:-1] if lines[-1:] == [LOOKED] else None

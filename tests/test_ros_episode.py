@@ -73,7 +73,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def whole(running: Running) -> Iterator[None]:
     """Every test begins with all nodes active, an armed arm at its start and no injected fault."""
     set_faults(running.raw)
-    wait_until(lambda: set(running.station.states().values()) == {"active"}, 60.0, "all nodes active again")
+    try:
+        wait_until(lambda: set(running.station.states().values()) == {"active"}, 60.0, "all nodes active again")
+    except pytest.fail.Exception as late:
+        pytest.fail(f"{late}\n{running.station.states()}, {running.station.problems()}\n{running.graph.output[-6000:]}")
     settle(running.raw)
     yield
 

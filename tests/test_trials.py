@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,17 @@ from safetensors.torch import load_file, save_file
 
 from gymnast_core.cli import main
 from gymnast_core.data.outcome import ABORTED
+from gymnast_core.errors import CheckpointError
 from gymnast_core.evaluation.comparison import ComparisonResult, read_tried
 from gymnast_core.evaluation.session import TRIALS_LOG, read_records
 from gymnast_core.evaluation.trials_compare import RunsResult
 from gymnast_core.files import read_json
 from gymnast_core.policy import adapters
+from gymnast_core.policy.choice import StationPolicies
 from gymnast_core.policy.openvla import load_policy
 from gymnast_core.policy.remote import TOKEN_VARIABLE
 from gymnast_core.results import read_result
+from gymnast_core.station_file import open_station
 from tests.machine import HANG_S
 from tests.policy_server import PolicyServer
 from tests.processes import ROOT
@@ -226,3 +231,24 @@ def test_trials_of_two_days_are_compared_with_what_differed(
     assert main(["trials", "compare", str(tmp_path / "monday"), str(station.parent)]) == 2
     assert "holds no trials" in capsys.readouterr().err
     assert read_json(tmp_path / "monday" / "conditions.json")["where"] == "here"
+
+
+def test_policies_that_others_name_do_not_fill_the_memory(station: Path) -> None:
+    opened = open_station(str(station))
+    for user_names, most in ((False, 2), (True, 4)):
+        policies = StationPolicies(opened, user_names)
+        policies.choose("base")
+        scripts = []
+        for number in range(4):
+            path = station.parent / f"script_{number}.npz"
+            np.savez(path, actions=np.tile(np.float32([0.01, 0, 0, 0, 0, 0, 1]), (9, 1)))
+            scripts.append(weakref.ref(policies.choose(str(path))))
+        gc.collect()
+        assert [script() is not None for script in scripts] == [False] * (4 - most) + [True] * most
+
+
+def test_a_file_that_is_no_policy_is_not_quoted(station: Path, tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("my diary")
+    with pytest.raises(CheckpointError) as caught:
+        StationPolicies(open_station(str(station))).choose(str(tmp_path / "private"))
+    assert "a text file" in str(caught.value) and "diary" not in str(caught.value)

@@ -28,7 +28,6 @@ from gymnast_core.evaluation.comparison import (
 from gymnast_core.evaluation.comparison_page import write_comparison_page
 from gymnast_core.evaluation.conditions import Conditions, keep_conditions
 from gymnast_core.evaluation.session import MAX_ABORTED_IN_A_ROW, Bench, TrialRecord, TrialSession
-from gymnast_core.evaluation.simulated_bench import open_simulated_bench
 from gymnast_core.evaluation.trials_config import TrialsOptions
 from gymnast_core.policy.choice import StationPolicies
 from gymnast_core.progress import interrupts, progress_bar, say
@@ -55,6 +54,12 @@ def trials(options: TrialsOptions) -> int:
         if name == PRACTISE:
             raise ConfigError("policies: found practise, which needs a station over ROS (--where graph)")
         flow.policies.check(name)
+    try:
+        from gymnast_core.evaluation.simulated_bench import open_simulated_bench
+    except ModuleNotFoundError as error:  # trials over ROS need no simulator
+        raise ConfigError(
+            f"a simulated station needs the Python package '{error.name}'; `gymnast doctor` says how to get it"
+        ) from error
     run = flow.begin()
     with open_simulated_bench(flow.station, flow.policies, flow.plan.policies, run.path) as bench:
         return flow(bench)

@@ -20,6 +20,8 @@ BASE = "base"
 LONGEST_NAME = 500
 MAX_ADAPTERS = 8
 """At most this many stay in memory; the oldest names leave first (their folders stay)."""
+MAX_OTHERS = 2
+"""Checkpoints and scripts beside the station's own policy that stay in memory when others than its user name them."""
 
 
 def names_another(name: str) -> bool:
@@ -121,13 +123,23 @@ class StationPolicies:
                 f"{self._station.path}: look_ahead.rollouts: found {candidates}, but only the station's own policy and "
                 f"its adapters look ahead; set it to 0 to try '{key}'"
             )
-        if key not in self._open:
+        if key in self._open:
+            self._open[key] = self._open.pop(key)  # the latest is the last
+        else:
+            self._make_room()
             models = self._station.config.models
             with_token = self._user_names or key == BASE
             self._open[key] = open_policy(
                 target, models.unnorm_key, models.device, beside=self._station.path, with_token=with_token
             )
         return self._open[key]
+
+    def _make_room(self) -> None:
+        """Before another policy is opened: names that come from anybody must not fill the memory."""
+        others = [key for key in self._open if key != BASE and not key.startswith(REMOTE)]
+        if not self._user_names:
+            for key in others[: max(0, len(others) - MAX_OTHERS + 1)]:
+                del self._open[key]
 
     def _check_adapter(self, name: str) -> None:
         try:

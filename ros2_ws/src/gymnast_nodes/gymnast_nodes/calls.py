@@ -47,18 +47,25 @@ class ServiceCaller:
                 missing = [name for kind, name in services if not self._client(kind, name).service_is_ready()]
         return missing
 
-    def call(self, kind: Any, name: str, request: Any, timeout_s: float) -> Any:
-        """The service's response. Raises: StationError when it is not there or does not answer in time."""
+    def call(self, kind: Any, name: str, request: Any, timeout_s: float, sent: int = 1) -> Any:
+        """The service's response.
+
+        sent: how often the request is sent within `timeout_s` while there is no answer. The first one, or its answer,
+        is lost where one side has not discovered all of the other; what only reads may be asked twice.
+
+        Raises: StationError when the service is not there or does not answer in time.
+        """
         with self._lock:
             client = self._client(kind, name)
             if not client.wait_for_service(timeout_s):
                 raise StationError(f"service {client.srv_name} is not there; is its node running?")
-            future = client.call_async(request)
-            self._executor.spin_until_future_complete(future, timeout_s)
-            if not future.done():
+            for _ in range(sent):
+                future = client.call_async(request)
+                self._executor.spin_until_future_complete(future, timeout_s / sent)
+                if future.done():
+                    return future.result()
                 client.remove_pending_request(future)
-                raise StationError(f"service {client.srv_name} did not answer within {timeout_s:g} s")
-            return future.result()
+            raise StationError(f"service {client.srv_name} did not answer within {timeout_s:g} s")
 
     def receive(self, kind: Any, topic: str, qos: QoSProfile, timeout_s: float) -> Any | None:
         """The next message on a topic, None when none comes within `timeout_s`."""

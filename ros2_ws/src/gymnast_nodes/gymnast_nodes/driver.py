@@ -23,6 +23,8 @@ MOTORS = (*JOINT_NAMES, "gripper")
 SHADOWS = ("shoulder_shadow", "elbow_shadow")
 """Second motors of the two strongest joints; reads of a group never reach them."""
 CALL_TIMEOUT_S = 5.0
+READS = 3
+"""How often a question that changes nothing is asked within that time."""
 DESCRIPTION_WAIT_S = 1.0
 """For the driver's parameters; where it has none, its limits alone tell the arm."""
 ERROR_BITS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical shock", 5: "overload"}
@@ -93,7 +95,7 @@ class Driver:
         if self._calls.wait_for([(GetParameters, service)], DESCRIPTION_WAIT_S):
             return ""
         request = GetParameters.Request(names=["robot_description"])
-        values = self._calls.call(GetParameters, service, request, CALL_TIMEOUT_S).values
+        values = self._calls.call(GetParameters, service, request, CALL_TIMEOUT_S, READS).values
         return str(values[0].string_value) if len(values) == 1 else ""
 
     def check_motors(self) -> None:
@@ -170,7 +172,7 @@ class Driver:
 
     def _info(self, kind: str, name: str) -> RobotInfo.Response:
         request = RobotInfo.Request(cmd_type=kind, name=name)
-        info = self._calls.call(RobotInfo, self.name("get_robot_info"), request, CALL_TIMEOUT_S)
+        info = self._calls.call(RobotInfo, self.name("get_robot_info"), request, CALL_TIMEOUT_S, READS)
         if info.num_joints == 0:
             raise StationError(f"the driver does not know the {kind} '{name}'; check its motor configuration")
         if not all(math.isfinite(x) for x in (*info.joint_lower_limits, *info.joint_upper_limits)):
@@ -179,7 +181,7 @@ class Driver:
 
     def _read(self, kind: str, name: str, register: str) -> list[int]:
         request = RegisterValues.Request(cmd_type=kind, name=name, reg=register)
-        response = self._calls.call(RegisterValues, self.name("get_motor_registers"), request, CALL_TIMEOUT_S)
+        response = self._calls.call(RegisterValues, self.name("get_motor_registers"), request, CALL_TIMEOUT_S, READS)
         return [int(value) for value in response.values]
 
     def close(self) -> None:
