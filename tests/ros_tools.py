@@ -27,6 +27,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 import gymnast_nodes  # noqa: F401 - its shared memory settings, before the first participant
 from gymnast_core.config import ArmConfig
 from gymnast_nodes.client import Station
+from gymnast_nodes.leaving import leave_graph
 from tests.domains import free_domain, isolate
 from tests.machine import allowed, overdue
 
@@ -192,8 +193,7 @@ class Client:
 
     def close(self) -> None:
         self._executor.shutdown(timeout_sec=1.0)
-        self.node.destroy_node()
-        rclpy.try_shutdown(context=self.context)
+        leave_graph(self.node, self.context)
         self._thread.join(2.0)
 
 

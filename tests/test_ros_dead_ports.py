@@ -18,6 +18,7 @@ from std_srvs.srv import Trigger
 
 from gymnast_nodes.dead_ports import avoided_dead_ports, mapped_ports
 from tests.domains import free_domain, isolate
+from tests.machine import HANG_S
 from tests.ros_tools import Client, Process, wait_until
 
 SERVER = """
@@ -117,3 +118,18 @@ def test_a_process_that_ends_while_it_is_looked_at_costs_nothing() -> None:
     while any(child.poll() is None for child in children) and time.monotonic() - began < 5.0:
         mapped_ports()
     wait_until(lambda: all(child.poll() is not None for child in children), 5.0, "the children's end")
+
+
+HANGS = """
+import ctypes
+from gymnast_nodes import leaving
+class Node:
+    def destroy_node(self): ctypes.PyDLL(None).sleep(600)  # with Python's lock held, as Fast DDS does
+leaving.HANG_S = 0.5
+leaving.leave_graph(Node())
+"""
+
+
+def test_a_process_that_hangs_when_it_leaves_the_graph_ends_and_says_where() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=HANG_S)
+    assert done.returncode == 1 and "in destroy_node" in done.stderr

@@ -45,6 +45,7 @@ from gymnast_nodes.calls import STATUS_NAMES, call_service, in_executor, wait_fo
 from gymnast_nodes.clocks import SteadyNode
 from gymnast_nodes.commander import commander_name
 from gymnast_nodes.dead_ports import avoided_dead_ports
+from gymnast_nodes.leaving import leave_graph
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.messages import frame_to_image, image_to_frame
 from gymnast_nodes.qos import LATCHED_QOS
@@ -320,8 +321,7 @@ class Station:
         if not self._context.ok():
             return
         self._executor.shutdown(timeout_sec=1.0)
-        self.node.destroy_node()
-        rclpy.try_shutdown(context=self._context)
+        leave_graph(self.node, self._context)
         self._thread.join(2.0)
 
     def __enter__(self) -> Station:

@@ -25,6 +25,7 @@ from rclpy.node import Node
 from gymnast_core.errors import GymnastError
 from gymnast_core.ros_logs import settle_log_folder
 from gymnast_nodes.dead_ports import avoided_dead_ports
+from gymnast_nodes.leaving import leave_graph
 from gymnast_nodes.lifecycle import ManagedNode
 
 try:
@@ -104,6 +105,5 @@ def run_node(build: Callable[[], NodeType], args: Sequence[str] | None = None, u
         if isinstance(node, ManagedNode):
             node.end_heartbeat()
         executor.shutdown(timeout_sec=0.5)
-        node.destroy_node()
-        rclpy.try_shutdown()
+        leave_graph(node)
     return int(getattr(node, "exit_code", None) or 0)

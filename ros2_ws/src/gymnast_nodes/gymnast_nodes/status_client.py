@@ -18,6 +18,7 @@ from gymnast_core.robot.stop_latch import StopLatch, known_stop_files
 from gymnast_core.ros_logs import settle_log_folder
 from gymnast_core.status import MODES, ArmNow, NodeNow, StationStatus
 from gymnast_nodes.dead_ports import avoided_dead_ports
+from gymnast_nodes.leaving import leave_graph
 from gymnast_nodes.qos import COMMAND_QOS, LATCHED_QOS
 
 SILENT_S = 2.0
@@ -111,8 +112,7 @@ def main() -> int:
             rclpy.spin_once(node, timeout_sec=left)
 
     found = listen(node, words["seconds"], spin)
-    node.destroy_node()
-    rclpy.try_shutdown()
+    leave_graph(node)
     if words["json"]:
         print(json.dumps({"well": found.well, **dataclasses.asdict(found)}))
     else:

@@ -16,6 +16,7 @@ from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.robot.stop_latch import StopLatch
 from gymnast_core.ros_logs import settle_log_folder
 from gymnast_nodes.dead_ports import avoided_dead_ports
+from gymnast_nodes.leaving import leave_graph
 
 FIND_S = 4.0
 """How long a server is looked for: a machine under load needs a second or two to discover it."""
@@ -43,8 +44,7 @@ def ask(kind: Any, name: str, namespace: str, request: Any, answer_s: float) -> 
                 return future.result()
         return None
     finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
+        leave_graph(node)
 
 
 def stop(words: dict[str, Any]) -> int:
