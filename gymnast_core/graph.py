@@ -23,8 +23,6 @@ ParameterValue = str | bool | int | float | tuple[str, ...]
 NODE_PACKAGE = "gymnast_nodes"
 LOOKED = "(looked)"
 """The last line of `gymnast_nodes.look`."""
-LEAVE_S = 5.0
-"""How long it may take to leave the graph."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +129,5 @@ def look(arguments: Sequence[str]) -> list[str] | None:
         text=True,
         preexec_fn=die_with_parent,
     )
-    assert looking.stdout is not None
-    lines = looking.stdout.read().splitlines()  # it closes its output before it leaves the graph
-    try:
-        looking.wait(LEAVE_S)
-    except subprocess.TimeoutExpired:
-        looking.kill()
-        looking.wait()
+    lines = looking.communicate()[0].splitlines()
     return lines[:-1] if lines[-1:] == [LOOKED] else None

@@ -98,6 +98,7 @@ class Process:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(5.0)
+            print("\n".join(self.lines[-60:]))  # pytest shows it of a test that failed
         self._reader.join(2.0)
         if self.process.stdout is not None:
             self.process.stdout.close()

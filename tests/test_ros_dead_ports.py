@@ -125,11 +125,31 @@ import ctypes
 from gymnast_nodes import leaving
 class Node:
     def destroy_node(self): ctypes.PyDLL(None).sleep(600)  # with Python's lock held, as Fast DDS does
-leaving.HANG_S = 0.5
-leaving.leave_graph(Node())
+leaving.HANG_S = leaving.LEAVE_S = 0.5
+leaving.{0}
 """
 
 
-def test_a_process_that_hangs_when_it_leaves_the_graph_ends_and_says_where() -> None:
-    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=HANG_S)
-    assert done.returncode == 1 and "in destroy_node" in done.stderr
+@pytest.mark.parametrize(
+    ("leave", "code", "told"),
+    [("leave_graph(Node(), None)", 1, "in destroy_node"), ("leave_at_the_end(Node(), 0)", 0, ""),
+     ("leave_at_the_end(Node(), 3)", 3, "")],
+)  # fmt: skip
+def test_a_process_that_hangs_when_it_leaves_the_graph_ends(leave: str, code: int, told: str) -> None:
+    command = [sys.executable, "-c", HANGS.format(leave)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
+    assert done.returncode == code and told in done.stderr
+
+
+NOISE = """
+import os
+from gymnast_nodes.dead_ports import keep_standard_output
+keep_standard_output()
+os.write(1, b"noise\\n")  # as a library of C++ does
+print("word")
+"""
+
+
+def test_what_a_library_prints_is_not_what_a_command_answers() -> None:
+    done = subprocess.run([sys.executable, "-c", NOISE], capture_output=True, text=True, timeout=HANG_S)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "word\n", "noise\n")

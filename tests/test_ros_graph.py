@@ -420,7 +420,7 @@ def test_missing_driver_is_one_clear_line_and_a_failure(tmp_path: Path, monkeypa
     monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", str(own))
     process = start_graph(free_domain(), path, WITHOUT)
     try:
-        assert process.wait(40.0) == 1
+        assert process.wait(40.0) == 1, process.output
         said = [line for line in process.said if line.startswith("[supervisor]")]
         assert len(said) == 3, process.output
         profile, waiting, told = said

@@ -224,12 +224,12 @@ def layouts() -> str:
     return ", or ".join(known.layout for known in formats() if not known.starts_only)
 
 
-def episodes_in(folder: Path) -> list[StoredEpisode]:
-    """The episodes that the files of this very folder make up."""
+def episodes_in(folder: Path, starts: bool = False) -> list[StoredEpisode]:
+    """The episodes that the files of this very folder make up. starts: also those that are nothing but a start."""
     names = file_names(folder)
     found: dict[Path, StoredEpisode] = {}
     for known in formats():
-        for path in known.find(folder, names):
+        for path in known.find(folder, names) if starts or not known.starts_only else ():
             found.setdefault(path, known.open(path))
     return list(found.values())
 
@@ -263,7 +263,8 @@ def episode_at(path: str | os.PathLike[str]) -> StoredEpisode | None:
     """The episode that this path names; None where it names none."""
     path = Path(path)
     folder = path if path.is_dir() else path.parent
-    return next((episode for episode in episodes_in(folder) if episode.path == path), None) if folder.is_dir() else None
+    there = episodes_in(folder, starts=True) if folder.is_dir() else []
+    return next((episode for episode in there if episode.path == path), None)
 
 
 def open_episode(path: str | os.PathLike[str]) -> StoredEpisode:

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def mapped_ports() -> dict[str, bool]:
             for name, deleted in _MAPPED.findall(maps.read_bytes()):
                 ports[name.decode()] = ports.get(name.decode(), False) or bool(deleted)
     return ports
+
+
+def keep_standard_output() -> None:
+    """Let standard output hold what Python prints, and nothing else, in a command that others read.
+
+    Fast DDS says there which ports it passes over; that goes to standard error from now on.
+    """
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
 
 
 @contextlib.contextmanager

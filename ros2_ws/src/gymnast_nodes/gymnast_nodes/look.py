@@ -7,7 +7,6 @@ are there. One line each, and a last line that says that it has looked.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +18,8 @@ from gymnast_core.config import StationConfig, load_config
 from gymnast_core.graph import LOOKED
 from gymnast_core.robot.speakers import Seat, Speaker
 from gymnast_nodes.camera_topic import advice
-from gymnast_nodes.dead_ports import avoided_dead_ports
+from gymnast_nodes.dead_ports import avoided_dead_ports, keep_standard_output
+from gymnast_nodes.leaving import leave_at_the_end
 from gymnast_nodes.speakers import REMEDY, Places, Speakers, StationSeats, linger_s, speakers
 
 DISCOVERY_S = 1.0
@@ -66,6 +66,7 @@ def wrong_with(node: Node, station: StationConfig) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     station = load_config(StationConfig, arguments[1]) if arguments[:1] == ["--station"] else None
+    keep_standard_output()
     rclpy.init()
     with avoided_dead_ports():
         node = Node("_look", enable_rosout=False, start_parameter_services=False)
@@ -75,11 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         wait_for_any(node, arguments, float(patience) - DISCOVERY_S)
     found = wrong_with(node, station) if station else sorted({str(speaker) for speaker in present(node, arguments)})
     print("\n".join([*found, LOOKED]), flush=True)
-    # Fast DDS 2.14 may hang when it leaves a graph in which somebody is just being discovered: whoever waits for what
-    # was found need not wait for that.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    node.destroy_node()
-    rclpy.try_shutdown()
+    leave_at_the_end(node, 0)
     return 0
 
 

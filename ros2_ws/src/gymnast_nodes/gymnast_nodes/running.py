@@ -25,7 +25,7 @@ from rclpy.node import Node
 from gymnast_core.errors import GymnastError
 from gymnast_core.ros_logs import settle_log_folder
 from gymnast_nodes.dead_ports import avoided_dead_ports
-from gymnast_nodes.leaving import leave_graph
+from gymnast_nodes.leaving import leave_at_the_end
 from gymnast_nodes.lifecycle import ManagedNode
 
 try:
@@ -105,5 +105,6 @@ def run_node(build: Callable[[], NodeType], args: Sequence[str] | None = None, u
         if isinstance(node, ManagedNode):
             node.end_heartbeat()
         executor.shutdown(timeout_sec=0.5)
-        leave_graph(node)
-    return int(getattr(node, "exit_code", None) or 0)
+        code = int(getattr(node, "exit_code", None) or 0)
+        leave_at_the_end(node, code)
+    return code

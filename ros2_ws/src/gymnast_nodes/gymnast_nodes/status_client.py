@@ -17,8 +17,8 @@ from rclpy.node import Node
 from gymnast_core.robot.stop_latch import StopLatch, known_stop_files
 from gymnast_core.ros_logs import settle_log_folder
 from gymnast_core.status import MODES, ArmNow, NodeNow, StationStatus
-from gymnast_nodes.dead_ports import avoided_dead_ports
-from gymnast_nodes.leaving import leave_graph
+from gymnast_nodes.dead_ports import avoided_dead_ports, keep_standard_output
+from gymnast_nodes.leaving import leave_at_the_end
 from gymnast_nodes.qos import COMMAND_QOS, LATCHED_QOS
 
 SILENT_S = 2.0
@@ -102,6 +102,7 @@ def main() -> int:
     words = json.loads(sys.argv[1])
     if told := settle_log_folder():
         print(told, file=sys.stderr)
+    keep_standard_output()
     rclpy.init(args=[])
     with avoided_dead_ports():
         node = rclpy.create_node("gymnast_status", namespace=words["namespace"] or None)
@@ -112,12 +113,13 @@ def main() -> int:
             rclpy.spin_once(node, timeout_sec=left)
 
     found = listen(node, words["seconds"], spin)
-    leave_graph(node)
     if words["json"]:
-        print(json.dumps({"well": found.well, **dataclasses.asdict(found)}))
+        print(json.dumps({"well": found.well, **dataclasses.asdict(found)}), flush=True)
     else:
-        print("\n".join(found.lines()))
-    return 0 if found.well else 1
+        print("\n".join(found.lines()), flush=True)
+    code = 0 if found.well else 1
+    leave_at_the_end(node, code)
+    return code
 
 
 if __name__ == "__main__":

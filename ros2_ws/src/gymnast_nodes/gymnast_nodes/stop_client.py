@@ -11,12 +11,13 @@ from typing import Any
 
 import rclpy
 from gymnast_msgs.srv import EmergencyStop, Rearm
+from rclpy.node import Node
 
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.robot.stop_latch import StopLatch
 from gymnast_core.ros_logs import settle_log_folder
-from gymnast_nodes.dead_ports import avoided_dead_ports
-from gymnast_nodes.leaving import leave_graph
+from gymnast_nodes.dead_ports import avoided_dead_ports, keep_standard_output
+from gymnast_nodes.leaving import leave_at_the_end
 
 FIND_S = 4.0
 """How long a server is looked for: a machine under load needs a second or two to discover it."""
@@ -24,33 +25,35 @@ ANSWER_S = {"stop": 2.0, "rearm": 20.0}
 """Re-arming checks nine motors first."""
 
 
-def ask(kind: Any, name: str, namespace: str, request: Any, answer_s: float) -> Any | None:
-    """The first answer to one request; None when nobody gives any."""
+def join(namespace: str) -> Node:
+    """A node in the graph."""
     with contextlib.suppress(ConfigError):  # a stop is tried in any case
         settle_log_folder()
+    keep_standard_output()
     rclpy.init(args=[])
     with avoided_dead_ports():
-        node = rclpy.create_node("gymnast_stop", namespace=namespace or None)
-    try:
-        client = node.create_client(kind, name)
-        if not client.wait_for_service(FIND_S):
-            return None
-        # A node that was killed counts as there for some seconds, and its request is lost: ask whoever came since.
-        end = time.monotonic() + answer_s
-        while time.monotonic() < end:
-            future = client.call_async(request)
-            rclpy.spin_until_future_complete(node, future, timeout_sec=min(answer_s, max(0.5, answer_s / 2)))
-            if future.done():
-                return future.result()
+        return rclpy.create_node("gymnast_stop", namespace=namespace or None)
+
+
+def ask(node: Node, kind: Any, name: str, request: Any, answer_s: float) -> Any | None:
+    """The first answer to one request; None when nobody gives any."""
+    client = node.create_client(kind, name)
+    if not client.wait_for_service(FIND_S):
         return None
-    finally:
-        leave_graph(node)
+    # A node that was killed counts as there for some seconds, and its request is lost: ask whoever came since.
+    end = time.monotonic() + answer_s
+    while time.monotonic() < end:
+        future = client.call_async(request)
+        rclpy.spin_until_future_complete(node, future, timeout_sec=min(answer_s, max(0.5, answer_s / 2)))
+        if future.done():
+            return future.result()
+    return None
 
 
-def stop(words: dict[str, Any]) -> int:
+def stop(node: Node, words: dict[str, Any]) -> int:
     """0 when the stop is latched on a disk."""
     request = EmergencyStop.Request(reason=words["reason"])
-    answer = ask(EmergencyStop, "arm/emergency_stop", words["namespace"], request, ANSWER_S["stop"])
+    answer = ask(node, EmergencyStop, "arm/emergency_stop", request, ANSWER_S["stop"])
     here = f"latched in {', '.join(words['paths'])}" if not words["problem"] else words["problem"]
     if answer is None:
         print(f"{here}; nobody answers arm/emergency_stop: the arm is not known to hold")
@@ -59,14 +62,14 @@ def stop(words: dict[str, Any]) -> int:
     return 0 if answer.latched or not words["problem"] else 1
 
 
-def rearm(words: dict[str, Any]) -> int:
+def rearm(node: Node, words: dict[str, Any]) -> int:
     """0 when the arm is armed.
 
     The arm node releases the stop on its machine's disk; what `gymnast stop` latched on this one is released here.
     """
     latches = [StopLatch(Path(path)) for path in words["paths"]]
     seen = [latch.mark() for latch in latches]
-    answer = ask(Rearm, "arm/rearm", words["namespace"], Rearm.Request(confirm=True), ANSWER_S["rearm"])
+    answer = ask(node, Rearm, "arm/rearm", Rearm.Request(confirm=True), ANSWER_S["rearm"])
     if answer is None:
         kept = "".join(f"; the stop stays latched in {latch.path}" for latch in latches if latch.is_set)
         print(f"nobody answers arm/rearm: is the arm node up?{kept}")
@@ -86,7 +89,11 @@ def rearm(words: dict[str, Any]) -> int:
 
 def main() -> int:
     words = json.loads(sys.argv[1])
-    return stop(words) if words["verb"] == "stop" else rearm(words)
+    node = join(words["namespace"])
+    code = stop(node, words) if words["verb"] == "stop" else rearm(node, words)
+    sys.stdout.flush()
+    leave_at_the_end(node, code)
+    return code
 
 
 if __name__ == "__main__":
