@@ -19,12 +19,13 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image, JointState
+from std_srvs.srv import Trigger
 
 from gymnast_core.config import CameraConfig
 from gymnast_core.errors import DataError
 from gymnast_nodes import adapter_node
 from gymnast_nodes.arm_actions import measured_position
-from gymnast_nodes.calls import Cancelled
+from gymnast_nodes.calls import Cancelled, ServiceCaller
 from gymnast_nodes.camera_node import Device
 from gymnast_nodes.client import Station
 from gymnast_nodes.lifecycle import HEARTBEAT_TOPIC
@@ -152,6 +153,26 @@ def test_an_answer_that_comes_before_rclpy_has_noted_the_request_is_not_lost(mon
     finally:
         offered.destroy()
         station.close()
+        server.close()
+
+
+def test_a_slow_answer_counts_although_the_question_was_asked_again() -> None:
+    server, asker = Client(domain := free_domain(), "server"), Client(domain, "asker")
+    asked: list[int] = []
+
+    def answer(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        asked.append(1)
+        time.sleep(1.0 if len(asked) == 1 else 0.0)
+        response.message = str(len(asked))
+        return response
+
+    server.node.create_service(Trigger, "slow", answer)
+    caller = ServiceCaller(asker.node)
+    try:
+        assert caller.call(Trigger, "/slow", Trigger.Request(), 30.0, sent=60).message == "1"
+    finally:
+        caller.close()
+        asker.close()
         server.close()
 
 

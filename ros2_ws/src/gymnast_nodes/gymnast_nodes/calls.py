@@ -59,12 +59,24 @@ class ServiceCaller:
             client = self._client(kind, name)
             if not client.wait_for_service(timeout_s):
                 raise StationError(f"service {client.srv_name} is not there; is its node running?")
-            for _ in range(sent):
-                future = client.call_async(request)
-                self._executor.spin_until_future_complete(future, timeout_s / sent)
-                if future.done():
-                    return future.result()
-                client.remove_pending_request(future)
+            answer: Any = rclpy.task.Future()
+
+            def take(future: Any) -> None:
+                if not answer.done():
+                    answer.set_result(future.result())
+
+            asked = []
+            for _ in range(sent):  # a slow answer to an earlier request is as good as one to the last
+                asked.append(client.call_async(request))
+                asked[-1].add_done_callback(take)
+                self._executor.spin_until_future_complete(answer, timeout_s / sent)
+                if answer.done():
+                    break
+            for future in asked:
+                if not future.done():
+                    client.remove_pending_request(future)
+            if answer.done():
+                return answer.result()
             raise StationError(f"service {client.srv_name} did not answer within {timeout_s:g} s")
 
     def receive(self, kind: Any, topic: str, qos: QoSProfile, timeout_s: float) -> Any | None:
