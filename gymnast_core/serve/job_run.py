@@ -75,7 +75,7 @@ class JobRun:
     def __init__(self, store: JobStore, number: int, station: StationConfig, open_bench: OpenBench) -> None:
         self._store, self._number, self._station, self._open = store, number, station, open_bench
         self._folder = store.job_folder(number)
-        self._done = 0
+        self._done = self._successes = 0
         self._said = ""
 
     def __call__(self) -> bool:
@@ -117,7 +117,7 @@ class JobRun:
         session = TrialSession(
             bench, plan_of(job.request), self._folder, job.request.max_steps, self._tell, self._after, self._warn
         )
-        self._done = len(session.records)
+        self._done, self._successes = len(session.records), _successes(session.records)
         session()
         if len(session.records) == job.request.trials:
             return self._end("done", "")
@@ -128,12 +128,13 @@ class JobRun:
         told = f"trial {number + 1}: {phase}"
         if told != self._said:
             self._said = told
-            self._store.report(self._number, number, _successes(read_records(self._folder)), told)
+            self._store.report(self._number, number, self._successes, told)
 
     def _after(self, records: Sequence[TrialRecord]) -> str:
         """After each trial: its video and its count; why the session is to end, if it is. Raises: StationError."""
         film_trials(self._folder, records[-1:], self._station.arm.control_hz)
-        job = self._store.report(self._number, len(records), _successes(records))
+        self._successes = _successes(records)
+        job = self._store.report(self._number, len(records), self._successes)
         say(f"job {self._number}: trial {len(records)} of {job.request.trials}, {job.successes} succeeded")
         if records[-1].outcome != ABORTED and self._store.fact(FAULTS):
             self._store.set_fact(FAULTS, "")
