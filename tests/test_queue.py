@@ -17,10 +17,14 @@ import pytest
 import yaml
 
 from gymnast_core.cli import main
+from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.films import film_index
-from gymnast_core.evaluation.session import TrialRecord, read_records
+from gymnast_core.data.outcome import FAILURE
+from gymnast_core.evaluation.comparison_page import write_page_of_one
+from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, TrialRecord, read_records
 from gymnast_core.files import read_json_lines
 from gymnast_core.policy.scripted import ScriptedPolicy
+from gymnast_core.serve import job_run
 from gymnast_core.serve.job import Job, JobRequest
 from gymnast_core.serve.job_store import JobStore
 from gymnast_core.serve.queue_station import station_of
@@ -139,6 +143,61 @@ def test_a_job_is_paused_goes_on_and_is_cancelled_by_people(
         Path(t["video"]).exists() for t in shown["trial_records"]
     )
     assert main(["queue", "cancel", str(number), *where]) == 2
+
+
+def test_a_job_cancelled_while_its_process_starts_is_cancelled(store: JobStore) -> None:
+    job = submit(store, 9)
+    with runner(store) as process:
+        wait_for(lambda: store.job(job.number).state == "running", SLOW_S, process)
+        store.cancel(job.number, "ann")
+        wait_for(lambda: store.job(job.number).state != "running", SLOW_S, process)
+    ended = store.job(job.number)
+    assert (ended.state, ended.message, ended.starts) == ("cancelled", "cancelled by ann", 1)
+
+
+class StillBench:
+    """A bench whose every trial takes one step, and whose job is cancelled in the trial `cancelled_in`."""
+
+    def __init__(self, store: JobStore, number: int, cancelled_in: int) -> None:
+        self.store, self.number, self.cancelled_in = store, number, cancelled_in
+
+    def reset(self, task: str, seed: int) -> None: ...
+
+    def practise(self, task: str, seed: int, tell: Tell) -> str:
+        return "base"
+
+    def run(self, trial: PlannedTrial, max_steps: int, tell: Tell) -> EpisodeOutcome:
+        if self.cancelled_in == trial.seed % 100:
+            self.store.cancel(self.number, "ann")
+        return EpisodeOutcome(FAILURE, 1)
+
+    def truth(self, task: str) -> bool | None:
+        return None
+
+
+def test_a_job_asked_to_end_while_it_writes_its_end_is_written_whole(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner sees a cancel when the job has seen it already, and asks: in the midst of the last page."""
+    job = submit(store, 9)
+    store.take()
+
+    written: list[str] = []
+
+    def asked(*words: Any) -> None:
+        written.append(words[-1])
+        if len(written) == 1:
+            signal.raise_signal(signal.SIGINT)
+        write_page_of_one(*words)
+
+    monkeypatch.setattr(job_run, "write_page_of_one", asked)
+    bench = StillBench(store, job.number, 3)
+    station = load_config(StationConfig, store.fact("station"))
+    assert job_run.JobRun(store, job.number, station, lambda job, folder: contextlib.nullcontext(bench))()
+    ended = store.job(job.number)
+    assert (ended.state, ended.message, ended.trials_done) == ("cancelled", "cancelled by ann", 4)
+    assert written == ["cancelled by ann"], "once"
+    assert "cancelled by ann" in (store.job_folder(job.number) / "report.html").read_text()
 
 
 def test_a_policy_server_that_fails_costs_its_job_and_the_next_that_fails_pauses_the_queue(store: JobStore) -> None:

@@ -26,7 +26,7 @@ from gymnast_core.evaluation.session import (
     summarise,
 )
 from gymnast_core.locks import wait_for_folder
-from gymnast_core.progress import interrupts, say
+from gymnast_core.progress import Interruption, Stopped, interruptible, interrupts, say
 from gymnast_core.serve.job import Job, JobRequest, State
 from gymnast_core.serve.job_films import film_trials
 from gymnast_core.serve.job_store import JobStore
@@ -87,15 +87,22 @@ class JobRun:
         self._folder.mkdir(parents=True, exist_ok=True)
         lock = wait_for_folder(self._folder, EARLIER_S)
         try:
-            records = read_records(self._folder)
-            return self._run(self._store.report(self._number, len(records), _successes(records)))
+            with interruptible() as stop:  # what is written at the end is written whole
+                return self._to_its_end(stop)
+        finally:
+            del lock
+
+    def _to_its_end(self, stop: Interruption) -> bool:
+        records = read_records(self._folder)
+        job = self._store.report(self._number, len(records), _successes(records))
+        try:
+            if stop:
+                raise Stopped
+            return self._run(job)
         except KeyboardInterrupt:
             if not self._store.job(self._number).cancelled_by:
                 raise
-            self._cancelled()
-            return True
-        finally:
-            del lock
+            return self._cancelled()
 
     def _run(self, job: Job) -> bool:
         if job.cancelled_by:
@@ -107,21 +114,22 @@ class JobRun:
                 self._station.task(job.request.task)
                 self._check_disk()
                 with self._open(job, self._folder) as bench:
-                    return self._session(job, bench)
+                    session = self._session(job, bench)
         except StationError as error:
             return self._faulty(job, str(error))
         except GymnastError as error:
             return self._end("failed", self._where(job, str(error)))
+        if len(session.records) == job.request.trials:
+            return self._end("done", "")
+        return self._cancelled() if session.stopped_by == CANCEL else self._wait()
 
-    def _session(self, job: Job, bench: Bench) -> bool:
+    def _session(self, job: Job, bench: Bench) -> TrialSession:
         session = TrialSession(
             bench, plan_of(job.request), self._folder, job.request.max_steps, self._tell, self._after, self._warn
         )
         self._done, self._successes = len(session.records), _successes(session.records)
         session()
-        if len(session.records) == job.request.trials:
-            return self._end("done", "")
-        return self._cancelled() if session.stopped_by == CANCEL else self._wait()
+        return session
 
     def _tell(self, number: int, phase: str, nested: Any) -> None:
         self._done = number

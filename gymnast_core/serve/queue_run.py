@@ -87,7 +87,7 @@ class Runner:
         return 0
 
     def _close_cancelled(self) -> None:
-        """A job that was cancelled while the queue is paused needs no station to end."""
+        """A job that was cancelled needs no station to end, nor a process."""
         for job in self._store.jobs(0):
             if job.state == "running" and job.cancelled_by:
                 close_job(self._store, job.number, "cancelled", f"cancelled by {job.cancelled_by}")
@@ -101,6 +101,8 @@ class Runner:
         if now.state != "running":
             self._crashes = 0
             say(f"job {now.number}: {now.state}: {now.message}")
+        elif now.cancelled_by:  # its process ended before it could say so itself, as in its start
+            self._close_cancelled()
         elif late:
             close_job(self._store, job.number, "failed", f"took longer than {self._config.hours:g} hours")
         elif not stop and not self._store.paused:
