@@ -9,6 +9,7 @@ import io
 import os
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,44 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
             raise DataError(f"{path}: not a whole image ({_one_line(error)})") from error
 
 
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image file as a mask (H, W) bool: true where it is brighter than half. Grey and colour will do.
+
+    Raises: DataError when the file is missing, not a whole image, of a side outside 16 to 8192 pixels, animated, or
+        transparent in places: what is hidden there is no mask.
+    """
+    path = Path(path)
+    with _opened(path, _check_mask) as image:
+        try:
+            image.load()
+            plain = ImageOps.exif_transpose(image)
+            if image.mode not in ("1", "L"):
+                plain = _opaque(plain, path)
+            return np.array(plain.convert("L"), dtype=np.uint8) > 127
+        except (*UNREADABLE, struct.error) as error:
+            raise DataError(f"{path}: not a whole image ({_one_line(error)})") from error
+
+
+def read_cutout(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an object that was cut out: an image with transparency as uint8 RGBA (H, W, 4), in sRGB.
+
+    Raises: DataError when the file is missing, not a whole image, of a side outside 16 to 8192 pixels, animated, of
+        more than 8 bits a channel, or transparent everywhere or nowhere.
+    """
+    path = Path(path)
+    with _opened(path, _check_cutout) as image:
+        try:
+            image.load()
+            pixels = np.array(image.convert("RGBA"), dtype=np.uint8)
+        except (*UNREADABLE, struct.error) as error:
+            raise DataError(f"{path}: not a whole image ({_one_line(error)})") from error
+    alpha = pixels[..., 3]
+    if alpha.max() < 128 or alpha.min() == 255:
+        found = "transparent everywhere" if alpha.max() < 128 else "transparent nowhere"
+        raise DataError(f"{path}: found an object {found}; needed one that was cut out of its background")
+    return pixels
+
+
 def check_image(path: str | os.PathLike[str]) -> None:
     """Check that an image file is there and of an allowed kind, by its header alone, and that a PNG has its end.
 
@@ -73,8 +112,8 @@ def check_image(path: str | os.PathLike[str]) -> None:
         raise DataError(f"{path}: not a whole PNG image; remove the episode or record it again")
 
 
-def _opened(path: Path) -> Image.Image:
-    """The image with its header read and checked, its pixels not decoded yet."""
+def _opened(path: Path, check_kind: Callable[[Image.Image, Path], None] | None = None) -> Image.Image:
+    """The image with its header read and checked, its pixels not decoded yet. check_kind: None wants 8-bit RGB."""
     if not path.is_file():
         raise DataError(f"{path}: no such image file")
     try:
@@ -90,7 +129,7 @@ def _opened(path: Path) -> Image.Image:
         raise DataError(f"{path}: not a readable image ({expected})") from error
     try:
         check_sides(*image.size, str(path))
-        _check_kind(image, path)
+        (check_kind or _check_kind)(image, path)
     except (*UNREADABLE, struct.error) as error:
         image.close()
         raise DataError(f"{path}: not a whole image ({_one_line(error)})") from error
@@ -98,6 +137,23 @@ def _opened(path: Path) -> Image.Image:
         image.close()
         raise
     return image
+
+
+def _check_mask(image: Image.Image, path: Path) -> None:
+    """Refuse, by the header, what is no 8-bit mask."""
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{path}: found {getattr(image, 'n_frames', 1)} pictures in it, needed one")
+    if image.mode not in ("1", "L", "RGB", "RGBA", "P", "PA") or _bits(image) > 8:
+        raise DataError(
+            f"{path}: found {image.mode} pixels, needed a grey or RGB picture of 8 bits, white where it holds"
+        )
+
+
+def _check_cutout(image: Image.Image, path: Path) -> None:
+    """Refuse, by the header, what has no transparency."""
+    _check_mask(image, path)
+    if image.mode not in ("RGBA", "PA") and "transparency" not in image.info:
+        raise DataError(f"{path}: found {image.mode} pixels without transparency, needed an object cut out (RGBA)")
 
 
 def _check_kind(image: Image.Image, path: Path) -> None:
