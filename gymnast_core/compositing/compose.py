@@ -69,7 +69,7 @@ def compose(
 def _find_place(
     scene: Scene, thing: Object, free: np.ndarray, random: np.random.Generator
 ) -> tuple[Cutout, int, int, tuple[int, int]] | None:
-    """A picture of the object that covers free pixels alone, its left and top, and its foot; None where none is found."""
+    """A picture of the object that covers free pixels alone, its left and top, and its foot; None without a place."""
     rows, columns = np.nonzero(free)
     for _ in range(TRIES if len(rows) else 0):
         pick = int(random.integers(len(rows)))

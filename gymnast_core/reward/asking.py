@@ -102,16 +102,16 @@ class Asker:
 
     # --- what they have in common -----------------------------------------------------------------------------------
 
-    def answers(self, questions: Sequence[Question], votes: Sequence[int]) -> list[list[Said]]:
-        """For each question its answers, one for each number of a vote; at most `concurrency` are asked for at once.
+    def answers(self, asked: Sequence[tuple[Question, int]]) -> list[Said]:
+        """One answer to each question; the number beside it tells answers to the same question apart. At most
+        `concurrency` are asked for at once.
 
         Raises: JudgeError, see the class.
         """
         self._turns.begin()
-        jobs = [(question, vote) for question in questions for vote in votes]
-        said = _side_by_side(lambda job: self._vote(*job), jobs, self.config.concurrency)
+        said = _side_by_side(lambda job: self._vote(*job), asked, self.config.concurrency)
         self._turns.end()
-        return [said[place * len(votes) : (place + 1) * len(votes)] for place in range(len(questions))]
+        return said
 
     def _vote(self, question: Question, number: int) -> Said:
         """One answer, from the cache or asked for; without text when none was given in spite of retries."""
@@ -218,8 +218,12 @@ class AskingJudge(Asker):
         """
         questions = [self.question(video, text) for video, text in zip(videos, instructions, strict=True)]
         alike = {question.digest: question for question in questions}
-        votes = self.answers(list(alike.values()), range(self.config.votes))
-        verdicts = {one.digest: self.decide(one, said) for one, said in zip(alike.values(), votes)}
+        count = self.config.votes
+        votes = self.answers([(one, number) for one in alike.values() for number in range(count)])
+        verdicts = {
+            one.digest: self.decide(one, votes[place * count : (place + 1) * count])
+            for place, one in enumerate(alike.values())
+        }
         self._take_stock(list(verdicts.values()))
         return [verdicts[question.digest] for question in questions]
 

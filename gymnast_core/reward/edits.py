@@ -8,18 +8,22 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import io
 import json
 import re
+import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from gymnast_core.config import JudgeConfig
 from gymnast_core.contents import name_content, one_line
 from gymnast_core.data.frames import encode_image
+from gymnast_core.data.pictures import MAX_SIDE, UNREADABLE
 from gymnast_core.reward.asking import Asker, Question
 from gymnast_core.reward.replies import Said, Unanswered, read_object
 from gymnast_core.reward.server import Server, Taken
@@ -28,6 +32,7 @@ SIDE = 1024
 """Rows and columns of the picture that is sent; every known server edits squares of this size."""
 SHAPE_TOLERANCE = 0.02
 """A picture whose width is its height, but for this share, is the square that was asked for."""
+SMALLEST = 64
 LONGEST_REPLY = 48 << 20
 """Bytes; a picture of 2048 x 2048 pixels as PNG takes 12 MB, as text a third more."""
 PICTURE_TOKENS = 6000
@@ -117,14 +122,17 @@ def decode_edit(text: str) -> np.ndarray | str:
     except (binascii.Error, ValueError):
         return "the picture is no base64"
     known = content.startswith((b"\x89PNG", b"\xff\xd8\xff")) or content[8:12] == b"WEBP"
-    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if known else None
-    if decoded is None:
-        what = "a picture that is damaged" if known else name_content(content) or "something else"
-        return f"found {what} in place of a PNG, JPEG or WebP picture"
-    height, width = decoded.shape[:2]
-    if abs(width / height - 1.0) > SHAPE_TOLERANCE or min(height, width) < 64:
-        return f"found a picture of {width}x{height} pixels, needed a square of at least 64, {SIDE}x{SIDE} at best"
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    if not known:
+        return f"found {name_content(content) or 'something else'} in place of a PNG, JPEG or WebP picture"
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
+            width, height = image.size
+            if abs(width / height - 1.0) > SHAPE_TOLERANCE or not SMALLEST <= width <= MAX_SIDE:
+                return f"found a picture of {width}x{height} pixels, needed a square, {SIDE}x{SIDE} at best"
+            image.load()
+            return np.array(image.convert("RGB"), dtype=np.uint8)
+    except (*UNREADABLE, struct.error, Image.DecompressionBombError) as error:
+        return f"found a picture that is damaged ({one_line(str(error), 80)})"
 
 
 class ImageEditor(Asker):

@@ -1,4 +1,4 @@
-"""A vision-language model that is shown pictures and asked anything; whoever asks says which answers can be read."""
+"""A vision-language model that is shown pictures and asked anything. Whoever asks says which answers can be read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,16 @@ PICTURE_TOKENS = 300
 """What a provider counts for such a picture, about; only for the estimate of a request not yet answered."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A user's message, and whether an answer to it says what was asked."""
+
+    message: list[dict[str, Any]]
+    readable: Callable[[str], bool]
+
+
 class PictureTalk(Asker):
-    """Questions about pictures. readable: whether an answer says what was asked. The others: see `Asker`.
+    """Questions about pictures. The arguments: see `Asker`.
 
     Raises: JudgeError, see `Asker`.
     """
@@ -33,20 +42,20 @@ class PictureTalk(Asker):
     def __init__(
         self,
         config: JudgeConfig,
-        readable: Callable[[str], bool],
         cache: str | None = None,
         raw: str | None = None,
         api_key: str | None = None,
         spent: tuple[int, int] = (0, 0),
     ) -> None:
-        self._readable = readable
         self._server = ChatServer(config, api_key, lambda seconds: self.pace.hold(seconds))
         self._decides = [self._server.address, config.model, config.temperature, config.answer_tokens]
         super().__init__(
             config, f"judge: {self._server.address} with '{config.model}'", config.model, cache, raw, spent
         )
 
-    def question(self, frames: Sequence[np.ndarray], text: str, instruction: str) -> Question:
+    def question(
+        self, frames: Sequence[np.ndarray], text: str, instruction: str, readable: Callable[[str], bool]
+    ) -> Question:
         """What is asked about frames (H, W, 3) uint8, which are shown in this order, then the text."""
         pictures = [encode_image(resize_frame(frame, SIDE), ".jpg") for frame in frames]
         urls = ["data:image/jpeg;base64," + base64.b64encode(picture).decode() for picture in pictures]
@@ -56,12 +65,12 @@ class PictureTalk(Asker):
             digest.update(hashlib.sha256(picture).digest())
         tokens = len(text) // 4 + PICTURE_TOKENS * len(pictures)
         content.append({"type": "text", "text": text})
-        return Question(instruction, content, digest.hexdigest(), False, tokens, len(pictures))
+        return Question(instruction, Shown(content, readable), digest.hexdigest(), False, tokens, len(pictures))
 
     def say(self, question: Question, vote: int, taken: Callable[[int, int], None]) -> Said:
         """The server's answer."""
-        return self._server.ask(question.content, taken)
+        return self._server.ask(question.content.message, taken)
 
     def can_read(self, question: Question, text: str) -> bool:
         """Whether the answer says what was asked."""
-        return self._readable(text)
+        return bool(question.content.readable(text))
