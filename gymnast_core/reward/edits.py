@@ -162,9 +162,10 @@ class ImageEditor(Asker):
         opaque = np.where(change, 0, 255).astype(np.uint8)  # the model paints where the mask is transparent
         ok, mask = cv2.imencode(".png", np.dstack([cv2.cvtColor(square, cv2.COLOR_RGB2BGR), opaque]))
         assert ok
-        content = {"image": encode_image(square), "mask": mask.tobytes(), "prompt": prompt}
+        image, hole = encode_image(square), mask.tobytes()
         digest = hashlib.sha256(json.dumps([self._server.address, self.config.model, prompt]).encode())
-        digest.update(hashlib.sha256(content["image"]).digest() + hashlib.sha256(content["mask"]).digest())
+        digest.update(hashlib.sha256(image).digest() + hashlib.sha256(hole).digest())
+        content = {"image": image, "mask": hole, "prompt": prompt}
         return Question(instruction, content, digest.hexdigest(), False, len(prompt) // 4 + PICTURE_TOKENS, 1)
 
     def say(self, question: Question, vote: int, taken: Callable[[int, int], None]) -> Said:

@@ -44,8 +44,8 @@ class StartSampler:
         drawn: list[int] = []
         first = 0
         for part, wanted in zip(self._parts, counts_of(self._parts, count, self._seed, batch)):
-            drawn += self._draw_among(np.arange(first, first + part.count), wanted, generator)
-            first += part.count
+            drawn += self._draw_among(np.arange(first, first + part.size), wanted, generator)
+            first += part.size
         return [drawn[place] for place in generator.permutation(len(drawn))]  # each process gets some of every part
 
     def _draw_among(self, among: np.ndarray, count: int, generator: np.random.Generator) -> list[int]:

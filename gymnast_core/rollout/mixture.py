@@ -61,7 +61,7 @@ class Part(NamedTuple):
     """A part as it is drawn from: its name, how many starts it has, and its share, 0 to 1."""
 
     name: str
-    count: int
+    size: int
     share: float
 
 
@@ -127,4 +127,4 @@ def counts_of(parts: Sequence[Part], count: int, seed: int, batch: int) -> list[
 
 def describe_parts(parts: Sequence[Part]) -> str:
     """Shares and starts, in words."""
-    return ", ".join(f"{part.name} {part.share:.1%} ({part.count} starts)" for part in parts)
+    return ", ".join(f"{part.name} {part.share:.1%} ({part.size} starts)" for part in parts)

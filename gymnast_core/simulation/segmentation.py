@@ -16,7 +16,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.simulation.motors import ARM_JOINTS
 from gymnast_core.simulation.simulator import SimulatedStation, Snapshot
 
-AHEAD = 8
+AHEAD = 6
 """Positions of a task's joint, over its whole range, in which its object is protected: it may move there."""
 
 
@@ -62,7 +62,7 @@ class Segmenter:
         protected = np.isin(seen, self._protected)
         for name in self._joints:
             joint = self._model.joint(name)
-            for value in np.linspace(*joint.range, AHEAD):
+            for value in np.linspace(joint.range[0], joint.range[1], AHEAD):
                 positions = snapshot.positions.copy()
                 positions[joint.qposadr[0]] = value
                 protected |= np.isin(

@@ -76,9 +76,15 @@ class Distractors:
         self.editor = open_editor(config.editor, self.folder.path) if config.by == "model" else None
         self.talk = open_talk(config.judge, self.folder.path) if config.checked else None
         self.left_out: dict[str, str] = {}
+        self._on_sheet: set[str] = set()
+        self._scenes: dict[str, Scene] = {}
+        """Of sources on the sheet: a simulation takes long to say what is where."""
 
     def __call__(self) -> int:
         sources = self.frames.sources()
+        places = np.unique(np.linspace(0, len(sources) - 1, min(ON_SHEET, len(sources))).round().astype(int))
+        shown = [sources[place] for place in places]
+        self._on_sheet = {one.mark for one in shown}
         with interruptible() as stop, progress_bar() as bar:
             total = len(sources) * self.config.variants
             row = bar.add_task("adding distractors", total=total, note="")
@@ -95,7 +101,7 @@ class Distractors:
                 self.make(pending, stop)
             bar.update(row, completed=self._made(sources))
         done = self.folder.finish(self.left_out, self._spent(), whole=not stop)
-        self._draw_sheet(sources)
+        self._draw_sheet(shown)
         return self._tell(done, stopped=bool(stop))
 
     @property
@@ -111,7 +117,7 @@ class Distractors:
         if not missing:
             return []
         try:
-            scene = self.frames.scene(source)
+            scene = self._scene(source)
         except DataError as error:
             self._leave_out(source, str(error))
             return []
@@ -120,6 +126,14 @@ class Distractors:
             self._leave_out(source, f"{share:.1%} of the frame is bare table, needed {LEAST_FREE:.0%}")
             return []
         return [Job(source, scene, name, number) for number, name in missing.items()]
+
+    def _scene(self, source: Source) -> Scene:
+        if source.mark in self._scenes:
+            return self._scenes[source.mark]
+        scene = self.frames.scene(source)
+        if source.mark in self._on_sheet:
+            self._scenes[source.mark] = scene
+        return scene
 
     def make(self, jobs: Sequence[Job], stop: Interruption) -> None:
         """Make and check new frames, up to `attempts` times each, and write those that pass. Raises: JudgeError."""
@@ -182,8 +196,10 @@ class Distractors:
         found = []
         for job, prompt, said in zip(jobs, prompts, self.editor.answers(asked)):
             picture = self.editor.picture(said, *job.scene.frame.shape[:2])
-            failed = isinstance(picture, str)
-            found.append(Edited(None, problem=picture) if failed else self._restored(job, picture, prompt))
+            if isinstance(picture, str):
+                found.append(Edited(None, problem=picture))
+            else:
+                found.append(self._restored(job, picture, prompt))
         return found
 
     def _restored(self, job: Job, picture: np.ndarray, prompt: str) -> Edited:
@@ -243,11 +259,12 @@ class Distractors:
 
     def _draw_sheet(self, sources: Sequence[Source]) -> None:
         """Some frames with what is protected in them (dark) and free (green), and what was made of them."""
-        made = [(source, name) for source in sources for name in self._names(source) if self.folder.has(name)]
         rows = []
-        for place in np.unique(np.linspace(0, len(made) - 1, min(ON_SHEET, len(made))).round().astype(int)):
-            source, name = made[place]
-            scene = self.frames.scene(source)
+        for source in sources:
+            name = next((name for name in self._names(source) if self.folder.has(name)), None)
+            if name is None:
+                continue
+            scene = self._scene(source)
             shown = source.frame.copy()
             shown[scene.protected] //= 3
             free = self._free(scene)

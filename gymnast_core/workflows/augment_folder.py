@@ -9,6 +9,7 @@ A picture is written before its description, and without one it is no start: a k
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,7 @@ from gymnast_core.data.trial_pictures import CRITERIA
 from gymnast_core.errors import DataError
 from gymnast_core.files import files_below, read_json, user_path, writable_folder, write_json
 from gymnast_core.locks import lock_folder
+from gymnast_core.plain_json import parse_json
 from gymnast_core.run_folder import refuse_other_options
 from gymnast_core.version import describe_version
 from gymnast_core.workflows.augment_frames import Source
@@ -63,7 +65,8 @@ class StartsFolder:
     def __init__(self, out: str, verb: str, options: Mapping[str, Any]) -> None:
         self.path = writable_folder(user_path(out, "out"), "out")
         self._lock = lock_folder(self.path)
-        self._about = Augmented(verb, describe_version(), dict(options))
+        plain = parse_json(json.dumps(dict(options)))  # as it is read back: lists in place of tuples
+        self._about = Augmented(verb, describe_version(), plain)
         summary = self.path / SUMMARY
         if summary.exists():
             earlier = read_json(summary)

@@ -121,7 +121,8 @@ class StoredFrames:
             config.camera_height,
             math.radians(config.camera_pitch),
             math.radians(config.camera_fovy),
-            *frame.shape[:2],
+            frame.shape[0],
+            frame.shape[1],
             self._aspect,
         )
         return Scene(frame, protected, table, plane)
