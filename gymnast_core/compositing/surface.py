@@ -8,18 +8,22 @@ import numpy as np
 NEAR = 22.0
 """Distance in colour (CIE Lab of 8 bits, lightness at half its weight) up to which a pixel is table."""
 TOP = 0.25
-"""Share of a frame, from its top, that tells nothing about the table's colour."""
+"""Share of a frame, from its top, that is taken for background."""
+DARK = 48
+"""Lightness, of 255, below which a pixel tells nothing about the table's colour: arms are black."""
 
 
-def bare_table(frame: np.ndarray, protected: np.ndarray) -> np.ndarray:
+def bare_table(frame: np.ndarray, protected: np.ndarray, swept: bool = False) -> np.ndarray:
     """The largest region of the commonest colour in the lower part of a frame, (H, W) bool.
 
-    frame: (H, W, 3) uint8. protected: (H, W) bool, not table. All false where nothing is free.
+    frame: (H, W, 3) uint8. protected: (H, W) bool, not to be called bare. swept: protected is wherever an arm will move,
+    which is over the table for the most part, so the colours there tell the table's. All false where nothing is free.
     """
     lab = cv2.cvtColor(cv2.GaussianBlur(frame, (5, 5), 0), cv2.COLOR_RGB2LAB).astype(np.float32)
     free = ~protected
-    telling = free.copy()
-    telling[: int(TOP * len(frame))] = False
+    telling = np.ones_like(free) if swept else free.copy()
+    telling[: int(TOP * len(frame))] = free[: int(TOP * len(frame))] = False
+    telling &= lab[..., 0] >= DARK
     if not telling.any():
         return np.zeros_like(protected)
     bins = (lab // np.array([32, 12, 12], dtype=np.float32)).astype(np.int64)

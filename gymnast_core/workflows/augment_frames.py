@@ -116,7 +116,7 @@ class StoredFrames:
             path = _mask_file(self._table, source, "table")
             table = check_mask(read_mask(path), frame, str(path)) & ~protected
         else:
-            table = bare_table(frame, protected)
+            table = bare_table(frame, protected, swept=not self._mask)
         plane = TablePlane(
             config.camera_height,
             math.radians(config.camera_pitch),
