@@ -24,6 +24,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", bytes.fromhex("0000000049454e44ae426082")
 SCREEN_GAMMA = 0.45455
 """The gamma that PNG files declare for pictures meant for a screen, as sRGB is."""
+MOST_GREY = 0.1
+"""Share of a mask that may be neither black nor white, as soft edges are."""
 SAME_COLOUR = 2
 """A colour profile that moves no colour by more than this, of 255, is sRGB."""
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError, KeyError, IndexError, TypeError)
@@ -65,8 +67,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an image file as a mask (H, W) bool: true where it is brighter than half. Grey and colour will do.
 
-    Raises: DataError when the file is missing, not a whole image, of a side outside 16 to 8192 pixels, animated, or
-        transparent in places: what is hidden there is no mask.
+    Raises: DataError when the file is missing, not a whole image, of a side outside 16 to 8192 pixels, animated,
+        transparent in places (what is hidden there is no mask), or neither black nor white in many: a photograph.
     """
     path = Path(path)
     with _opened(path, _check_mask) as image:
@@ -75,9 +77,13 @@ def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
             plain = ImageOps.exif_transpose(image)
             if image.mode not in ("1", "L"):
                 plain = _opaque(plain, path)
-            return np.array(plain.convert("L"), dtype=np.uint8) > 127
+            shades = np.array(plain.convert("L"), dtype=np.uint8)
         except (*UNREADABLE, struct.error) as error:
             raise DataError(f"{path}: not a whole image ({_one_line(error)})") from error
+    between = float(((shades > 48) & (shades < 208)).mean())
+    if between > MOST_GREY:
+        raise DataError(f"{path}: {between:.0%} of it is neither black nor white; needed a mask, white where it holds")
+    return shades > 127
 
 
 def read_cutout(path: str | os.PathLike[str]) -> np.ndarray:

@@ -102,6 +102,7 @@ class Distractors:
             bar.update(row, completed=self._made(sources))
         done = self.folder.finish(self.left_out, self._spent(), whole=not stop)
         self._draw_sheet(shown)
+        self.frames.close()
         return self._tell(done, stopped=bool(stop))
 
     @property

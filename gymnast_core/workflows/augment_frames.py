@@ -58,6 +58,10 @@ class Frames(Protocol):
         """What is known of one of them. Raises: DataError."""
         ...
 
+    def close(self) -> None:
+        """Nothing more is asked."""
+        ...
+
 
 def open_frames(config: FramesConfig) -> Frames:
     """Raises: ConfigError where there is neither a folder nor a simulation, or options do not go together."""
@@ -127,6 +131,9 @@ class StoredFrames:
         )
         return Scene(frame, protected, table, plane)
 
+    def close(self) -> None:
+        return
+
     def _protected(self, source: Source) -> np.ndarray:
         if self._mask:
             path = _mask_file(self._mask, source, "mask")
@@ -190,3 +197,8 @@ class SimulatedFrames:
         pose = self._segmenter.camera()
         plane = TablePlane(pose.height, pose.pitch, pose.fovy, side, side, camera.width / camera.height)
         return Scene(source.frame, shrink_mask(protected, side, side), ~shrink_mask(~table, side, side), plane)
+
+    def close(self) -> None:
+        self._environment.close()
+        if self._segmenter is not None:
+            self._segmenter.close()

@@ -87,6 +87,7 @@ class Instructions:
 
     def __call__(self) -> int:
         sources = self.frames.sources()
+        self.frames.close()
         width = self.config.judge.concurrency if self.talk else len(sources)
         with interruptible() as stop, progress_bar() as bar:
             row = bar.add_task("finding instructions", total=len(sources), note="")
