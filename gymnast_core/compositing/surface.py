@@ -17,7 +17,8 @@ def bare_table(frame: np.ndarray, protected: np.ndarray, swept: bool = False) ->
     """The largest region of the commonest colour in the lower part of a frame, (H, W) bool.
 
     frame: (H, W, 3) uint8. protected: (H, W) bool, not to be called bare. swept: protected is wherever an arm
-    moves, which is over the table for the most part, so the colours there tell the table's. All false where nothing is free.
+    moves, which is over the table for the most part, so the colours there tell the table's. All false where
+    nothing is free.
     """
     lab = cv2.cvtColor(cv2.GaussianBlur(frame, (5, 5), 0), cv2.COLOR_RGB2LAB).astype(np.float32)
     free = ~protected
