@@ -30,7 +30,7 @@ JUMP_S, JUMP_TIMES = 2.0, 5.0
 """Seconds between frames, and how many times the usual: their ninth decile, which is the pause of a policy that thinks
 before each chunk."""
 STATE_JUMP_M = 0.2
-"""In a step of at most a second. The simulated arm moves at most 0.077 m in a step."""
+"""In a step of at most a second. The simulated arm moves at most 0.078 m in a step of 0.2 s."""
 GRIPPER_RANGE = (-0.2, 1.2)
 STILL_STEPS, STILL_M, COMMANDED_M = 5, 0.001, 0.005
 """Steps that each command more than COMMANDED_M while the arm moves by less than STILL_M. An arm that pushes against a
@@ -41,8 +41,9 @@ EXCITED_WINDOWS = 8
 TURN_FITS, TURN_BETTER = 0.7, 0.4
 """Other axes explain the motion with such a correlation, and by so much better than the convention does."""
 AXIS_AGAINST = -0.8
+"""Agreement along one axis alone. Of all axes of 339 whole episodes the lowest is -0.62, of an arm that pushes."""
 SLOPES = (0.2, 2.5)
-"""Motion for each unit commanded; 0.59 to 0.98 in episodes of at least five moves."""
+"""Motion for each unit commanded, where the two agree; 0.42 to 0.98 in whole episodes."""
 GRIPPER_AGAINST, GRIPPER_FOR = -0.5, 0.2
 """Correlation of the gripper's command with its opening over some lags: the lowest, and the highest. In whole episodes
 the highest is at least 0.32."""
