@@ -25,6 +25,7 @@ from rich.progress import (
 )
 
 console = Console(stderr=True)
+STOPPING = b"\nstopping at the next safe place; once more to stop now\n"
 
 
 def progress_bar() -> Progress:
@@ -59,9 +60,7 @@ class Interruption:
             raise KeyboardInterrupt
         self.requested = True
         self.at = time.monotonic()
-        os.write(
-            2, b"\nstopping at the next safe place; once more to stop now\n"
-        )  # rich may be halfway through an import
+        os.write(2, STOPPING)  # not by rich, which may be halfway through an import of its own
 
 
 class Stopped(KeyboardInterrupt):
