@@ -394,13 +394,13 @@ class RestConfig:
 class PersonPageConfig:
     """The page on which a person who was called sees the scene, reads what to do, and says that it is done."""
 
-    host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.:-]{1,253}$")] = "127.0.0.1"
-    """Address to listen on while a person is waited for; by default this machine alone. 0.0.0.0: every network."""
+    host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,253}$")] = "127.0.0.1"
+    """Address to listen on from the first call on; by default this machine alone. 0.0.0.0: every network."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0: any free one."""
     address: Address = ""
-    """What stands before the secret part of the page's address in calls, as people reach it from where they are
-    ("http://lab-pc:8020"); empty: host and port."""
+    """How people reach the page from where they are ("http://lab-pc:8020"), as calls name it; empty: by host and
+    port."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,12 @@ def test_a_refused_key_a_server_that_is_down_and_nonsense_are_one_line(server: S
     with pytest.raises(JudgeError) as raised:
         check_judge(judge(server.url), picture(), ["open it"])
     words = str(raised.value)
-    assert words.startswith("judge: ") and told.lower() in words.lower() and "\n" not in words and KEY not in words
+    assert (
+        words.startswith(f"judge: {server.url} with ")
+        and told.lower() in words.lower()
+        and "\n" not in words
+        and KEY not in words
+    )
 
 
 def test_an_unreachable_server_is_named() -> None:
@@ -97,6 +102,7 @@ def test_simulated_trials_that_the_judge_ends_begin_when_it_answers(
     server.script = lambda n, request: (401, json.dumps({"error": {"message": "Incorrect API key provided"}}))
     assert main(words) != 0
     told = capsys.readouterr().err
+    assert "trial 1 of 1: no trial begins, the judge does not answer" in told
     assert "Incorrect API key provided" in told and "Traceback" not in told
     assert not (tmp_path / "run" / "trials.jsonl").exists() and len(server.requests) == 1
     server.script = lambda n, request: "Final Score: 0"

@@ -176,6 +176,7 @@ def test_the_page_is_of_this_machine_and_of_those_who_know_its_secret(browser: B
     with pytest.raises(DataError, match="choose another evaluation"):
         PersonPage(PersonPageConfig(port=page.port), OpenCall())
     named = PersonPage(PersonPageConfig(host="0.0.0.0", address="http://lab-pc:8020/"), OpenCall())
+    assert Browser(named).ask(f"http://127.0.0.1:{named.port}/{named._secret}/", Host="lab-pc:8020")[0] == 200
     named.close()
     assert named.address.startswith("http://lab-pc:8020/") and named._secret in named.address
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gymnast_core.config import StationConfig
 from gymnast_core.data.outcome import ABORTED, FAILURE, SUCCESS
-from gymnast_core.errors import DataError, StationError
+from gymnast_core.errors import DataError, JudgeError, StationError
 from gymnast_core.evaluation.resets import SIMULATED, ResetReport
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, trial_name
 from gymnast_core.policy.choice import BASE, StationPolicies
@@ -58,13 +58,16 @@ class SimulatedBench:
     def check(self, tasks: Sequence[str]) -> None:
         """A judge that ends episodes answers; elsewhere the truth alone says what became of them.
 
-        Raises: JudgeError naming what is wrong.
+        Raises: StationError naming what is wrong.
         """
         if self._judge is None:
             return
         words = [self._station.task(task).instruction for task in tasks]
         picture = self._environment.reset([Start(words[0], None, tasks[0], 0)])[0]
-        answer = check_judge(self._judge, picture, words)
+        try:
+            answer = check_judge(self._judge, picture, words)
+        except JudgeError as error:
+            raise StationError(f"no trial begins, the judge does not answer: {error}") from error
         for line in (str(answer), *answer.abstained.values()) if answer is not None else ():
             say(line)
 

@@ -81,6 +81,7 @@ class AskingJudge:
         self._raw_lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(config.concurrency)
         self.pace = Pace(config.requests_per_minute)
+        self._who = who
         self._turns = Turns(who)
         self.spending = Spending(config, *spent, name=f"{self.name} judge")
         self._has_scored, self._unscored = False, 0
@@ -133,13 +134,16 @@ class AskingJudge:
     def ask_anew(self, video: np.ndarray, instruction: str) -> Verdict:
         """The verdict of one vote on a video (n, H, W, 3) uint8, asked for now whatever was answered earlier.
 
-        Raises: JudgeError, see the class.
+        Raises: JudgeError, see the class, and where the answer holds no score.
         """
         question = self.question(video, instruction)
         self._turns.begin()
         vote = self._vote(question, 0, anew=True)
         self._turns.end()
-        return self.decide(question, [vote])
+        verdict = self.decide(question, [vote])
+        if verdict.score is None:
+            raise JudgeError(f"{self._who}: {verdict.reason}")
+        return verdict
 
     def _take_stock(self, verdicts: Sequence[Verdict]) -> None:
         """Raises: JudgeError when this judge has never given a score, to however many different videos."""

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 from gymnast_core.addresses import is_this_machine
 from gymnast_core.errors import DataError
@@ -49,7 +50,9 @@ class LocalPage:
             raise DataError(f"port {port}: {error.strerror or error}; choose another {setting}") from error
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
-        self._alone = is_this_machine(host)
+        names = (f"127.0.0.1:{self.port}", f"localhost:{self.port}", f"{host}:{self.port}", urlsplit(before).netloc)
+        self._names = names if is_this_machine(host) else ()
+        """Under which the page answers; empty: under any."""
         if not before:
             named = socket.gethostname() if host == "0.0.0.0" else host
             before = f"http://{named}:{self.port}"
@@ -65,8 +68,7 @@ class LocalPage:
 
     def answer(self, headers: Mapping[str, str], path: str, body: dict[str, Any] | None) -> Answer:
         """What a request gets. body: None for one that only looks."""
-        names = (f"127.0.0.1:{self.port}", f"localhost:{self.port}")
-        if self._alone and headers.get("Host", "") not in names:
+        if self._names and headers.get("Host", "") not in self._names:
             return 403, TEXT, b"this page answers under the name of this machine alone"
         first, *parts = path.split("?")[0].strip("/").split("/")
         if not secrets.compare_digest(first.encode(), self._secret.encode()):
