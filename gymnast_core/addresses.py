@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import urllib.request
@@ -105,3 +106,11 @@ def _character(one: str) -> str:
     names = {"\n": "a line break", "\r": "a line break", "\t": "a tab", " ": "a space"}
     quotes = "a quotation mark" if one in "\"'`“”‘’" else ""
     return names.get(one) or f"{quotes or 'a character that is not ASCII'} (U+{ord(one):04X})"
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -380,12 +380,27 @@ class ExecutorConfig:
 
 @dataclass(frozen=True)
 class RestConfig:
-    """A rest for the motors between trials: the arm stands at its start, and its torque stays on."""
+    """A rest for the motors between trials."""
 
     every_s: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False), SECONDS] = 0.0
     """Seconds of episodes after which the arm rests; 0: never."""
     seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False), SECONDS] = 1200.0
     """How long it rests."""
+    torque: Literal["on", "off"] = "on"
+    """"on": the arm stands at its start. "off": it lies down in the driver's sleep pose, and its motors are let go."""
+
+
+@dataclass(frozen=True)
+class PersonPageConfig:
+    """The page on which a person who was called sees the scene, reads what to do, and says that it is done."""
+
+    host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,253}$")] = "127.0.0.1"
+    """Address to listen on from the first call on; by default this machine alone. 0.0.0.0: every network."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0: any free one."""
+    address: Address = ""
+    """How people reach the page from where they are ("http://lab-pc:8020"), as calls name it; empty: by host and
+    port."""
 
 
 @dataclass(frozen=True)
@@ -404,6 +419,10 @@ class EvaluationConfig:
     """After this time without a person trials count as paused, and the person is called again. They never end by it."""
     look_cleared: bool = False
     """Bring the arm to its start after each episode, and let the judge see the scene without it as last picture."""
+    reset_check: bool = False
+    """After each reset, see whether the scene is at the task's start: by the station's truth where it has one, else by
+    the judge. A wrong scene is reset again, within `reset_attempts`."""
+    page: PersonPageConfig = field(default_factory=PersonPageConfig)
     rest: RestConfig = field(default_factory=RestConfig)
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.films import film_index
 from gymnast_core.data.outcome import FAILURE
 from gymnast_core.evaluation.comparison_page import write_page_of_one
+from gymnast_core.evaluation.resets import ResetReport
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, TrialRecord, read_records
 from gymnast_core.files import read_json_lines
 from gymnast_core.policy.scripted import ScriptedPolicy
@@ -161,7 +162,10 @@ class StillBench:
     def __init__(self, store: JobStore, number: int, cancelled_in: int) -> None:
         self.store, self.number, self.cancelled_in = store, number, cancelled_in
 
-    def reset(self, task: str, seed: int) -> None: ...
+    def check(self, tasks: Sequence[str]) -> None: ...
+
+    def reset(self, task: str, seed: int) -> ResetReport:
+        return ResetReport()
 
     def practise(self, task: str, seed: int, tell: Tell) -> str:
         return "base"

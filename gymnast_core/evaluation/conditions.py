@@ -18,7 +18,7 @@ from gymnast_core.station_file import StationFile
 from gymnast_core.version import describe_version
 
 CONDITIONS = "conditions.json"
-APART = ("version", "models.device")
+APART = ("version", "models.device", "evaluation.page.host", "evaluation.page.port", "evaluation.page.address")
 """What a run may go on with other values of."""
 
 

@@ -11,10 +11,13 @@ import numpy as np
 
 from gymnast_core.config import StationConfig
 from gymnast_core.data.outcome import ABORTED, FAILURE, SUCCESS
-from gymnast_core.errors import DataError, StationError
+from gymnast_core.errors import DataError, JudgeError, StationError
+from gymnast_core.evaluation.resets import SIMULATED, ResetReport
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, trial_name
 from gymnast_core.policy.choice import BASE, StationPolicies
+from gymnast_core.progress import say
 from gymnast_core.protocols import Judge, Policy, Start
+from gymnast_core.reward.check import check_judge
 from gymnast_core.reward.factory import load_judge
 from gymnast_core.rollout.ending import station_ending
 from gymnast_core.rollout.look_ahead import open_look_ahead
@@ -47,14 +50,32 @@ class SimulatedBench:
         self._practise = practise
         self._temperature = temperature
         self._environment = StationEnvironment(station)
+        self._judge = judge
         self._ending = station_ending(station.executor, judge)
         self._start: Start | None = None
         self._outcome: bool | None = None
 
-    def reset(self, task: str, seed: int) -> None:
+    def check(self, tasks: Sequence[str]) -> None:
+        """A judge that ends episodes answers; elsewhere the truth alone says what became of them.
+
+        Raises: StationError naming what is wrong.
+        """
+        if self._judge is None:
+            return
+        words = [self._station.task(task).instruction for task in tasks]
+        picture = self._environment.reset([Start(words[0], None, tasks[0], 0)])[0]
+        try:
+            answer = check_judge(self._judge, picture, words)
+        except JudgeError as error:
+            raise StationError(f"no trial begins, the judge does not answer: {error}") from error
+        for line in (str(answer), *answer.abstained.values()) if answer is not None else ():
+            say(line)
+
+    def reset(self, task: str, seed: int) -> ResetReport:
         """Note the start; the episode's own reset brings arm and scene there."""
         self._start = Start(self._station.task(task).instruction, None, task, seed)
         self._outcome = None
+        return ResetReport(attempts=1, method=SIMULATED)
 
     def frame(self) -> np.ndarray:
         """The scene at the start as the camera sees it, (S, S, 3) uint8."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gymnast_core.errors import DataError, StationError
 from gymnast_core.policy.choice import BASE, StationPolicies
 from gymnast_core.policy.openvla import OpenVLAPolicy
 from gymnast_core.protocols import EpisodicPolicy, Judge, Policy, Verdict
+from gymnast_core.reward.check import JudgeAnswer, check_judge
 from gymnast_core.reward.factory import load_judge
 from gymnast_core.rollout.ending import SuccessWatch, station_ending
 from gymnast_core.rollout.look_ahead import LookAheadPolicy, open_look_ahead
@@ -114,6 +116,14 @@ class StationActor:
         if verdict.completed_at is not None:
             verdict = replace(verdict, completed_at=min(chosen[verdict.completed_at], last))
         return judge.name, verdict
+
+    def look(self, picture: np.ndarray, instruction: str) -> Verdict:
+        """The judge's verdict on one picture (S, S, 3) uint8. Raises: as `judge`."""
+        return self._open_judge().judge([picture[None]], [instruction])[0]
+
+    def check_judge(self, picture: np.ndarray, instructions: Sequence[str]) -> JudgeAnswer | None:
+        """Whether the judge answers, see `reward.check`. Raises: as `judge`."""
+        return check_judge(self._open_judge(), picture, instructions)
 
     def watch(self, instruction: str) -> SuccessWatch | None:
         """Who says from the frames as they come when an episode has succeeded; None where nobody can, since the
