@@ -194,6 +194,10 @@ def test_a_run_goes_on_only_under_its_own_conditions(
     assert main(words(station, run, "base", trials=1)) == 0
     assert main([*words(station, run, "base", trials=1), "--seed", "3"]) == 2
     assert "holds a run with seed 0, found 3" in capsys.readouterr().err
+    conditions = read_json(run / "conditions.json")
+    del conditions["settings"]["safety.max_drift"]  # as a version wrote that had no such field
+    (run / "conditions.json").write_text(json.dumps(conditions))
+    assert main(words(station, run, "base", trials=1)) == 0
     content = yaml.safe_load(station.read_text())
     content["safety"]["max_drift"] = 0.05
     other = station.with_name("other.yaml")
