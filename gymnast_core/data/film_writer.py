@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from gymnast_core.errors import DataError
 from gymnast_core.files import remove
+from gymnast_core.progress import check_stop
 
 
 def write_film(
@@ -57,3 +58,33 @@ def write_film(
     finally:
         remove(temporary)
     return count
+
+
+def join_films(parts: Sequence[Path], target: Path) -> None:
+    """Put films one after the other without encoding them anew. They were written by `write_film` with the same
+    settings and a `jump`, so that a frame's time in the whole is the count of frames before it by the rate.
+
+    Raises: DataError when something cannot be read or written.
+    """
+    import av
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(target), "w") as joined:
+            stream, shown = None, Fraction(0)
+            for part in parts:
+                check_stop()
+                with av.open(str(part)) as container:
+                    source = container.streams.video[0]
+                    stream = stream or joined.add_stream_from_template(source)
+                    begin, count = int(shown / source.time_base), 0
+                    for packet in container.demux(source):
+                        if packet.dts is None:  # the end
+                            continue
+                        packet.pts, packet.dts = packet.pts + begin, packet.dts + begin
+                        packet.stream = stream
+                        joined.mux(packet)
+                        count += 1
+                    shown += count / source.average_rate
+    except (OSError, ValueError, TypeError, IndexError, av.error.FFmpegError) as error:
+        raise DataError(f"{target}: cannot join films ({error}); is the disk full?") from error

@@ -32,8 +32,6 @@ HIGH_RANGE = {16: "PQ", 18: "HLG"}
 BT601, MATRICES = 5, (1, 4, 5, 6, 7, 9)
 LIMITED_RANGE, FULL_RANGE = 1, 2
 """As H.273 and ffmpeg number them."""
-NEAR_S = 0.001
-"""A single frame is taken for one of a given time when it is shown within this."""
 LATE_S = 0.5
 """A film whose last frame ends this much earlier than its header says was cut off."""
 
@@ -79,14 +77,17 @@ def film_frames(path: str | os.PathLike[str], size: int | None = None) -> Iterat
             raise DataError(f"{path}: {missing}")
 
 
-def film_section(path: str | os.PathLike[str], times: Sequence[float], size: int | None = None) -> Iterator[np.ndarray]:
-    """The frames shown at these times (seconds, ascending, each of another frame), as `film_frames` gives them: of one
-    episode in a film of many. Decoding begins at the last place before the first time from which that is possible.
+def film_section(
+    path: str | os.PathLike[str], times: Sequence[float], near: float, size: int | None = None
+) -> Iterator[np.ndarray]:
+    """The frames shown at these times (seconds, ascending), as `film_frames` gives them: of one episode in a film of
+    many. Decoding begins at the last place before the first time from which that is possible.
 
-    Raises: DataError, as `film_frames` does, and where no frame is shown within half a period of a time.
+    near: seconds; a frame is that of a time when it is shown within this of it.
+
+    Raises: DataError, as `film_frames` does, and where a time has no frame.
     """
     path = Path(path)
-    near = 0.5 * (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else NEAR_S
     viewer, seen = _Viewer(path, size), 0
     with _opened(path) as (container, stream):
         container.seek(max(0, int(times[0] / stream.time_base)), stream=stream, backward=True)
