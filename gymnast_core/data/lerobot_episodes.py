@@ -83,7 +83,9 @@ class LeRobotEpisode(StoredEpisode):
         told = {"source": "robot", "file": f"{self.path.parent.name}/{self.path.name}"}
         if dataset.robot:
             told["robot"] = dataset.robot
-        return Description("".join(entry.tasks), entry.success, told if entry.metadata is None else entry.metadata)
+        if entry.metadata is not None:  # gymnast wrote it
+            return Description("".join(entry.tasks), entry.success, entry.metadata)
+        return Description("".join(entry.tasks), self._success(), told)
 
     def steps(self) -> Episode:
         about, dataset, entry = self.describe(), self._dataset, self._entry
@@ -159,6 +161,13 @@ class LeRobotEpisode(StoredEpisode):
     @property
     def _near(self) -> float:
         return 0.5 / self._dataset.fps
+
+    def _success(self) -> bool | None:
+        """What the last row says: often it alone, whose action is left out, tells of the success."""
+        if TRUTH not in self._dataset.features:
+            return None
+        truth = self._rows(["frame_index", TRUTH])[TRUTH].to_pylist()[-1]
+        return None if truth is None else bool(truth)
 
     def _rows(self, needed: Sequence[str], wanted: Sequence[str] = ()) -> Any:
         """Its rows, in order. Raises: DataError where one is missing."""
