@@ -7,6 +7,7 @@ when all is there. What a killed run left in it counts, as long as episodes and 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
@@ -188,6 +189,10 @@ class Conversion:
                         for future in finished:
                             future.result()
                             yield
+                except KeyboardInterrupt:  # asked for a second time: now, and not after the episodes in hand
+                    for child in multiprocessing.active_children():
+                        child.terminate()
+                    raise
                 finally:
                     for future in running:
                         future.cancel()
