@@ -51,6 +51,8 @@ EXTRAS = {
         "zstandard>=0.22,<1",
         "rosbags>=0.10,<1",
     ],
+    # LeRobot data sets, read and written: their tables.
+    "lerobot": ["pyarrow>=17,<28"],
     # Published checkpoints: the autoencoder of WorldGym.
     "checkpoints": ["diffusers>=0.31,<1"],
     # Vision-language models that judge in process, Qwen3-VL among them; without it peft brings some version.
@@ -77,7 +79,17 @@ EXTRAS = {
 EXTRAS["full"] = sorted(
     {
         requirement
-        for name in ("station", "vlm", "log", "checkpoints", "local-judge", "four-bit", "serve", "gymnasium")
+        for name in (
+            "station",
+            "vlm",
+            "log",
+            "lerobot",
+            "checkpoints",
+            "local-judge",
+            "four-bit",
+            "serve",
+            "gymnasium",
+        )
         for requirement in EXTRAS[name]
     }
 )

@@ -101,6 +101,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
         ("peft", "adapters: practice, and acting with what it made"),
         ("diffusers", "the Stable Diffusion 3 autoencoder"),
         ("mcap", "episode logs"),
+        ("pyarrow", "LeRobot data sets"),
         ("fastapi", "gymnast serve and gymnast queue serve"),
         ("msgpack", "gymnast serve, and policy servers at ws://"),
     ):
