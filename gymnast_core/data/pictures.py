@@ -9,12 +9,14 @@ import io
 import os
 import struct
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from gymnast_core.contents import found_instead
+from gymnast_core.contents import HEAD, found_instead, name_content
 from gymnast_core.errors import DataError
 
 MIN_SIDE = 16
@@ -29,6 +31,27 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowE
 """What Pillow raises for broken files, besides `struct.error`."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `check_sides` refuses more strictly
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """Where a picture comes from. name: for errors; of the file, where there is no `content`."""
+
+    name: str
+    content: bytes | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def opened(self) -> BinaryIO:
+        return open(self.name, "rb") if self.content is None else io.BytesIO(self.content)
+
+    def found_instead(self) -> str:
+        """What it is, where it is no picture; "" where that is not known."""
+        if self.content is None:
+            return found_instead(self.name, "picture")
+        found = name_content(self.content[:HEAD])
+        return f"found {found}" if found and "picture" not in found else ""
 
 
 def check_sides(width: int, height: int, name: str) -> None:
@@ -48,6 +71,35 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         dropping or inventing a channel would change what the policy sees.
     """
     path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such image file")
+    return _pixels(_Picture(str(path)))
+
+
+def decode_image(content: bytes, name: str) -> np.ndarray:
+    """An encoded picture that stands in a data set or a message, as uint8 RGB (H, W, 3); see `read_image`.
+
+    name: for errors. Raises: DataError, as `read_image` does.
+    """
+    return _pixels(_Picture(name, content))
+
+
+def check_image(path: str | os.PathLike[str]) -> None:
+    """Check that an image file is there and of an allowed kind, by its header alone, and that a PNG has its end.
+
+    Raises: DataError, as `read_image` does.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such image file")
+    with _opened(_Picture(str(path))) as image:
+        whole = image.format != "PNG" or _tail(path, len(PNG_END)) == PNG_END
+    if not whole:
+        raise DataError(f"{path}: not a whole PNG image; remove the episode or record it again")
+
+
+def _pixels(path: _Picture) -> np.ndarray:
+    """(H, W, 3) uint8. Raises: DataError."""
     with _opened(path) as image:
         try:
             image.load()
@@ -61,31 +113,17 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
             raise DataError(f"{path}: not a whole image ({_one_line(error)})") from error
 
 
-def check_image(path: str | os.PathLike[str]) -> None:
-    """Check that an image file is there and of an allowed kind, by its header alone, and that a PNG has its end.
-
-    Raises: DataError, as `read_image` does.
-    """
-    path = Path(path)
-    with _opened(path) as image:
-        whole = image.format != "PNG" or _tail(path, len(PNG_END)) == PNG_END
-    if not whole:
-        raise DataError(f"{path}: not a whole PNG image; remove the episode or record it again")
-
-
-def _opened(path: Path) -> Image.Image:
+def _opened(path: _Picture) -> Image.Image:
     """The image with its header read and checked, its pixels not decoded yet."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such image file")
     try:
-        image = Image.open(path, formats=FORMATS)
+        image = Image.open(path.name if path.content is None else path.opened(), formats=FORMATS)
     except Image.DecompressionBombError as error:
         sides = f"allowed are sides of {MIN_SIDE} to {MAX_SIDE} pixels"
         raise DataError(f"{path}: its header declares too many pixels ({_one_line(error)}); {sides}") from error
     except PermissionError as error:
         raise DataError(f"{path}: cannot read: {error.strerror}") from error
     except (*UNREADABLE, struct.error) as error:
-        found = found_instead(path, "picture")
+        found = path.found_instead()
         expected = f"{found}; " * bool(found) + "PNG, JPEG, WebP, BMP or TIFF expected"
         raise DataError(f"{path}: not a readable image ({expected})") from error
     try:
@@ -100,7 +138,7 @@ def _opened(path: Path) -> Image.Image:
     return image
 
 
-def _check_kind(image: Image.Image, path: Path) -> None:
+def _check_kind(image: Image.Image, path: _Picture) -> None:
     """Refuse, by the header, what is no 8-bit RGB picture."""
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # an MPO holds a photograph and its previews
         raise DataError(f"{path}: found {getattr(image, 'n_frames', 1)} pictures in it, needed one")
@@ -129,7 +167,7 @@ def _bits(image: Image.Image) -> int:
     return 16 if any(";16" in str(tile.args) for tile in getattr(image, "tile", ())) else 8
 
 
-def _opaque(image: Image.Image, path: Path) -> Image.Image:
+def _opaque(image: Image.Image, path: _Picture) -> Image.Image:
     """RGB. Raises: DataError where something shines through."""
     if image.mode in ("RGBA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -140,7 +178,7 @@ def _opaque(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _in_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
+def _in_srgb(image: Image.Image, profile: bytes, path: _Picture) -> Image.Image:
     """The same colours in sRGB."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -157,9 +195,9 @@ def _in_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
         raise DataError(f"{path}: its colour profile is damaged or not of RGB ({_one_line(error)})") from error
 
 
-def _png_code_points(path: Path) -> tuple[int, ...]:
+def _png_code_points(path: _Picture) -> tuple[int, ...]:
     """(primaries, transfer) of a PNG's cICP chunk, which stands before the pixels; () where there is none."""
-    with open(path, "rb") as stream:
+    with path.opened() as stream:
         stream.seek(len(PNG_START))
         while len(head := stream.read(8)) == 8 and head[4:] != b"IDAT":
             length = int.from_bytes(head[:4], "big")
