@@ -51,6 +51,8 @@ EXTRAS = {
         "zstandard>=0.22,<1",
         "rosbags>=0.10,<1",
     ],
+    # RLDS data sets, read and written without TensorFlow: fast checksums, and protobuf's wire format.
+    "rlds": ["google-crc32c>=1.5,<2", "protobuf>=4.21,<8"],
     # Published checkpoints: the autoencoder of WorldGym.
     "checkpoints": ["diffusers>=0.31,<1"],
     # Vision-language models that judge in process, Qwen3-VL among them; without it peft brings some version.
@@ -75,7 +77,7 @@ EXTRAS = {
 EXTRAS["full"] = sorted(
     {
         requirement
-        for name in ("station", "vlm", "log", "checkpoints", "local-judge", "four-bit", "serve")
+        for name in ("station", "vlm", "log", "rlds", "checkpoints", "local-judge", "four-bit", "serve")
         for requirement in EXTRAS[name]
     }
 )

@@ -38,7 +38,8 @@ class DatasetSettings:
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Frames per second of a data set with one rate. None: the rate of the episodes' time stamps, which must agree."""
     frames: Literal["video", "pictures"] = "video"
-    """How LeRobot data sets keep frames: "video" is small and loses detail; "pictures" (PNG) lose nothing."""
+    """How data sets keep frames: "video" (LeRobot) or JPEG (RLDS) is small and loses detail; "pictures" (PNG) lose
+    nothing."""
     robot: str = "widowx"
     """Name of the robot, where the format has a place for it."""
 

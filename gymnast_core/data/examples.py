@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
 from gymnast_core.errors import DataError
 
-Values = Union[list[bytes], np.ndarray]
+Values = list[bytes] | np.ndarray
 """Of one feature: bytes, or (n,) float32, or (n,) int64."""
 PACKAGE = "gymnast.example"
 LISTS = (("BytesList", "bytes_list"), ("FloatList", "float_list"), ("Int64List", "int64_list"))

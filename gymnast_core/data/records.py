@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gymnast_core.contents import found_instead
-from gymnast_core.errors import DataError
+from gymnast_core.errors import ConfigError, DataError
 
 HEAD, TAIL = 12, 4
 """Bytes before a record, and behind it."""
@@ -40,9 +40,11 @@ class Records:
 
 
 def masked_checksum(content: bytes) -> int:
-    """CRC-32C as TFRecord keeps it."""
-    import google_crc32c
-
+    """CRC-32C as TFRecord keeps it. Raises: ConfigError where the package for it is missing."""
+    try:
+        import google_crc32c
+    except ImportError as error:
+        raise ConfigError("RLDS needs the package google-crc32c; pip install 'gymnast[rlds]'") from error
     checksum = google_crc32c.value(content)
     return ((checksum >> 15 | checksum << 17) + MASK) & 0xFFFFFFFF
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from gymnast_core.data.formats import Description, Format, StoredEpisode
 from gymnast_core.data.frames import resize_frame
 from gymnast_core.data.pictures import decode_image
 from gymnast_core.data.records import find_records, read_record
-from gymnast_core.data.sidecar import read_description
+from gymnast_core.data.rlds_writer import FEATURES_FILE, RldsWriter
+from gymnast_core.data.sidecar import named_camera
 from gymnast_core.data.worldgym import check_bridge
 from gymnast_core.errors import DataError, DocumentError
 from gymnast_core.plain_json import parse_json
 
-FEATURES_FILE, INFO_FILE = "features.json", "dataset_info.json"
 SHARD = re.compile(r"(?P<name>.+)-(?P<split>\w+)\.tfrecord-(?P<number>\d{5})-of-(?P<count>\d{5})", re.DOTALL)
 HELD_OUT = ("test", "val", "validation")
 PERIOD_NS = 200_000_000
@@ -37,6 +37,7 @@ PERIOD_NS = 200_000_000
 OBSERVATION = "steps/observation/"
 CAMERA = "image_0"
 """BridgeData's name of the camera that looks over the arm's shoulder."""
+KNOWN = ("episode_metadata/success", "episode_metadata/complete")
 PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG")
 
 
@@ -47,7 +48,12 @@ def episode_path(shard: Path, number: int) -> Path:
 
 @dataclass(frozen=True)
 class RldsEpisode(StoredEpisode):
-    """One record of a file of TFRecords, of T + 1 steps; the last one holds the last frame alone."""
+    """One record of a file of TFRecords, of T + 1 steps; the last one holds the last frame alone.
+
+    camera: the picture in `steps/observation` that is seen; empty: see `_camera`.
+    """
+
+    camera: str = ""
 
     @property
     def shard(self) -> Path:
@@ -119,6 +125,9 @@ class RldsEpisode(StoredEpisode):
     def facts(self) -> Sequence[Mapping[str, Any]]:
         return [self._json("steps/facts", text) for text in self._texts("steps/facts")[:-1]]
 
+    def seen_by(self, camera: str) -> RldsEpisode:
+        return replace(self, camera=camera)
+
     @property
     def held_out(self) -> bool:
         shard = SHARD.fullmatch(self.shard.name)
@@ -141,12 +150,12 @@ class RldsEpisode(StoredEpisode):
             if name.startswith(OBSERVATION) and isinstance(values, list) and _are_pictures(values)
         ]
         names = [name.removeprefix(OBSERVATION) for name in found]
-        wanted = _named_camera(self.shard) or (CAMERA if CAMERA in names else "")
+        wanted = self.camera or named_camera(self.shard.parent) or (CAMERA if CAMERA in names else "")
         if not wanted and len(found) == 1:
             return found[0]
         if wanted not in names:
             listed = ", ".join(names) or "no pictures"
-            remedy = "needed one camera; name it in dataset.json beside the file: {\"camera\": \"NAME\"}"
+            remedy = "needed one camera; say which in dataset.json beside the file: {'camera': 'NAME'}"
             raise DataError(f"{self._where}: {OBSERVATION}{wanted or '*'}: found {listed}; {remedy}")
         return f"{OBSERVATION}{wanted}"
 
@@ -194,8 +203,8 @@ class RldsEpisode(StoredEpisode):
         if own:
             return self._json("episode_metadata/metadata", own[0])
         facts: dict[str, Any] = {"source": "robot", "file": self.name}
-        for name, values in self._example.items():
-            if name.startswith("episode_metadata/") and len(values) == 1:
+        for name, values in sorted(self._example.items()):
+            if name.startswith("episode_metadata/") and name not in KNOWN and len(values) == 1:
                 key, value = name.removeprefix("episode_metadata/"), values[0]
                 facts.setdefault(key, value.decode(errors="replace") if isinstance(value, bytes) else value.item())
         return facts
@@ -220,18 +229,6 @@ def _are_pictures(values: list[bytes]) -> bool:
     return bool(values) and values[0].startswith(PICTURE_STARTS)
 
 
-def _named_camera(shard: Path) -> str:
-    """What a dataset.json beside the file, or up to two folders above, says; "" where none does."""
-    for folder in list(shard.resolve().parents)[:3]:
-        place = folder / "dataset.json"
-        said = read_description(place).get("camera")
-        if said is not None and not isinstance(said, str):
-            raise DataError(f"{place}: camera: found {type(said).__name__}, needed the name of a camera")
-        if said:
-            return said
-    return ""
-
-
 def _find(folder: Path, names: Sequence[str]) -> Iterable[Path]:
     """One path for each record: the files are opened to count them, and no record is read."""
     if FEATURES_FILE not in names:
@@ -240,4 +237,10 @@ def _find(folder: Path, names: Sequence[str]) -> Iterable[Path]:
         yield from (episode_path(shard, number) for number in range(find_records(shard).count))
 
 
-FORMAT = Format("rlds", "NAME-SPLIT.tfrecord-00000-of-00001 with features.json beside it", _find, RldsEpisode)
+FORMAT = Format(
+    "rlds",
+    "NAME-SPLIT.tfrecord-00000-of-00001 with features.json beside it",
+    _find,
+    RldsEpisode,
+    open_writer=RldsWriter,
+)
