@@ -49,7 +49,7 @@ EXTRAS = {
         "mcap-ros2-support>=0.5.3,<1",
         "lz4>=4.3,<5",
         "zstandard>=0.22,<1",
-        "rosbags>=0.10,<1",
+        "rosbags>=0.11,<1",
     ],
     # RLDS data sets, read and written without TensorFlow: fast checksums, and protobuf's wire format.
     "rlds": ["google-crc32c>=1.5,<2", "protobuf>=4.21,<8"],
