@@ -210,6 +210,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "data topics": _verb(
             "data.", "bag_topics:TopicsConfig", "bag_topics:topics", "say which topics of others' bags make an episode"
         ),
+        "data convert": _verb(
+            "data.",
+            "convert_config:ConvertConfig",
+            "convert:convert",
+            "write episodes anew in another format, such as LeRobot's",
+        ),
         "data recover": _verb(
             "data.", "recover:RecoverConfig", "recover:recover", "repair recordings that were cut short"
         ),

@@ -245,7 +245,8 @@ def test_pictures_may_be_compressed_or_bgr_and_actions_may_be_ours(tmp_path: Pat
     source = only(tmp_path)
     frames = source.read().frames
     np.testing.assert_array_equal(frames, [shade(3 * k + 1) for k in range(STEPS + 1)])
-    np.testing.assert_array_equal(list(source.seen_by("/right").frames()), frames)
+    for name in ("/right", "right"):
+        np.testing.assert_array_equal(source.seen_by(name).frame(4), frames[4])
     assert source.describe().instruction == "close the drawer"
     np.testing.assert_allclose(source.steps().actions, [action(k) for k in range(STEPS)])
     for camera, told in (
@@ -440,6 +441,21 @@ def test_topics_are_named_on_the_command_line_or_in_a_station_file(
     (data / "bags.yaml").write_text("image: [1]\n")
     with pytest.raises(ConfigError, match=r"bags\.yaml: image: found \[1\]"):
         find_all(data)[0].steps()
+
+
+def test_bags_become_a_data_set_of_another_format(tmp_path: Path) -> None:
+    """Through the command, by processes of their own: what reads a bag needs nothing but the files."""
+    data = tmp_path / "a ü"
+    for name in ("1", "2"):
+        recorded().write(data / name)
+    settle(data, replace(SETTINGS, instruction="push"))
+    words = ["data", "convert", str(data), "--to", "rlds", "--frames", "pictures", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    for bag, copy in zip(find_all(data), find_all(tmp_path / "out"), strict=True):
+        one, other = bag.read(), copy.read()
+        for name in ("frames", "actions", "executed", "states", "stamps"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+        assert (one.instruction, one.metadata) == (other.instruction, other.metadata)
 
 
 def test_the_log_of_our_own_episode_is_no_bag_of_others(tmp_path: Path) -> None:

@@ -54,11 +54,16 @@ def check_topic(topics: Mapping[str, tuple[str, int]], name: str, setting: str, 
 
 
 def choose_pictures(topics: Mapping[str, tuple[str, int]], wanted: str) -> str:
-    """The topic of the frames: the one that is named, or the only one. Raises: DataError that lists them."""
-    if wanted:
-        check_topic(topics, wanted, "image", PICTURES)
-        return wanted
+    """The topic of the frames: the one that is named, whole or by its last part, or the only one.
+
+    Raises: DataError that lists them.
+    """
     found = sorted(name for name, (kind, count) in topics.items() if kind in PICTURES and count)
+    if wanted:
+        ends = [name for name in found if name.endswith(f"/{wanted}")]
+        name = ends[0] if wanted not in topics and len(ends) == 1 else wanted
+        check_topic(topics, name, "image", PICTURES)
+        return name
     if len(found) != 1:
         raise DataError(f"image: found {', '.join(found) or 'no topic of pictures'}; needed one camera; name its topic")
     return found[0]

@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from gymnast_core.data.outcome import Outcome
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from gymnast_core.data.formats import StoredEpisode
 
 WHOLE, PIECES = "whole", "pieces"
+RATES_DIFFER = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class DatasetSettings:
     frames: Literal["video", "pictures"] = "video"
     """How data sets keep frames: "video" (LeRobot) or JPEG (RLDS) is small and loses detail; "pictures" (PNG) lose
     nothing."""
+    clip: bool = False
+    """WorldGym: clip steps beyond 0.05 m and 0.25 rad and round the gripper, as its own data were made. Otherwise such
+    an episode is refused."""
     robot: str = "widowx"
     """Name of the robot, where the format has a place for it."""
 
@@ -67,7 +72,7 @@ class DatasetWriter(ABC):
         """A place for parts that `finish` joins; it is removed in the end."""
         return self.folder / PIECES
 
-    def prepare(self, sources: Sequence[StoredEpisode]) -> None:  # noqa: B027 - most formats need nothing here
+    def prepare(self, sources: Iterable[StoredEpisode]) -> None:  # noqa: B027 - most formats need nothing here
         """Look at all episodes before the first is written: refuse what cannot stand in one data set, and write down in
         `folder` what `add` and `finish` need to know. It is called once, and not again after a kill."""
 
@@ -154,6 +159,35 @@ def check_length(source: StoredEpisode, episode: Episode, frames: int) -> None:
     """Raises: DataError where an episode has not one frame more than steps."""
     if frames != episode.length + 1:
         raise DataError(f"{source.path}: found {frames} frames, needed {episode.length + 1}, one more than actions")
+
+
+def common_rate(episodes: Sequence[tuple[StoredEpisode, np.ndarray]]) -> float:
+    """The one rate of episodes, frames per second, by the middle of the times between their frames; a whole number from
+    1. episodes: each with its stamps (T + 1,) in nanoseconds.
+
+    Raises: DataError where stamps are missing, or rates differ by more than a tenth.
+    """
+    rates: list[tuple[StoredEpisode, float]] = []
+    for source, stamps in episodes:
+        gaps = np.diff(stamps)
+        if (gaps <= 0).any():
+            step = int(np.argmax(gaps <= 0))
+            found = f"the time of frame {step + 1} is not after that of frame {step}"
+            raise DataError(f"{source.path}: {found}; give the rate of all episodes with --fps")
+        if len(gaps):
+            rates.append((source, 1e9 / float(np.median(gaps))))
+    if not rates:
+        raise DataError("found no episode with two frames, whose times would say the rate; give it with --fps")
+    slow, fast = (choose(rates, key=lambda item: item[1]) for choose in (min, max))
+    if fast[1] > slow[1] * (1 + RATES_DIFFER):
+        raise DataError(
+            f"found {slow[1]:.3g} frames per second in {slow[0].path} and {fast[1]:.3g} in {fast[0].path}; needed one "
+            "rate in a data set: convert them apart, or give a rate with --fps"
+        )
+    rate = float(np.median([rate for _, rate in rates]))
+    if round(rate) < 1:
+        raise DataError(f"found {rate:.3g} frames per second, needed at least 1; give a rate with --fps")
+    return float(round(rate))
 
 
 def _remove(path: Path) -> None:

@@ -29,6 +29,7 @@ BUILT_IN = (
     "gymnast_core.data.gymnast_episodes",
     "gymnast_core.data.worldgym_episodes",
     "gymnast_core.data.picture_episodes",
+    "gymnast_core.data.lerobot_episodes",
     "gymnast_core.data.rlds_episodes",
     "gymnast_core.data.bag_episodes",
     "gymnast_core.data.trial_pictures",

@@ -126,7 +126,7 @@ class RldsEpisode(StoredEpisode):
         return [self._json("steps/facts", text) for text in self._texts("steps/facts")[:-1]]
 
     def seen_by(self, camera: str) -> RldsEpisode:
-        return replace(self, camera=camera)
+        return replace(self, camera=camera.removeprefix(OBSERVATION))
 
     @property
     def held_out(self) -> bool:
