@@ -436,7 +436,13 @@ def test_topics_are_named_on_the_command_line_or_in_a_station_file(
     assert "3: image: found no topic of pictures" in told.out + told.err
     assert [source.name for source in find_all(data)] == ["1", "2", "3"]
     assert find_all(data)[1].read().instruction == "open the drawer"
-    assert main(words) == 0 and main([*words, "--bags.rate-hz", "4.9"]) == 2
+    recorded().write(data / "x" / "y" / "deep")
+    (data / "damaged.mcap").write_bytes(b"rubbish")
+    assert main(words) == 0
+    told = capsys.readouterr()
+    lines = " ".join((told.out + told.err).split())
+    assert "y/deep: lies too deep below" in lines and "damaged.mcap: cannot read the bag (" in lines
+    assert main([*words, "--bags.rate-hz", "4.9"]) == 2
     assert "bags.yaml: holds other settings" in capsys.readouterr().err
     (data / "bags.yaml").write_text("image: [1]\n")
     with pytest.raises(ConfigError, match=r"bags\.yaml: image: found \[1\]"):
@@ -444,12 +450,23 @@ def test_topics_are_named_on_the_command_line_or_in_a_station_file(
 
 
 def test_bags_become_a_data_set_of_another_format(tmp_path: Path) -> None:
-    """Through the command, by processes of their own: what reads a bag needs nothing but the files."""
     data = tmp_path / "a ü"
     for name in ("1", "2"):
         recorded().write(data / name)
     settle(data, replace(SETTINGS, instruction="push"))
-    words = ["data", "convert", str(data), "--to", "rlds", "--frames", "pictures", "--out", str(tmp_path / "out")]
+    words = [
+        "data",
+        "convert",
+        str(data),
+        "--to",
+        "rlds",
+        "--frames",
+        "pictures",
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(words) == 0
     for bag, copy in zip(find_all(data), find_all(tmp_path / "out"), strict=True):
         one, other = bag.read(), copy.read()

@@ -86,13 +86,19 @@ class BagEpisode(StoredEpisode):
         return len(self._plan.pictures)
 
     def frames(self, size: int | None = None) -> Iterator[np.ndarray]:
+        numbers = range(self.count())
         with Bag(self.path) as bag:
-            for number in range(self.count()):
-                yield self._frame(bag, number, size)
+            pictures = self._plan.pictures
+            if list(pictures) == sorted(pictures):
+                yield from self._shown(bag, numbers, size)
+            else:  # stamped in another order than received
+                for number in numbers:
+                    yield from self._shown(bag, range(number, number + 1), size)
 
     def frame(self, number: int, size: int | None = None) -> np.ndarray:
         with Bag(self.path) as bag:
-            return self._frame(bag, self.number(number), size)
+            wanted = self.number(number)
+            return next(self._shown(bag, range(wanted, wanted + 1), size))
 
     def position(self, number: int) -> list[float] | None:
         return self.steps().position(number)
@@ -100,15 +106,20 @@ class BagEpisode(StoredEpisode):
     def seen_by(self, camera: str) -> BagEpisode:
         return replace(self, camera=camera)
 
-    def _frame(self, bag: Bag, number: int, size: int | None) -> np.ndarray:
-        received, place = self._plan.pictures[number]
-        topic = self._plan.camera
-        where = f"{self.path}: topic '{topic}': frame {number}"
-        for k, message in enumerate(bag.messages([topic], received)):
-            if k == place:
+    def _shown(self, bag: Bag, numbers: Sequence[int], size: int | None) -> Iterator[np.ndarray]:
+        """These frames, whose pictures were received in this order, in one pass through the bag."""
+        topic, waiting = self._plan.camera, list(numbers)
+        pictures = [self._plan.pictures[number] for number in numbers]
+        before, place = None, 0
+        for message in bag.messages([topic], pictures[0][0], pictures[-1][0]):
+            place = place + 1 if message.received == before else 0
+            before = message.received
+            while waiting and pictures[-len(waiting)] == (message.received, place):
+                where = f"{self.path}: topic '{topic}': frame {waiting.pop(0)}"
                 frame = check_frame(frame_in(message, where), where)
-                return resize_frame(frame, size) if size else frame
-        raise DataError(f"{where}: it is gone; the bag was changed")
+                yield resize_frame(frame, size) if size else frame
+        if waiting:
+            raise DataError(f"{self.path}: topic '{topic}': frame {waiting[0]} is gone; the bag was changed")
 
     @property
     def _description(self) -> Path:

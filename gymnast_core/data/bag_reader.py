@@ -72,14 +72,14 @@ class Bag:
         """From its first message to its last."""
         return float(self._reader.duration) / 1e9
 
-    def messages(self, topics: Sequence[str], received: int | None = None) -> Iterator[Message]:
-        """Messages of these topics in the order of receipt. received: those of this nanosecond alone."""
+    def messages(self, topics: Sequence[str], first: int | None = None, last: int | None = None) -> Iterator[Message]:
+        """Messages of these topics in the order of receipt. first, last: those received then and between alone."""
         wanted = [connection for connection in self._reader.connections if connection.topic in topics]
         if not wanted:
             return
-        until = None if received is None else received + 1
+        until = None if last is None else last + 1
         with self._told():
-            for connection, time, raw in self._reader.messages(wanted, start=received, stop=until):
+            for connection, time, raw in self._reader.messages(wanted, start=first, stop=until):
                 check_stop()
                 with self._told(f"topic '{connection.topic}': "):
                     content = self._reader.deserialize(raw, connection.msgtype)

@@ -34,10 +34,7 @@ def topics(config: TopicsConfig) -> int:
     root = user_path(config.folder)
     found = _bags(root)
     for path in found:
-        with Bag(path) as bag:
-            say(f"{path}", "bold")
-            for name, (kind, count) in bag.topics.items():
-                say(f"  {name}  {kind}  {count} messages{_rate(count, bag.seconds)}")
+        _list(path)
     folder = root if root.is_dir() else root.parent
     settings, known = _settings(config), settings_file(folder)
     if settings is None and known is None:
@@ -50,7 +47,21 @@ def topics(config: TopicsConfig) -> int:
     if known is None:
         write_bytes(folder / SETTINGS_FILE, dump_config(settings).encode())
         say(f"wrote {folder / SETTINGS_FILE}")
+    for path in found:
+        if settings_file(path if path.is_dir() else path.parent) is None:
+            say(f"warning: {path}: lies too deep below {folder}; name its topics nearer to it", "yellow")
     return 0
+
+
+def _list(path: Path) -> None:
+    """A line for each topic of a bag."""
+    say(f"{path}", "bold")
+    try:
+        with Bag(path) as bag:
+            for name, (kind, count) in bag.topics.items():
+                say(f"  {name}  {kind}  {count} messages{_rate(count, bag.seconds)}")
+    except DataError as error:
+        say(f"warning: {error}", "yellow")
 
 
 def _bags(root: Path) -> list[Path]:
