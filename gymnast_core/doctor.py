@@ -102,7 +102,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
         ("diffusers", "the Stable Diffusion 3 autoencoder"),
         ("mcap", "episode logs"),
         ("rosbags", "bags that others recorded"),
-        ("google_crc32c", "RLDS data sets"),
+        ("google-crc32c", "RLDS data sets"),
         ("fastapi", "gymnast serve and gymnast queue serve"),
         ("msgpack", "gymnast serve, and policy servers at ws://"),
     ):

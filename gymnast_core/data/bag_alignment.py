@@ -23,7 +23,7 @@ OLDEST = 1.5
 EARLY, LATE = 0.5, 1.5
 """Between two actions, steps."""
 EDGE_S = 1.0
-"""Of actions that a recording holds before its first picture, or after its last one."""
+"""Of actions that a recording may hold before its first picture, or after its last one; one action always may be."""
 CLOCKS_APART_S = 1.0
 """Stamps and times of receipt differ by a transport's delay, which is less."""
 
@@ -124,7 +124,7 @@ def steps_seen(times: np.ndarray, pictures: np.ndarray, period: float, topic: st
     if kept <= first:
         raise DataError(f"topic '{topic}': found no action with a picture before and after it")
     for count, where in ((first, "before the first"), (len(times) - kept, "after the last")):
-        if count * period > EDGE_S + period:
+        if count > max(1, round(EDGE_S / period)):
             raise DataError(
                 f"topic '{topic}': found {count} actions {where} picture; at most a second of them is left out"
             )

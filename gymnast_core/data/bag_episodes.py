@@ -16,7 +16,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from gymnast_core.config import BagConfig, load_config
-from gymnast_core.data.bag_alignment import check_clocks, check_rate, even_times, latest, seen_at, steps_seen
+from gymnast_core.data.bag_alignment import OLDEST, check_clocks, check_rate, even_times, latest, seen_at, steps_seen
 from gymnast_core.data.bag_messages import frame_in
 from gymnast_core.data.bag_reader import Bag
 from gymnast_core.data.bag_streams import Recording, read_recording
@@ -26,6 +26,7 @@ from gymnast_core.data.frames import check_frame, resize_frame
 from gymnast_core.data.sidecar import read_sidecar
 from gymnast_core.data.worldgym import check_bridge
 from gymnast_core.errors import DataError
+from gymnast_core.files import file_names
 
 SETTINGS_FILE, METADATA_FILE, DESCRIPTION_FILE = "bags.yaml", "metadata.yaml", "description.json"
 SUFFIXES = (".mcap", ".db3")
@@ -59,7 +60,7 @@ class BagEpisode(StoredEpisode):
     camera: str = ""
 
     def files(self) -> Sequence[Path]:
-        stored = sorted(path for path in self.path.iterdir() if path.suffix in SUFFIXES) if self.path.is_dir() else []
+        stored = [self.path / name for name in file_names(self.path) if _is_stored(name)]
         return (*(stored or [self.path]), self._settings_file)
 
     def describe(self) -> Description:
@@ -214,7 +215,7 @@ def _states(found: Recording, config: BagConfig, at: np.ndarray) -> np.ndarray:
             continue
         times, order = stream.in_order(by_header)
         for step, row in enumerate(latest(times, at)):
-            if row < 0 or (at[step] - times[row]) / 1e9 > 1.5 * period:
+            if row < 0 or (at[step] - times[row]) / 1e9 > OLDEST * period:
                 continue
             value = stream.values[order[row]]
             states[step, columns] = _bridge_pose(value, config) if stream is found.poses else value
@@ -236,10 +237,15 @@ def settings_file(folder: Path) -> Path | None:
 
 def bags_in(folder: Path, names: Sequence[str]) -> list[Path]:
     """The bags that these files of a folder make up: the folder, or single files; not the log of an episode of ours."""
-    stored = [name for name in names if name.endswith((*SUFFIXES, *(f"{suffix}.zstd" for suffix in SUFFIXES)))]
+    stored = [name for name in names if _is_stored(name)]
     if not stored or (folder.parent / HEADER_FILE).exists():
         return []
     return [folder] if METADATA_FILE in names else [folder / name for name in stored if name.endswith(SUFFIXES)]
+
+
+def _is_stored(name: str) -> bool:
+    """Whether a file of this name holds messages; rosbag2 may pack whole files."""
+    return name.removesuffix(".zstd").endswith(SUFFIXES)
 
 
 def _find(folder: Path, names: Sequence[str]) -> Iterable[Path]:
