@@ -51,6 +51,8 @@ EXTRAS = {
         "zstandard>=0.22,<1",
         "rosbags>=0.11,<1",
     ],
+    # LeRobot data sets, read and written: their tables.
+    "lerobot": ["pyarrow>=17,<28"],
     # RLDS data sets, read and written without TensorFlow: fast checksums, and protobuf's wire format.
     "rlds": ["google-crc32c>=1.5,<2", "protobuf>=4.21,<8"],
     # Published checkpoints: the autoencoder of WorldGym.
@@ -77,7 +79,7 @@ EXTRAS = {
 EXTRAS["full"] = sorted(
     {
         requirement
-        for name in ("station", "vlm", "log", "rlds", "checkpoints", "local-judge", "four-bit", "serve")
+        for name in ("station", "vlm", "log", "lerobot", "rlds", "checkpoints", "local-judge", "four-bit", "serve")
         for requirement in EXTRAS[name]
     }
 )

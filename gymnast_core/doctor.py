@@ -103,6 +103,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
         ("mcap", "episode logs"),
         ("rosbags", "bags that others recorded"),
         ("google-crc32c", "RLDS data sets"),
+        ("pyarrow", "LeRobot data sets"),
         ("fastapi", "gymnast serve and gymnast queue serve"),
         ("msgpack", "gymnast serve, and policy servers at ws://"),
     ):

@@ -10,6 +10,7 @@ Source: lerobot 0.4.4, `lerobot/datasets/utils.py`. Everything in it is outside 
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from gymnast_core.data.sidecar import read_description
-from gymnast_core.errors import CheckpointError, DataError
+from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.files import read_json, read_json_lines
 from gymnast_core.plain_json import parse_json
 
@@ -255,11 +256,18 @@ def _entries_v2(dataset: LeRobotDataset) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.number)
 
 
+def need_arrow() -> None:
+    """Raises: ConfigError where the package that reads and writes tables is missing."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ConfigError("LeRobot data sets need the Python package 'pyarrow'; `gymnast doctor` says how to get it")
+
+
 def read_table(path: Path, needed: Sequence[str], wanted: Sequence[str] = (), where: Any = None) -> Any:
     """Columns of a Parquet file as an Arrow table: those needed, and those wanted that there are.
 
     where: pyarrow's filter. Raises: DataError naming the file and a column that is missing.
     """
+    need_arrow()
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -21,7 +21,7 @@ from gymnast_core.data.episode import Episode
 from gymnast_core.data.film_writer import write_film
 from gymnast_core.data.formats import StoredEpisode
 from gymnast_core.data.frames import check_frame, encode_image
-from gymnast_core.data.lerobot_dataset import ACTION, AXES, EXECUTED, FACTS, MEASURED, STAMP, STATE, TRUTH
+from gymnast_core.data.lerobot_dataset import ACTION, AXES, EXECUTED, FACTS, MEASURED, STAMP, STATE, TRUTH, need_arrow
 from gymnast_core.data.lerobot_join import CAMERA, join_pieces
 from gymnast_core.data.lerobot_stats import PictureStats, of_numbers
 from gymnast_core.errors import DataError
@@ -38,6 +38,7 @@ class LeRobotWriter(DatasetWriter):
     """See the module."""
 
     def prepare(self, sources: Iterable[StoredEpisode]) -> None:
+        need_arrow()
         plan: dict[str, Any] = {"measured": True, "some_measured": False, "truths": True, "shape": None}
         rates: list[tuple[StoredEpisode, np.ndarray]] = []
         for source in sources:
