@@ -217,6 +217,7 @@ def features(count: int = 3) -> dict[str, Sequence[bytes] | np.ndarray]:
         ({"steps/action": np.full((3, 7), 0.9, np.float32)}, r"steps/action: column 0 \(x\): found 0\.9 at row 0"),
         ({"steps/action": np.eye(3, 7, 6, dtype=np.float32) * -1}, r"column 6 \(gripper\): found -1 at row 0"),
         ({"steps/action": np.full((3, 7), np.inf, np.float32)}, "steps/action: found an infinite number"),
+        ({"steps/action": np.full((3, 7), np.nan, np.float32)}, "steps/action: found nan at step 0, dimension 0"),
         ({"steps/is_last": None}, "steps/is_first and steps/is_last: needed both"),
         ({"steps/is_first": np.array([1, 1, 0])}, "needed 1 in the first and the last of the 3 steps alone"),
         (

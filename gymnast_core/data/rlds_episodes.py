@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gymnast_core.data.episode import ACTION_DIM, STATE_DIM, Episode
+from gymnast_core.data.episode import ACTION_DIM, STATE_DIM, Episode, check_actions
 from gymnast_core.data.examples import Values, parse_example
 from gymnast_core.data.formats import Description, Format, StoredEpisode
 from gymnast_core.data.frames import resize_frame
@@ -76,8 +76,8 @@ class RldsEpisode(StoredEpisode):
 
     def steps(self) -> Episode:
         about, count = self.describe(), self.count()
+        where = f"{self._where}: steps/action"
         actions = self._rows("steps/action", ACTION_DIM)
-        assert actions is not None
         executed = self._rows("steps/executed", ACTION_DIM, actions)
         states = self._rows(f"{OBSERVATION}state", STATE_DIM, np.full((count, STATE_DIM), np.nan, np.float32))
         stamps = self._example.get("steps/stamp_ns", np.arange(count, dtype=np.int64) * PERIOD_NS)
@@ -86,7 +86,7 @@ class RldsEpisode(StoredEpisode):
         return Episode(
             instruction=about.instruction,
             frames=np.empty((0, 0, 0, 3), dtype=np.uint8),
-            actions=check_bridge(actions[:-1], f"{self._where}: steps/action"),
+            actions=check_bridge(check_actions(actions[:-1], where), where),
             executed=check_bridge(executed[:-1], f"{self._where}: steps/executed"),
             states=states,
             stamps=stamps.astype(np.int64),
