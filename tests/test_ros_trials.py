@@ -102,7 +102,8 @@ def test_where_the_opposite_task_fails_a_person_is_called_with_a_picture_and_wai
     result = task.result(HANG_S)
     assert result.success and len(result.outcomes) == 2, result.message
     seen = [phase for phase, _ in itertools.groupby(phases)]
-    assert seen.index("person") < seen.index("run") < seen.index("rest") and seen.count("person") == 1
+    assert seen.index("person") < seen.index("run") and seen.count("person") == 1
+    assert "rest" in seen, "when depends on how long the arm has worked"
     for record in read_records(Path(result.run_folder)):
         assert record.truth is not None and record.judge_score is not None
         assert read_header(Path(record.episode_path))["metadata"]["judge_saw"] == "cleared.png"
