@@ -92,7 +92,7 @@ EXTRAS["full"] = sorted(
             "four-bit",
             "serve",
             "gymnasium",
-        )  # fmt: skip
+        )
         for requirement in EXTRAS[name]
     }
 )
