@@ -438,6 +438,47 @@ class RecorderConfig:
 
 
 @dataclass(frozen=True)
+class BagConfig:
+    """Bags that others recorded: which topic holds what, on which clock, at which rate."""
+
+    image: PathText = ""
+    """Topic of the pictures (sensor_msgs Image or CompressedImage). Empty: the only such topic in the bag."""
+    actions: PathText = ""
+    """Topic of Bridge actions: std_msgs Float32MultiArray or Float64MultiArray of 7 numbers (x, y, z in metres, roll,
+    pitch, yaw in radians, gripper 1 = open), or gymnast_msgs BridgeAction."""
+    poses: PathText = ""
+    """Topic of the measured end effector in the base's frame (geometry_msgs PoseStamped, Pose or TransformStamped)."""
+    actions_from: Literal["actions", "poses"] = "actions"
+    """What the actions are: those of the topic, or the differences of the measured poses, one step apart."""
+    tool_axis: Literal["x", "z"] = "x"
+    """The axis of the measured pose that points out of the gripper; the vendor's ee_gripper_link has "x"."""
+    gripper: PathText = ""
+    """Topic of the measured gripper: std_msgs Float32 or Float64, or sensor_msgs JointState."""
+    gripper_joint: str = ""
+    """Name of the gripper's joint, where its topic holds joint states."""
+    gripper_closed: Finite = 0.0
+    """What the gripper's topic says when it is closed."""
+    gripper_open: Finite = 1.0
+    """What it says when it is open."""
+    instruction: str = ""
+    """The instruction of bags that name none themselves."""
+    instruction_topic: PathText = ""
+    """Topic of the instruction (std_msgs String)."""
+    rate_hz: Annotated[float, Field(gt=0, le=50)] = 5.0
+    """Steps per second."""
+    stamps: Literal["header", "received"] = "header"
+    """The time of a message: the stamp in its header, where its type has one, or always that of receipt."""
+
+    def __post_init__(self) -> None:
+        if self.gripper_closed == self.gripper_open:
+            raise ConfigError(
+                f"gripper_closed and gripper_open: found {self.gripper_open:g} for both, needed two values"
+            )
+        if self.actions_from == "poses" and not (self.poses and self.gripper):
+            raise ConfigError("actions_from: poses: needed the topics `poses` and `gripper` as well")
+
+
+@dataclass(frozen=True)
 class SimulationConfig:
     """The simulated station; absent where the arm is real."""
 
@@ -464,6 +505,7 @@ class StationConfig:
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
+    bags: BagConfig = field(default_factory=BagConfig)
     simulation: SimulationConfig | None = None
 
     def __post_init__(self) -> None:

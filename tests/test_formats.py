@@ -134,7 +134,9 @@ def written(name: str) -> Callable[[Path, Episode], Path]:
 
 @pytest.mark.parametrize("name", ["gymnast", "worldgym", "pictures", "toy"])
 def test_an_episode_is_the_same_in_every_format(toy: Format, tmp_path: Path, name: str) -> None:
-    assert {"gymnast", "worldgym", "pictures", "lerobot", "trials", "toy"} == {known.name for known in formats()}
+    assert {"gymnast", "worldgym", "pictures", "lerobot", "rlds", "bags", "trials", "toy"} == {
+        known.name for known in formats()
+    }
     for seed in range(3):
         written(name)(tmp_path / "data" / f"e{seed}", made(seed))
     found = find_all(tmp_path / "data")

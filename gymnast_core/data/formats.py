@@ -30,6 +30,8 @@ BUILT_IN = (
     "gymnast_core.data.worldgym_episodes",
     "gymnast_core.data.picture_episodes",
     "gymnast_core.data.lerobot_episodes",
+    "gymnast_core.data.rlds_episodes",
+    "gymnast_core.data.bag_episodes",
     "gymnast_core.data.trial_pictures",
 )
 """Modules that hold a `FORMAT` each; of two formats that know a path, the first reads it."""
