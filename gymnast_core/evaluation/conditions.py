@@ -18,7 +18,7 @@ from gymnast_core.station_file import StationFile
 from gymnast_core.version import describe_version
 
 CONDITIONS = "conditions.json"
-APART = ("version", "models.device")
+APART = ("version", "models.device", "models.policy_token_env")
 """What a run may go on with other values of."""
 
 
@@ -89,7 +89,7 @@ def keep_conditions(run: Path, now: Conditions) -> Conditions:
         write_json(path, dataclasses.asdict(now))
         return now
     before = read_conditions(run)
-    changed = [change for change in changes_between(before, now) if change.what not in APART]
+    changed = [change for change in changes_between(before, now) if not change.what.startswith(APART)]
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise ConfigError(f"{run}: holds trials under other conditions; {changed[0]}{more}; choose another --run")

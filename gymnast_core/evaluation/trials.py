@@ -30,6 +30,7 @@ from gymnast_core.evaluation.conditions import Conditions, keep_conditions
 from gymnast_core.evaluation.session import MAX_ABORTED_IN_A_ROW, Bench, TrialRecord, TrialSession
 from gymnast_core.evaluation.trials_config import TrialsOptions
 from gymnast_core.policy.choice import StationPolicies
+from gymnast_core.policy.names import read_name
 from gymnast_core.progress import interrupts, progress_bar, say
 from gymnast_core.results import write_result
 from gymnast_core.ros_client import become_ros_client
@@ -149,6 +150,8 @@ def plan_of(options: TrialsOptions, station: StationFile) -> ComparisonPlan:
             raise ConfigError(f"{name}: found {twice[0]!r} twice; name each once")
     for task in options.tasks:
         station.config.task(task)
+    for policy in options.policies:
+        read_name(policy)
     if options.stop_when_clear and len(options.policies) < 2:
         raise ConfigError("stop_when_clear: found one policy, needed two or more")
     tasks = options.tasks or tuple(sorted(station.config.tasks))

@@ -33,13 +33,14 @@ TOKEN_VARIABLE = "GYMNAST_POLICY_TOKEN"
 BROKEN = (OSError, http.client.HTTPException)
 
 
-def authorisation(with_token: bool) -> dict[str, str]:
-    """The header with the token of GYMNAST_POLICY_TOKEN, where that is set and may go along.
+def authorisation(token: str | None) -> dict[str, str]:
+    """The header with a token, empty where there is none. None: the token of GYMNAST_POLICY_TOKEN, where that is set.
 
     Raises: ConfigError for an odd token.
     """
-    token = os.environ.get(TOKEN_VARIABLE, "") if with_token else ""
-    return {"Authorization": f"Bearer {check_header(token, TOKEN_VARIABLE)}"} if token else {}
+    given = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
+    named = TOKEN_VARIABLE if token is None else "token"
+    return {"Authorization": f"Bearer {check_header(given, named)}"} if given else {}
 
 
 class RemotePolicy:
@@ -49,19 +50,19 @@ class RemotePolicy:
     would mix the frames of several.
 
     address: "http://host:port", with a path in front of /act where the server has one. timeout_s: for each answer.
-    with_token: whether a token in GYMNAST_POLICY_TOKEN is sent along.
+    token: sent along; "": none; None: that of GYMNAST_POLICY_TOKEN.
 
     Raises: ConfigError when the address is not one, DataError when no policy answers there.
     """
 
-    def __init__(self, address: str, timeout_s: float = 30.0, with_token: bool = True) -> None:
+    def __init__(self, address: str, timeout_s: float = 30.0, token: str | None = None) -> None:
         parts = check_address(address, "policy")
         port = parts.port
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self.address = address.rstrip("/")
         self._timeout_s = timeout_s
         self._path = parts.path.rstrip("/")
-        self._headers = {"Content-Type": "application/json", **authorisation(with_token)}
+        self._headers = {"Content-Type": "application/json", **authorisation(token)}
         self._connection = kind(parts.hostname or "", port, timeout=timeout_s)
         self._chunk_length = 0
         try:

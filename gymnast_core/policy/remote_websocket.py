@@ -40,19 +40,19 @@ class WebSocketPolicy:
     """Asks a policy server for each row of a batch, over one connection that is kept open and opened again once lost.
 
     address: "ws://host:port", perhaps with a path; "wss://" for TLS. timeout_s: for each whole answer, with connecting
-    where that is needed. with_token: whether a token in GYMNAST_POLICY_TOKEN is sent along.
+    where that is needed. token: sent along; "": none; None: that of GYMNAST_POLICY_TOKEN.
 
     Raises: ConfigError when the address is not one, DataError when no policy answers there.
     """
 
-    def __init__(self, address: str, timeout_s: float = 30.0, with_token: bool = True) -> None:
+    def __init__(self, address: str, timeout_s: float = 30.0, token: str | None = None) -> None:
         parts = check_address(address, "policy", WEBSOCKET)
         self.address = address
         self._place = (parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80))
         self.metadata: dict[Any, Any] = {}
         """What the server said of itself when the connection was opened."""
         self._timeout_s = timeout_s
-        self._headers = authorisation(with_token)
+        self._headers = authorisation(token)
         self._link: ClientConnection | None = None
         self._socket: socket.socket | None = None
         self._chunk_length = 0
