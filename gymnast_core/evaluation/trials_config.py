@@ -37,6 +37,9 @@ class TrialsOptions:
     """Steps after which an episode ends; 0: as the station file says for the task."""
     seconds: Positive | None = None
     """Begin no further trial after this much wall-clock time of this call. None: no limit."""
+    policy_token_env: tuple[str, ...] = ()
+    """Tokens of policy servers that act or reset here, each an ADDRESS=VARIABLE: the environment variable that holds
+    the token for that address. It goes to no other one. The station file has the same: `models.policy_token_env`."""
     where: Literal["auto", "here", "graph"] = "auto"
     """"here": simulate, in this process, without ROS. "graph": over ROS, on the station that `gymnast up` has brought
     up. "auto": here where the station file has a simulation section, else over ROS."""

@@ -11,11 +11,12 @@ a server may answer, and checks it like any other input: shape, type and finiten
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from gymnast_core.policy.config import MAX_CHUNK
 from gymnast_core.policy.deadline import cut_late
 from gymnast_core.policy.images import check_batch
 from gymnast_core.policy.wire_arrays import encode_array
+from gymnast_core.redaction import redact, remember_secret
 
 TOKEN_VARIABLE = "GYMNAST_POLICY_TOKEN"
 """Environment variable with the token that policy servers ask for."""
@@ -40,7 +42,20 @@ def authorisation(token: str | None) -> dict[str, str]:
     """
     given = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
     named = TOKEN_VARIABLE if token is None else "token"
-    return {"Authorization": f"Bearer {check_header(given, named)}"} if given else {}
+    if not given:
+        return {}
+    checked = check_header(given, named)
+    remember_secret(checked)
+    return {"Authorization": f"Bearer {checked}"}
+
+
+@contextlib.contextmanager
+def without_secrets() -> Iterator[None]:
+    """What a server says reaches logs and results: a token that it repeats is taken out. Raises: DataError."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(redact(str(error))) from error.__cause__
 
 
 class RemotePolicy:
@@ -66,7 +81,8 @@ class RemotePolicy:
         self._connection = kind(parts.hostname or "", port, timeout=timeout_s)
         self._chunk_length = 0
         try:
-            self._chunk_length = self._ask(np.zeros((256, 256, 3), np.uint8), "test connection").shape[0]
+            with without_secrets():
+                self._chunk_length = self._ask(np.zeros((256, 256, 3), np.uint8), "test connection").shape[0]
             self.restart()
         except DataError:
             self.close()
@@ -79,7 +95,8 @@ class RemotePolicy:
 
     def restart(self) -> None:
         """Tell the server that a new episode begins. Raises: DataError when it answers that it cannot."""
-        check_reset(self._post("/reset", b""), f"{self.address}/reset")
+        with without_secrets():
+            check_reset(self._post("/reset", b""), f"{self.address}/reset")
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
@@ -87,7 +104,8 @@ class RemotePolicy:
 
     def act(self, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
         """Chunks (N, K, 7) float32. Raises: DataError for bad input, or when the server's answer is none."""
-        return np.stack([self._ask(frame, text) for frame, text in zip(*check_batch(frames, instructions))])
+        with without_secrets():
+            return np.stack([self._ask(frame, text) for frame, text in zip(*check_batch(frames, instructions))])
 
     def _ask(self, frame: np.ndarray, instruction: str) -> np.ndarray:
         where = f"{self.address}/act"
