@@ -40,12 +40,12 @@ from gymnast_core.plain_json import parse_json
 from gymnast_core.policy.adapter_state import Evidence, read_evidence
 from gymnast_core.policy.lora import adapted_layers, adapter_of, base_modules, factors, put_in, set_active, take_out
 from gymnast_core.policy.lora_files import CONFIG, MAX_ALPHA, PREFIX, TENSORS, read_lora, read_lora_config
+from gymnast_core.policy.names import ADAPTER as NAME
 from gymnast_core.policy.openvla import OpenVLAPolicy
 
 LANGUAGE = "language_model."
 VISION = "vision_backbone."
 PROJECTOR = "projector."
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 MOST_IN_MEMORY = 8
 """Stored adapters that one policy of a server, or of a station, keeps in memory."""
 

@@ -25,6 +25,8 @@ REMOTE = (*HTTP, *WEBSOCKET)
 USUAL_CANDIDATES = 8
 """Of a look-ahead that names no number, on a station whose `look_ahead.rollouts` is 0."""
 MOST_CANDIDATES = 1024
+ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+"""An adapter's name."""
 LOOKS_AHEAD = re.compile(r"look-ahead(?:-(\d{1,9}))?:(.+)", re.DOTALL)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -10,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from gymnast_core.addresses import policy_server_problem
 from gymnast_core.errors import ConfigError
-from gymnast_core.policy.names import BASE, read_name
+from gymnast_core.policy.names import ADAPTER, BASE, read_name
 
 FIRST_SEED = 800_000
 """Seeds from here on were not used to collect any training data."""
@@ -18,7 +17,6 @@ PRIORITIES = (-9, 9)
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("waiting", "running", "done", "failed", "cancelled")
 OPEN: tuple[State, ...] = ("waiting", "running")
-ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 LINE = r"^[^\x00-\x1f\x7f]*$"
 
 
