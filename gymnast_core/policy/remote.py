@@ -12,13 +12,12 @@ a server may answer, and checks it like any other input: shape, type and finiten
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -34,7 +33,7 @@ from gymnast_core.policy.images import check_batch
 from gymnast_core.policy.practice_wire import NO_PRACTICE
 from gymnast_core.policy.remote_practice import Deed, PractisingClient
 from gymnast_core.policy.wire_arrays import encode_array
-from gymnast_core.redaction import redact, remember_secret
+from gymnast_core.redaction import remember_secret
 
 TOKEN_VARIABLE = "GYMNAST_POLICY_TOKEN"
 """Environment variable with the token that policy servers ask for."""
@@ -55,15 +54,6 @@ def authorisation(token: str | None) -> dict[str, str]:
     checked = check_header(given, named)
     remember_secret(checked)
     return {"Authorization": f"Bearer {checked}"}
-
-
-@contextlib.contextmanager
-def without_secrets() -> Iterator[None]:
-    """What a server says reaches logs and results: a token that it repeats is taken out. Raises: DataError."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(redact(str(error))) from error.__cause__
 
 
 class RemotePolicy(PractisingClient):
@@ -91,8 +81,7 @@ class RemotePolicy(PractisingClient):
         self._connection = kind(parts.hostname or "", port, timeout=timeout_s)
         self._chunk_length = 0
         try:
-            with without_secrets():
-                self._chunk_length = self._ask(np.zeros((256, 256, 3), np.uint8), "test connection").shape[0]
+            self._chunk_length = self._ask(np.zeros((256, 256, 3), np.uint8), "test connection").shape[0]
             self.restart()
         except DataError:
             self.close()
@@ -105,8 +94,7 @@ class RemotePolicy(PractisingClient):
 
     def restart(self) -> None:
         """Tell the server that a new episode begins. Raises: DataError when it answers that it cannot."""
-        with without_secrets():
-            check_reset(self._send_whole("POST", "/reset", b""), f"{self.address}/reset")
+        check_reset(self._send_whole("POST", "/reset", b""), f"{self.address}/reset")
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
@@ -114,25 +102,21 @@ class RemotePolicy(PractisingClient):
 
     def act(self, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
         """Chunks (N, K, 7) float32. Raises: DataError for bad input, or when the server's answer is none."""
-        with without_secrets():
-            return np.stack([self._ask(frame, text) for frame, text in zip(*check_batch(frames, instructions))])
+        return np.stack([self._ask(frame, text) for frame, text in zip(*check_batch(frames, instructions))])
 
     def _check_practises(self) -> None:
-        with without_secrets():
-            answer = self._send_whole("GET", "/practise", b"", self._session)
-            if answer.status in (400, 404, 405, 501) and NO_PRACTICE.encode() not in answer.body:
-                raise self._no_practice(f"answered {describe(answer)}")
-            if answer.status not in (200, 404):
-                raise DataError(f"{self.address}/practise: answered {describe(answer)}")
+        answer = self._send_whole("GET", "/practise", b"", self._session)
+        if answer.status in (400, 404, 405, 501) and NO_PRACTICE.encode() not in answer.body:
+            raise self._no_practice(f"answered {describe(answer)}")
+        if answer.status not in (200, 404):
+            raise DataError(f"{self.address}/practise: answered {describe(answer)}")
 
     def _capture(self, frame: np.ndarray, instruction: str) -> None:
-        with without_secrets():
-            self._ask(frame, instruction, capture=True)
+        self._ask(frame, instruction, capture=True)
 
     def _do(self, what: Deed, content: Mapping[str, Any]) -> dict[str, Any]:
         method, body = METHODS[what], json.dumps(dict(content)).encode() if content else b""
-        with without_secrets():
-            return read_object(self._send_whole(method, "/practise", body, self._session), f"{self.address}/practise")
+        return read_object(self._send_whole(method, "/practise", body, self._session), f"{self.address}/practise")
 
     def _ask(self, frame: np.ndarray, instruction: str, capture: bool = False) -> np.ndarray:
         where = f"{self.address}/act"

@@ -31,7 +31,7 @@ from gymnast_core.policy.answers import MAX_REPLY, Answer, describe, refusal
 from gymnast_core.policy.config import MAX_CHUNK
 from gymnast_core.policy.deadline import cut_late
 from gymnast_core.policy.images import check_batch
-from gymnast_core.policy.remote import authorisation, without_secrets
+from gymnast_core.policy.remote import authorisation
 from gymnast_core.policy.remote_practice import Deed, PractisingClient
 from gymnast_core.policy.wire_msgpack import pack, unpack
 
@@ -62,8 +62,7 @@ class WebSocketPolicy(PractisingClient):
         self._socket: socket.socket | None = None
         self._chunk_length = 0
         try:
-            with without_secrets():
-                self._chunk_length = len(self._ask(np.zeros((256, 256, 3), np.uint8), "test connection"))
+            self._chunk_length = len(self._ask(np.zeros((256, 256, 3), np.uint8), "test connection"))
             self.restart()
         except DataError:
             self.close()
@@ -77,8 +76,7 @@ class WebSocketPolicy(PractisingClient):
     def restart(self) -> None:
         """Tell the server that a new episode begins. Raises: DataError when it answers that it cannot."""
         if self.metadata.get("reset") is True:
-            with without_secrets():
-                self._exchange({"endpoint": "reset"})
+            self._exchange({"endpoint": "reset"})
         else:
             self.close()
 
@@ -90,20 +88,17 @@ class WebSocketPolicy(PractisingClient):
 
     def act(self, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
         """Chunks (N, K, 7) float32. Raises: DataError for bad input, or when the server's answer is none."""
-        with without_secrets():
-            return np.stack([self._ask(frame, text) for frame, text in zip(*check_batch(frames, instructions))])
+        return np.stack([self._ask(frame, text) for frame, text in zip(*check_batch(frames, instructions))])
 
     def _check_practises(self) -> None:
         if self.metadata.get("practise") is not True:
             raise self._no_practice("its metadata does not name practise")
 
     def _capture(self, frame: np.ndarray, instruction: str) -> None:
-        with without_secrets():
-            self._ask(frame, instruction, capture=True)
+        self._ask(frame, instruction, capture=True)
 
     def _do(self, what: Deed, content: Mapping[str, Any]) -> dict[Any, Any]:
-        with without_secrets():
-            return self._exchange({"endpoint": what, "session": self._session, **content})
+        return self._exchange({"endpoint": what, "session": self._session, **content})
 
     def _ask(self, frame: np.ndarray, instruction: str, capture: bool = False) -> np.ndarray:
         content = {"observation/image": frame, "prompt": instruction}
