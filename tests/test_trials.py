@@ -258,3 +258,21 @@ def test_a_file_that_is_no_policy_is_not_quoted(station: Path, tmp_path: Path) -
     with pytest.raises(CheckpointError) as caught:
         StationPolicies(open_station(str(station))).choose(str(tmp_path / "private"))
     assert "a text file" in str(caught.value) and "diary" not in str(caught.value)
+
+
+def test_the_adapter_asked_for_longest_ago_leaves_the_memory_first(tmp_path: Path) -> None:
+    path = build_tiny_station(tmp_path)
+    policy, store = load_policy(path.parent / "policy"), adapters.AdapterStore(tmp_path / "adapters")
+    for name in ("own", "z", "a", "m"):
+        adapters.attach(policy, name, rank=2)
+        store.save(policy, name, name)
+        if name != "own":
+            adapters.detach(policy, name)
+    kept = adapters.KeptAdapters(policy, store, "own", most=2)
+    for name, present in (("z", "z"), ("a", "az"), ("z", "az"), ("own", "az"), ("m", "mz"), ("a", "am")):
+        kept.bring(name)
+        assert [other for other in adapters.attached(policy) if other != "own"] == list(present), name
+        assert kept.has("own")
+    with pytest.raises(CheckpointError, match="no adapter 'missing'"):
+        kept.bring("missing")
+    assert kept.has("a") and kept.has("m")

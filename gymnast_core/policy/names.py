@@ -27,7 +27,7 @@ USUAL_CANDIDATES = 8
 MOST_CANDIDATES = 1024
 ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 """An adapter's name."""
-LOOKS_AHEAD = re.compile(r"look-ahead(?:-(\d{1,9}))?:(.+)", re.DOTALL)
+LOOKS_AHEAD = re.compile(r"look-ahead(?:-([0-9]{1,9}))?:(.+)", re.DOTALL)
 
 
 class PolicyName(NamedTuple):

@@ -13,7 +13,6 @@ from gymnast_core.config import Coordinate, Positive, Seed, parse_config
 from gymnast_core.contents import one_line
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.policy.names import ADAPTER
-from gymnast_core.redaction import redact
 
 MOST_PICTURES = 16
 """Of one client to practise from; the oldest leave first."""
@@ -62,5 +61,5 @@ def read_practice(content: Mapping[Any, Any], where: str) -> PracticeNow:
         raise DataError(str(error)) from error
     if now.adapter and not ADAPTER.fullmatch(now.adapter):
         raise DataError(f"{where}: adapter: found {now.adapter[:60]!r}, which is no adapter's name")
-    phase, message = (one_line(redact(text), 300) for text in (now.phase, now.message))
+    phase, message = (one_line(text, 300) for text in (now.phase, now.message))
     return dataclasses.replace(now, phase=phase, message=message)

@@ -208,6 +208,16 @@ class JobStore:
             self.tokens.forget(number)
         return job
 
+    def forget_tokens(self) -> None:
+        """Forget tokens that a kill has left: those of jobs that have ended, or were never added."""
+        for number in self.tokens.numbers():
+            try:
+                ended = self.job(number).state not in OPEN
+            except NoSuchJobError:
+                ended = True
+            if ended:
+                self.tokens.forget(number)
+
     def _create(self) -> None:
         """Make an empty queue beside its place and give it its name: nobody sees half of one. Raises: DataError."""
         try:

@@ -18,7 +18,7 @@ from gymnast_core.graph import look
 from gymnast_core.locks import lock_folder
 from gymnast_core.progress import Interruption, interruptible, say
 from gymnast_core.ros_client import become_ros_client
-from gymnast_core.serve.job import OPEN, Job
+from gymnast_core.serve.job import Job
 from gymnast_core.serve.job_run import JobRun, close_job
 from gymnast_core.serve.job_store import JobStore
 from gymnast_core.serve.queue_config import RunQueueConfig
@@ -74,9 +74,7 @@ class Runner:
 
     def __call__(self) -> int:
         """Until SIGINT or SIGTERM; with `once` until no job waits."""
-        for number in self._store.tokens.numbers():  # a kill came between a job's end and this
-            if self._store.job(number).state not in OPEN:
-                self._store.tokens.forget(number)
+        self._store.forget_tokens()
         with interruptible() as stop:
             while not stop:
                 job = self._store.take()
