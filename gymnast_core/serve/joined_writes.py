@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
@@ -44,7 +43,7 @@ class JoinedProtocol(H11Protocol):
         """A client has come."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
 
-    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+    def handle_websocket_upgrade(self, event: Any) -> None:
         """A WebSocket begins; nothing is waiting to be sent, since no answer is under way."""
         if isinstance(self.transport, JoinedWrites):
             self.transport = self.transport.plain
