@@ -60,6 +60,12 @@ def address_problem(address: str, schemes: tuple[str, str] = HTTP) -> str:
     return ""
 
 
+def policy_server_problem(address: str) -> str:
+    """What is wrong with a policy server's address, and what is needed; empty: nothing that this machine can see."""
+    wrong = address_problem(address, WEBSOCKET if address.startswith("ws") else HTTP)
+    return f"{wrong}, needed http://host:port/path or ws://host:port/path" if wrong else ""
+
+
 def check_header(value: str, what: str) -> str:
     """A key that travels in a header: printable ASCII without spaces and quotation marks; white space at the ends is
     taken off. The message never holds the key.

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from gymnast_core.addresses import address_problem
+from gymnast_core.addresses import address_problem, policy_server_problem
 from gymnast_core.errors import ConfigError, DocumentError
 from gymnast_core.files import user_path
 from gymnast_core.plain_json import parse_json
@@ -55,6 +55,12 @@ PathText = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
 def _check_address(address: str) -> str:
     if address and (wrong := address_problem(address)):
         raise ValueError(f"{wrong}, needed http://host:port/path")
+    return address
+
+
+def _check_policy_server(address: str) -> str:
+    if wrong := policy_server_problem(address):
+        raise ValueError(wrong)
     return address
 
 
@@ -173,6 +179,12 @@ class ModelsConfig:
     """Checkpoint folders; relative paths are looked up beside the station file, then in the shipped weights."""
 
     policy: PathText = "mini/policy"
+    policy_token_env: dict[
+        Annotated[str, AfterValidator(_check_policy_server)],
+        Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")],
+    ] = field(default_factory=dict)
+    """Environment variables that hold the tokens of policy servers, by address: {"ws://lab-gpu:8000": LAB_TOKEN}. A
+    token goes to its address alone. Without an entry, the server of `policy` gets that of GYMNAST_POLICY_TOKEN."""
     unnorm_key: str = "station"
     """Which statistics of the policy's checkpoint un-normalise its actions."""
     world_model: PathText = "mini/world_model"

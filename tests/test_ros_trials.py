@@ -28,6 +28,7 @@ from gymnast_core.evaluation.comparison import read_tried
 from gymnast_core.evaluation.person import SLACK, WEBHOOK
 from gymnast_core.evaluation.session import read_records
 from gymnast_core.policy.scripted import ScriptedPolicy
+from gymnast_core.policy.server_tokens import lend_tokens
 from gymnast_nodes.client import Station
 from tests.hooks import Hooks
 from tests.machine import HANG_S
@@ -65,8 +66,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     evaluation = {"reset": "task", "reset_attempts": 2, "person_timeout_s": 1.0, "look_cleared": True}
     evaluation |= {"rest": {"every_s": 2.0, "seconds": 0.3, "torque": "off"}, "reset_check": True}
     asking = {"kind": "vlm", "base_url": judge.url, "votes": 1, "timeout_s": 5.0, "stride": 10}
-    put_on_graph(path, evaluation=evaluation, tasks=tasks, judge=asking)
+    models = {"policy_token_env": {server.address: "OF_THE_RESET"}}
+    put_on_graph(path, evaluation=evaluation, tasks=tasks, judge=asking, models=models)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OF_THE_RESET", "of-the-reset")
         patch.setenv(WEBHOOK, hooks.address("/json"))
         patch.setenv(SLACK, hooks.address("/slack"))
         with running_station(path, without=("adapter",)) as (graph, _, station):
@@ -139,6 +142,26 @@ def test_where_the_opposite_task_fails_a_person_is_called_with_a_picture_and_wai
         assert read_image(Path(record.episode_path) / "cleared.png").shape == (48, 48, 3)
     page = (Path(result.run_folder) / "report.html").read_text()
     assert "2 of 2 trials" in page and "data:image/jpeg" in page
+    assert running.server.tokens == {"Bearer of-the-reset"}, "the station file names this server's token"
+
+
+def test_the_executor_sends_a_server_the_token_that_a_running_command_lends_for_it(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = Path(f"/proc/{running.graph.process.pid}/environ").read_text().split("\0")
+    state = next(entry for entry in environment if entry.startswith("GYMNAST_STATE="))
+    monkeypatch.setenv(*state.split("=", 1))
+    other = PolicyServer(ScriptedPolicy(ACTIONS))
+
+    def act() -> set[str | None]:
+        other.tokens.clear()
+        running.station.run_episode("open the drawer", other.address, max_steps=1, judge=False).result(HANG_S)
+        return set(other.tokens)
+
+    with lend_tokens({other.address: "of-a-job"}):
+        assert act() == {"Bearer of-a-job"}
+    assert act() == {None}
+    other.end()
 
 
 def test_trials_go_on_when_the_evaluator_is_killed_in_the_middle_of_one(running: Running, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from gymnast_core.station_file import StationFile
 from gymnast_core.version import describe_version
 
 CONDITIONS = "conditions.json"
-APART = ("version", "models.device", "evaluation.page.host", "evaluation.page.port", "evaluation.page.address")
-"""What a run may go on with other values of."""
+APART = ("version", "models.device", "models.policy_token_env", "evaluation.page.")
+"""What a run may go on with other values of: conditions whose names begin so."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def keep_conditions(run: Path, now: Conditions) -> Conditions:
         write_json(path, dataclasses.asdict(now))
         return now
     before = read_conditions(run)
-    changed = [change for change in changes_between(before, now) if change.what not in APART]
+    changed = [change for change in changes_between(before, now) if not change.what.startswith(APART)]
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise ConfigError(f"{run}: holds trials under other conditions; {changed[0]}{more}; choose another --run")

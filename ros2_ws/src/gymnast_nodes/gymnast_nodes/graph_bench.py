@@ -168,5 +168,6 @@ def compare_on(station: Station, station_file: str, policies: Sequence[str], **o
     asked = {"where": "graph", **options, "config": station_file, "policies": list(policies)}
     flow = Trials(parse_config(TrialsOptions, asked, "compare"))
     run = flow.begin()
-    flow(GraphBench(station))
+    with flow.lend():
+        flow(GraphBench(station))
     return read_result(ComparisonResult, run.path)
