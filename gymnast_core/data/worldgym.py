@@ -18,7 +18,7 @@ from gymnast_core.data.episode import ACTION_DIM
 from gymnast_core.data.films import film_index
 from gymnast_core.data.films import read_video as read_video  # where scripts look for it
 from gymnast_core.data.sidecar import read_description
-from gymnast_core.errors import DataError
+from gymnast_core.errors import DataError, LengthError
 
 TRANSLATION_SCALE = 35.0
 ROTATION_SCALE = 5.6
@@ -44,6 +44,22 @@ def scale_actions(actions: np.ndarray) -> np.ndarray:
     scaled[..., 3:6] = np.clip(actions[..., 3:6] * ROTATION_SCALE, -ROTATION_LIMIT, ROTATION_LIMIT)
     scaled[..., 6] = np.where(actions[..., 6] > OPEN_THRESHOLD, -1.0, 1.0)
     return scaled
+
+
+def check_scalable(actions: np.ndarray, name: str) -> np.ndarray:
+    """Return Bridge actions (T, 7) that WorldGym's rows can hold, so that `unscale_actions` gives them back.
+
+    Raises: DataError naming column, value and row of one that would be clipped or rounded.
+    """
+    size = np.abs(actions)
+    for columns, bad, allowed in (
+        (slice(0, 3), size[:, :3] * TRANSLATION_SCALE > TRANSLATION_LIMIT + ROUNDING, "-0.05 to 0.05 (metres)"),
+        (slice(3, 6), size[:, 3:6] * ROTATION_SCALE > ROTATION_LIMIT + ROUNDING, "-0.25 to 0.25 (radians)"),
+        (slice(6, 7), np.abs(actions[:, 6:7] - np.rint(actions[:, 6:7])) > GRIPPER_ROUNDING, "0 and 1 (open)"),
+    ):
+        told = f"WorldGym's rows hold {allowed}; clip with --clip"
+        _refuse(actions[:, columns], bad, columns.start, name, told)
+    return actions
 
 
 def unscale_actions(scaled: np.ndarray, name: str = "WorldGym actions") -> np.ndarray:
@@ -106,7 +122,7 @@ def read_vectors(video: str | os.PathLike[str]) -> np.ndarray:
         raise DataError(f"{path}: 'arr_0' has shape {vectors.shape}, needed (steps, {WORLDGYM_ACTION_DIM})")
     frames = film_index(video).count
     if len(vectors) != frames:
-        raise DataError(
+        raise LengthError(
             f"{path}: {len(vectors)} actions for the {frames} frames of {Path(video).name}; needed one per frame"
         )
     gripper = vectors[:, 6:7]

@@ -82,6 +82,7 @@ class Asker:
         self._raw_lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(config.concurrency)
         self.pace = Pace(config.requests_per_minute)
+        self._who = who
         self._turns = Turns(who)
         kind = f"{self.name} judge" if section == "judge" else section
         self.spending = Spending(config, *spent, name=kind, section=section)
@@ -102,22 +103,22 @@ class Asker:
 
     # --- what they have in common -----------------------------------------------------------------------------------
 
-    def answers(self, asked: Sequence[tuple[Question, int]]) -> list[Said]:
+    def answers(self, asked: Sequence[tuple[Question, int]], anew: bool = False) -> list[Said]:
         """One answer to each question; the number beside it tells answers to the same question apart. At most
-        `concurrency` are asked for at once.
+        `concurrency` are asked for at once. anew: whatever was answered earlier.
 
         Raises: JudgeError, see the class.
         """
         self._turns.begin()
-        said = _side_by_side(lambda job: self._vote(*job), asked, self.config.concurrency)
+        said = _side_by_side(lambda job: self._vote(*job, anew), asked, self.config.concurrency)
         self._turns.end()
         return said
 
-    def _vote(self, question: Question, number: int) -> Said:
-        """One answer, from the cache or asked for; without text when none was given in spite of retries."""
+    def _vote(self, question: Question, number: int, anew: bool = False) -> Said:
+        """One answer, from the cache (not `anew`) or asked for; without text when none was given despite retries."""
         cached = self._cache / question.digest[:2] / f"{question.digest}-{number}.json" if self._cache else None
         line: dict[str, Any] = {"instruction": question.instruction, "digest": question.digest, "vote": number}
-        earlier = _read_cached(cached) if cached is not None else None
+        earlier = _read_cached(cached) if cached is not None and not anew else None
         if earlier is not None and self.can_read(question, earlier):
             with self.spending.lock:
                 self.spending.cached_votes += 1
@@ -226,6 +227,18 @@ class AskingJudge(Asker):
         }
         self._take_stock(list(verdicts.values()))
         return [verdicts[question.digest] for question in questions]
+
+    def ask_anew(self, video: np.ndarray, instruction: str) -> Verdict:
+        """The verdict of one vote on a video (n, H, W, 3) uint8, asked for now whatever was answered earlier.
+
+        Raises: JudgeError, see the class, and where the answer holds no score.
+        """
+        question = self.question(video, instruction)
+        (vote,) = self.answers([(question, 0)], anew=True)
+        verdict = self.decide(question, [vote])
+        if verdict.score is None:
+            raise JudgeError(f"{self._who}: {verdict.reason}")
+        return verdict
 
     def _take_stock(self, verdicts: Sequence[Verdict]) -> None:
         """Raises: JudgeError when this judge has never given a score, to however many different videos."""

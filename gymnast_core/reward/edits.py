@@ -8,22 +8,20 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
 import json
 import re
-import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from gymnast_core.config import JudgeConfig
 from gymnast_core.contents import name_content, one_line
 from gymnast_core.data.frames import encode_image
-from gymnast_core.data.pictures import MAX_SIDE, UNREADABLE
+from gymnast_core.data.pictures import decode_image
+from gymnast_core.errors import DataError
 from gymnast_core.reward.asking import Asker, Question
 from gymnast_core.reward.replies import Said, Unanswered, read_object
 from gymnast_core.reward.server import Server, Taken
@@ -121,18 +119,16 @@ def decode_edit(text: str) -> np.ndarray | str:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return "the picture is no base64"
-    known = content.startswith((b"\x89PNG", b"\xff\xd8\xff")) or content[8:12] == b"WEBP"
-    if not known:
+    if not (content.startswith((b"\x89PNG", b"\xff\xd8\xff")) or content[8:12] == b"WEBP"):
         return f"found {name_content(content) or 'something else'} in place of a PNG, JPEG or WebP picture"
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
-            width, height = image.size
-            if abs(width / height - 1.0) > SHAPE_TOLERANCE or not SMALLEST <= width <= MAX_SIDE:
-                return f"found a picture of {width}x{height} pixels, needed a square, {SIDE}x{SIDE} at best"
-            image.load()
-            return np.array(image.convert("RGB"), dtype=np.uint8)
-    except (*UNREADABLE, struct.error, Image.DecompressionBombError) as error:
-        return f"found a picture that is damaged ({one_line(str(error), 80)})"
+        picture = decode_image(content, "the picture")
+    except DataError as error:
+        return str(error)
+    height, width = picture.shape[:2]
+    if abs(width / height - 1.0) > SHAPE_TOLERANCE or width < SMALLEST:
+        return f"found a picture of {width}x{height} pixels, needed a square, {SIDE}x{SIDE} at best"
+    return picture
 
 
 class ImageEditor(Asker):

@@ -23,8 +23,8 @@ EDITS, JUDGED = "editor_answers", "judge_answers"
 """Files of raw answers, in the folder of the new starts."""
 EDIT = """\
 Edit this photograph of a robot's workspace. Put small everyday objects onto the bare table, where the mask allows it; \
-their number is {count}. None of them may have anything to do with this task of the robot: "{instruction}". Do not add anything that \
-this sentence names, nor anything that looks like it.
+their number is {count}. None of them may have anything to do with this task of the robot: "{instruction}". Do not \
+add anything that this sentence names, nor anything that looks like it.
 
 The new objects stand or lie on the table, as things of 3 to 10 centimetres do; the gripper's fingers are about 5 \
 centimetres long. They have the light, the shadows, the sharpness and the perspective of the photograph. They stand \

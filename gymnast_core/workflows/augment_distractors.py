@@ -86,20 +86,17 @@ class Distractors:
         shown = [sources[place] for place in places]
         self._on_sheet = {one.mark for one in shown}
         with interruptible() as stop, progress_bar() as bar:
-            total = len(sources) * self.config.variants
-            row = bar.add_task("adding distractors", total=total, note="")
+            row = bar.add_task("adding distractors", total=len(sources), note="")
             pending: list[Job] = []
             for source in sources:
-                pending += self._jobs(source)
-                if len(pending) >= self.width and not stop:
-                    self.make(pending, stop)
-                    pending = []
-                bar.update(row, completed=self._made(sources))
                 if stop:
                     break
-            if not stop:
-                self.make(pending, stop)
-            bar.update(row, completed=self._made(sources))
+                pending += self._jobs(source)
+                if len(pending) >= self.width:
+                    self.make(pending, stop)
+                    pending = []
+                bar.advance(row)
+            self.make(pending, stop)
         done = self.folder.finish(self.left_out, self._spent(), whole=not stop)
         self._draw_sheet(shown)
         self.frames.close()
@@ -250,9 +247,6 @@ class Distractors:
 
     def _names(self, source: Source) -> Iterator[str]:
         return (self.folder.name(source, source.start.instruction, k) for k in range(self.config.variants))
-
-    def _made(self, sources: Sequence[Source]) -> int:
-        return sum(self.folder.has(name) for source in sources for name in self._names(source))
 
     def _spent(self) -> str:
         asked = [one for one in (self.editor, self.talk) if one is not None]

@@ -3,8 +3,9 @@
 A control thread keeps the station's rate on a grid of its own (no drift): at the first step of a chunk it takes the
 newest camera frame and asks the policy, in an inference thread, for the chunk's actions; then one action per step goes
 to the arm. Nothing is sent unless a fresh frame, a ready arm and a living recorder are there; when one of them is
-missing the arm holds by itself, because no action comes. Where the station file says so (`look_ahead`), the inference
-thread imagines candidate chunks first; the arm holds while it thinks, and is checked again before it moves.
+missing the arm holds by itself, because no action comes. Where the station file (`look_ahead`) or the policy's name
+says so, the inference thread imagines candidate chunks first; the arm holds while it thinks, and is checked again
+before it moves.
 """
 
 from __future__ import annotations
@@ -186,9 +187,10 @@ class ExecutorNode(ManagedNode):
         if self._watch.camera.complaint:
             self.get_logger().warning(self._watch.camera.complaint)
         request = goal.request
-        facts: dict[str, Any] = {"task": request.task, "policy": request.policy or "base", "seed": int(request.seed)}
+        policy = request.policy or "base"
+        facts: dict[str, Any] = {"task": request.task, "policy": policy, "seed": int(request.seed)}
         facts.update(
-            max_steps=run.max_steps, checkpoint=self._actor.fingerprint, look_ahead=self.station.look_ahead.rollouts
+            max_steps=run.max_steps, checkpoint=self._actor.fingerprint, look_ahead=self._actor.candidates(policy)
         )
         run.path = self._recorder.start(goal, run.episode_id, run.instruction, facts)
         self._watch.follow(run.episode_id)
