@@ -136,6 +136,27 @@ def test_distractors_are_starts_with_their_lineage_and_an_interrupted_folder_bec
     assert files(tmp_path / "three") != found
 
 
+def test_objects_cut_out_of_other_pictures_are_placed_in_their_size_and_never_where_the_task_names_them(
+    starts: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "objects"
+    mug = np.zeros((40, 40, 4), dtype=np.uint8)
+    mug[5:35, 10:30] = (0, 0, 255, 255)  # blue, green, red, alpha
+    (own / "box").mkdir(parents=True)
+    for name in ("mug", "wooden box"):
+        cv2.imwrite(str(own / f"{name}.png"), mug)
+    (own / "mug.json").write_text('{"height": 0.03}')
+    write_image(own / "box" / "brush.png", picture())
+    cv2.imwrite(str(own / "box" / "brush.mask.png"), arm_and_box().astype(np.uint8) * 255)
+    (own / "box" / "brush.json").write_text('{"name": "scrubbing brush", "height": 0.04}')
+    words = ("--starts", str(starts), "--mask", "mask.png", "--objects", str(own), "--fewest", "2", "--most", "3")
+    assert augment("distractors", "out", *words) == 0
+    for lineage in json.loads((tmp_path / "out" / "augmented.json").read_text())["starts"].values():
+        placed = {one["name"]: one for one in lineage["placed"]}
+        assert set(placed) == {"mug", "scrubbing brush"}, "the instruction names a box"
+        assert placed["mug"]["height"] == 0.03 and placed["mug"]["box"][2] < placed["mug"]["box"][3]
+
+
 def test_a_simulated_station_knows_what_its_pixels_show(tmp_path: Path) -> None:
     assert augment("distractors", tmp_path / "out", "--tasks", "open_drawer", "--resets", "1", "--most", "2") == 0
     (start,) = read_starts(tmp_path / "out")

@@ -22,7 +22,8 @@ SMALLEST = 5
 
 @dataclass(frozen=True)
 class Placed:
-    """What was placed where. box: left, top, width, height in pixels. foot: column and row where it stands."""
+    """What was placed where. box: left, top, width, height in pixels. foot: column and row where it stands.
+    height: of the object, metres."""
 
     name: str
     box: tuple[int, int, int, int]

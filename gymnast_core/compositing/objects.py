@@ -18,7 +18,7 @@ from gymnast_core.files import files_below, is_number, user_path
 
 Colour = tuple[float, float, float]
 LIGHT = np.array([-0.40, -0.35, 0.85]) / np.linalg.norm([-0.40, -0.35, 0.85])
-"""Where the lamp is, as seen from an object: to the right, away from the camera, up."""
+"""Where the lamp is, as seen from an object: to the left, towards the camera, up. Axes: right, away, up."""
 AMBIENT = 0.48
 FINER = 3
 """Rays for each pixel and direction."""
