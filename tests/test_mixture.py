@@ -104,6 +104,12 @@ def test_one_file_makes_the_folders_and_trains_from_them(
     assert len(starts) == 85 and sum(part.share for part in parts) == pytest.approx(1.0)
     before = {path: path.read_bytes() for path in (tmp_path / "root").rglob("*.png")}
     assert main(words) == 1 and {path: path.read_bytes() for path in (tmp_path / "root").rglob("*.png")} == before
+    words = ["augment", "instructions", "--starts", "root/more/train", "--out", "root/instructions/train"]
+    (tmp_path / "own.yaml").write_text("instructions: {close cabinet: [open the cabinet]}\n")
+    assert main([*words, "--templates", "own.yaml"]) == 1
+    assert main(["augment", "tasks", "--starts", "frames", "--mixture", "scaled", "--out", "root"]) == 1
+    listed_starts = json.loads((tmp_path / "root" / "augmented.json").read_text())["starts"]
+    assert len(listed_starts) == 75 + 25, "and none of those that another verb wrote below"
     for name, weights in (("distract", [0.9, 0.1]), ("language", [0.5, 0.5])):
         found = load_mixture(name).parts.values()
         assert [part.share / sum(one.share for one in found) for part in found] == pytest.approx(weights)

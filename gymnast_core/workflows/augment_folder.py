@@ -100,7 +100,7 @@ class StartsFolder:
             content[CRITERIA] = criteria
         if source.start.position is not None:
             content["position"] = [round(float(one), 5) for one in source.start.position]
-        content[LINEAGE] = {"source": source.name, "source_mark": source.mark, **lineage}
+        content[LINEAGE] = {"verb": self._about.verb, "source": source.name, "source_mark": source.mark, **lineage}
         write_image(self._file(name, ".png"), frame)
         write_json(self._file(name, ".json"), content)
 
@@ -110,7 +110,7 @@ class StartsFolder:
         for path in files_below(self.path, ".json"):
             content = read_description(path) if path.name != SUMMARY else {}
             lineage = content.get(LINEAGE)
-            if isinstance(lineage, dict):
+            if isinstance(lineage, dict) and lineage.get("verb") == self._about.verb:  # others may have folders in it
                 name = str(path.with_suffix(".png").relative_to(self.path))
                 starts[name] = {"instruction": content.get("instruction"), **lineage}
         told = tuple({"source": source, "why": why} for source, why in left_out.items())

@@ -68,7 +68,7 @@ def _write(folder: StartsFolder, name: str, part: MixturePart, frames: Sequence[
             instruction = source.start.instruction
             target = f"{place}/{folder.name(source, instruction, 0)}"
             if not folder.has(target):
-                lineage = {"by": "tasks", "part": name, "held_out": some is held_out}
+                lineage = {"part": name, "held_out": some is held_out}
                 folder.write(target, source.frame, instruction, source, lineage, source.criteria)
 
 
