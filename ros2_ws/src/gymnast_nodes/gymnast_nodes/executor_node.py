@@ -22,7 +22,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from gymnast_msgs.action import RunEpisode
-from gymnast_msgs.msg import BridgeAction, EpisodeStep
+from gymnast_msgs.msg import EpisodeStep
 
 from gymnast_core.data.frames import resize_frame
 from gymnast_core.data.outcome import (
@@ -277,16 +277,10 @@ class ExecutorNode(ManagedNode):
     def _send(self, goal: Goal[Any], run: _Run, chunk: _Chunk) -> None:
         """The chunk's next action, to the arm, to the recorder and to who asked for the episode."""
         action = chunk.actions.pop(0)
-        message = BridgeAction(episode_id=run.episode_id, step=run.step, gripper=float(np.clip(action[6], 0.0, 1.0)))
-        message.commander = self._commander.name
-        message.translation = action[:3].astype(np.float32)
-        message.rotation = action[3:6].astype(np.float32)
-        message.header.stamp = self.get_clock().now().to_msg()
-        message.header.frame_id = f"{self.station.arm.driver[1:]}/base_link"
+        message = self._commander.send(run.episode_id, run.step, action)
         step = EpisodeStep(header=message.header, episode_id=run.episode_id, step=run.step, action=message)
         step.frame_stamp = chunk.frame_stamp
         step.policy_latency = float(chunk.latency)
-        self._commander.send(message)
         self._steps.publish(step)
         run.rate.tick()
         feedback = RunEpisode.Feedback(step=run.step, last_action=message)
