@@ -37,10 +37,8 @@ class ChatServer(Server):
     Raises: JudgeError when a setting is wrong or the client cannot be built.
     """
 
-    def __init__(
-        self, config: JudgeConfig, api_key: str | None, on_hold: Callable[[float], None], section: str = "judge"
-    ) -> None:
-        super().__init__(config, api_key, on_hold, section)
+    def __init__(self, config: JudgeConfig, api_key: str | None, on_hold: Callable[[float], None]) -> None:
+        super().__init__(config, api_key, on_hold)
         self._dialect = Dialect("max_tokens" if config.base_url else "max_completion_tokens")
         self._client = self.openai_client()
 
@@ -88,7 +86,7 @@ class ChatServer(Server):
         if dialect.temperature and re.search(r"\btemperature\b", words):
             if self.config.temperature != 1.0:
                 raise JudgeError(
-                    f"{self.section}.temperature: {self.address} refuses {self.config.temperature:g} for "
+                    f"judge.temperature: {self.address} refuses {self.config.temperature:g} for "
                     f"'{self.config.model}' ({one_line(words)}); 1 works with every server"
                 )
             return dataclasses.replace(dialect, temperature=False)
