@@ -151,9 +151,13 @@ def test_listeners_and_other_names_disturb_nobody(watched: Watched) -> None:
         node.create_publisher(BridgeAction, "/lab2/arm/action", 10)
         node.create_publisher(JointState, "/joint_states", 10)
         node.create_client(ResetArm, "/arm/reset")
-        for _ in range(10):
-            assert watched.act().accepted
+        began, accepted = time.monotonic(), 0
+        while accepted < 10 and time.monotonic() - began < 30.0:
+            result = watched.act()
+            accepted += result.accepted
+            assert "other_speakers" not in result.safety_events  # a busy machine may refuse for lateness
             time.sleep(0.1)
+        assert accepted == 10
 
 
 def test_a_killed_watchdog_and_its_successor_stop_nobody(watched: Watched) -> None:
