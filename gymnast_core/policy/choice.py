@@ -38,7 +38,8 @@ class StationPolicies:
 
     Names may come from anybody who can send a goal or a job. So the token of this process (GYMNAST_POLICY_TOKEN) goes
     to the server of the station file (`models.policy`), and to no other one. user_names: whether the user of this
-    process names the policies himself; then the token goes to each of their servers.
+    process names the policies himself; then the token goes to each of their servers, and policies on the Hub
+    (`hf:OWNER/NAME`) are fetched. Others get those of the Hub that this machine's cache holds.
     """
 
     def __init__(self, station: StationFile, user_names: bool = False) -> None:
@@ -56,7 +57,7 @@ class StationPolicies:
         if name == BASE:
             check_policy(self._station.config.models.policy, self._station.path)
         elif names_another(name):
-            check_policy(name, self._station.path)
+            check_policy(name, self._station.path, self._user_names)
         else:
             self._check_adapter(name)
 
@@ -105,7 +106,7 @@ class StationPolicies:
             own = self._station.config.models.policy if name == BASE else name
             if own.startswith(REMOTE):
                 return ""
-            path = find_model(own, self._station.path)
+            path = find_model(own, self._station.path, self._user_names)
             return fingerprint(path) if path.is_dir() else _hash_of(path)
         except (ConfigError, CheckpointError, OSError):
             return ""
@@ -128,9 +129,14 @@ class StationPolicies:
         else:
             self._make_room()
             models = self._station.config.models
-            with_token = self._user_names or key == BASE
+            trusted = self._user_names or key == BASE
             self._open[key] = open_policy(
-                target, models.unnorm_key, models.device, beside=self._station.path, with_token=with_token
+                target,
+                models.unnorm_key,
+                models.device,
+                beside=self._station.path,
+                with_token=trusted,
+                network=trusted,
             )
         return self._open[key]
 
