@@ -62,6 +62,8 @@ EXTRAS = {
     "four-bit": ["bitsandbytes>=0.46,<1"],
     # A policy for other programs (`gymnast serve`), and policies behind openpi's WebSocket interface.
     "serve": ["fastapi>=0.115,<1", "uvicorn>=0.35,<1", "websockets>=15,<18", "msgpack>=1.0.5,<2"],
+    # The station and the world model as environments of gymnasium.
+    "gymnasium": ["gymnasium>=1.1,<2"],
     # `make test`.
     "dev": [
         "pytest>=8,<10",
@@ -77,7 +79,17 @@ EXTRAS = {
 EXTRAS["full"] = sorted(
     {
         requirement
-        for name in ("station", "vlm", "log", "lerobot", "checkpoints", "local-judge", "four-bit", "serve")
+        for name in (
+            "station",
+            "vlm",
+            "log",
+            "lerobot",
+            "checkpoints",
+            "local-judge",
+            "four-bit",
+            "serve",
+            "gymnasium",
+        )
         for requirement in EXTRAS[name]
     }
 )

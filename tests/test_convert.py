@@ -103,7 +103,7 @@ def test_what_a_format_can_hold_comes_back(tmp_path: Path, name: str, close: flo
         assert after.path.relative_to(tmp_path / "out").with_suffix("") == before.path.relative_to(source)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_was_logged_comes_back_from_a_lerobot_data_set(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -157,12 +157,17 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_killed_conversion_goes_on_and_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_a_killed_conversion_goes_on_and_ends_as_if_nothing_had_been(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     source, out, kept = write(tmp_path / "in", 10, side=64, steps=20), tmp_path / "out", tmp_path / ".out.converting"
     command = [sys.executable, "-m", "gymnast_core.cli", "data", "convert", str(source), "--to", "lerobot"]
     process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: len(list(kept.glob("pieces/0*"))) >= 2, 120, process)
+        process.send_signal(signal.SIGSTOP)
+        assert main([*command[3:], "--out", str(out)]) == 2  # another one keeps away meanwhile
+        assert f"process {process.pid} works in this folder" in capfd.readouterr().err
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()

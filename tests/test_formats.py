@@ -385,6 +385,6 @@ def test_the_formats_are_listed(toy: Format, capsys: pytest.CaptureFixture[str])
     assert main(["data", "formats"]) == 0
     told = capsys.readouterr()
     lines = [" ".join(line.split()) for line in (told.out + told.err).splitlines()]
-    assert "worldgym read N.mp4 with N.npz beside it" in lines and "toy read, write X.toy" in lines
+    assert "worldgym read, write N.mp4 with N.npz beside it" in lines and "toy read, write X.toy" in lines
     page = (Path(__file__).resolve().parent.parent / "docs" / "reference" / "formats.md").read_text()
     assert all(f"## `{known.name}`" in page for known in formats() if known != toy)

@@ -7,6 +7,7 @@ when all is there. What a killed run left in it counts, as long as episodes and 
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
@@ -17,7 +18,7 @@ from typing import Any
 from gymnast_core.data.convert_config import ConvertConfig
 from gymnast_core.data.dataset_writer import DatasetSettings, DatasetWriter
 from gymnast_core.data.formats import Format, StoredEpisode, data_path, episode_at, find_all, formats
-from gymnast_core.errors import CheckpointError, ConfigError, DataError, GymnastError
+from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.files import put_in_place, read_json, user_path, write_json
 from gymnast_core.locks import lock_folder
 from gymnast_core.progress import Interruption, interruptible, progress_bar, say, worker_processes
@@ -42,15 +43,9 @@ def convert(config: ConvertConfig) -> int:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"out: {out} is a file; choose a folder")
     entries = find_entries(config.sources, config.camera)
-    conversion = Conversion(target, entries, config, out)
     with interruptible() as stop:
-        try:
-            done = conversion.run(stop)
-        except (GymnastError, OSError):
-            conversion.tell_kept()
-            raise
+        done = Conversion(target, entries, config, out).run(stop)
     if not done:
-        conversion.tell_kept()
         return 130
     say(f"{len(entries)} episodes in {out}")
     return 0
@@ -92,12 +87,26 @@ class Conversion:
         }
 
     def run(self, stop: Interruption) -> bool:
-        """Whether the data set is whole and in its place now. Raises: DataError, OSError."""
+        """Whether the data set is whole and in its place now. Raises: ConfigError, DataError, OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
         _lock = lock_folder(self._folder)
-        self._begin()
-        if not self._write(stop):
-            return False
+        try:
+            self._begin()
+        except BaseException:
+            if not (self._folder / STATE_FILE).exists():
+                shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        done = False
+        try:
+            if self._write(stop):
+                self._finish()
+                done = True
+        finally:
+            if not done:
+                self._tell_kept()
+        return done
+
+    def _finish(self) -> None:
         with progress_bar() as bar:
             row = bar.add_task("joining", total=1, note="")
             self._writer.whole.mkdir(exist_ok=True)
@@ -105,13 +114,8 @@ class Conversion:
             bar.advance(row)
         put_in_place(self._writer.whole, self._out)
         shutil.rmtree(self._folder, ignore_errors=True)
-        return True
 
-    def tell_kept(self) -> None:
-        """Say what an unfinished conversion leaves."""
-        if not (self._folder / STATE_FILE).exists():
-            shutil.rmtree(self._folder, ignore_errors=True)
-            return
+    def _tell_kept(self) -> None:
         done = sum(self._writer.has(number, entry.name) for number, entry in enumerate(self._entries))
         say(f"{done} of {len(self._entries)} episodes are kept in {self._folder}; the same command goes on from there")
 
@@ -185,6 +189,10 @@ class Conversion:
                         for future in finished:
                             future.result()
                             yield
+                except KeyboardInterrupt:  # asked for a second time: now, and not after the episodes in hand
+                    for child in multiprocessing.active_children():
+                        child.terminate()
+                    raise
                 finally:
                     for future in running:
                         future.cancel()

@@ -21,9 +21,9 @@ def write_film(
 
     Colours have half the resolution where both sides are even, as every player can show it, and the whole otherwise.
 
-    fps: frames per second. crf: x264's quality, 0 (nothing is lost but by the colours' conversion) to 51. jump: every
-    so many frames there is one from which decoding can begin; then no frame waits for a later one either, so that films
-    can be joined. None: as the encoder chooses.
+    fps: frames per second. crf: x264's quality, 0 (only the conversion of colours loses anything) to 51. jump: decoding
+    can begin at every frame whose number is a multiple of it, and no frame waits for a later one, so that films can be
+    joined. None: as the encoder chooses.
 
     Raises: DataError when the file cannot be written, its suffix names no video format, or a frame has another size.
     """

@@ -277,7 +277,11 @@ def read_table(path: Path, needed: Sequence[str], wanted: Sequence[str] = (), wh
         if missing := [name for name in needed if name not in there]:
             raise DataError(f"{path}: found no column '{missing[0]}'; there are {', '.join(there)[:200]}")
         columns = [*needed, *(name for name in wanted if name in there)]
-        return pq.read_table(path, columns=columns, filters=where, use_threads=False, partitioning=None)
+        table = pq.read_table(
+            path, columns=columns, filters=where, use_threads=False, partitioning=None, page_checksum_verification=True
+        )
+        table.validate(full=True)  # text that is none, for instance
+        return table
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, pa.ArrowException, ValueError) as error:

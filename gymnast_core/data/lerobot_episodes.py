@@ -98,7 +98,7 @@ class LeRobotEpisode(StoredEpisode):
         executed = actions
         if EXECUTED in table.column_names:
             executed = numbers(table, EXECUTED, ACTION_DIM, entry.rows)[:-1]
-        if STAMP in table.column_names:
+        if STAMP in table.column_names and not table[STAMP].null_count:
             stamps = table[STAMP].to_numpy()
         else:
             stamps = np.rint(self._times(table) * 1e9)
@@ -127,7 +127,7 @@ class LeRobotEpisode(StoredEpisode):
                 raise DataError(f"{self._entry.rows}: {FACTS}: row {number}: not JSON ({error})") from error
             if not isinstance(facts, dict):
                 raise DataError(f"{self._entry.rows}: {FACTS}: row {number}: needed a mapping of facts")
-            truth = {} if row.get(TRUTH) is None else {"success": row[TRUTH]}
+            truth = {} if row.get(TRUTH) is None else {"success": self._truth(row[TRUTH])}
             found.append({**truth, **facts})
         return found
 
@@ -167,7 +167,12 @@ class LeRobotEpisode(StoredEpisode):
         if TRUTH not in self._dataset.features:
             return None
         truth = self._rows(["frame_index", TRUTH])[TRUTH].to_pylist()[-1]
-        return None if truth is None else bool(truth)
+        return None if truth is None else self._truth(truth)
+
+    def _truth(self, value: Any) -> bool:
+        if value not in (0, 1):
+            raise DataError(f"{self._entry.rows}: {TRUTH}: found {str(value)[:40]}, needed truth values")
+        return bool(value)
 
     def _rows(self, needed: Sequence[str], wanted: Sequence[str] = ()) -> Any:
         """Its rows, in order. Raises: DataError where one is missing."""
@@ -181,7 +186,7 @@ class LeRobotEpisode(StoredEpisode):
 
     def _times(self, table: Any) -> np.ndarray:
         """(N,) float64 seconds since the episode's first frame: whole periods, which float32 only comes close to."""
-        times = table["timestamp"].to_numpy().astype(np.float64).reshape(-1)
+        times = numbers(table, "timestamp", 1, self._entry.rows)[:, 0].astype(np.float64)
         fps = self._dataset.fps
         if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
             raise DataError(

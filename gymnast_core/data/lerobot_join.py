@@ -100,7 +100,7 @@ def _join_rows(pieces: Sequence[Path], whole: Path, rows: list[dict[str, Any]], 
                     ("task_index", np.full(length, places[row["tasks"][0]])),
                 ):
                     table = table.set_column(table.column_names.index(name), name, pa.array(values))
-                writer = writer or pq.ParquetWriter(path, table.schema)
+                writer = writer or pq.ParquetWriter(path, table.schema, write_page_checksum=True)
                 writer.write_table(table, row_group_size=max(1, length))
         finally:
             if writer is not None:
@@ -135,7 +135,7 @@ def _write_meta(
     path.parent.mkdir(parents=True, exist_ok=True)
     kinds = {f"{OWN}success": pa.bool_(), f"{OWN}complete": pa.bool_(), f"{OWN}metadata": pa.string()}
     table = {name: pa.array([row[name] for row in rows], kinds.get(name)) for name in rows[0]}
-    pq.write_table(pa.table(table), path)
+    pq.write_table(pa.table(table), path, write_page_checksum=True)
     texts = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
     index = {  # lerobot reads the texts as the index of a pandas table
         "index_columns": ["task"],
