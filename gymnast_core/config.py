@@ -172,7 +172,8 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class ModelsConfig:
-    """Checkpoint folders; relative paths are looked up beside the station file, then in the shipped weights."""
+    """Checkpoint folders; relative paths are looked up beside the station file, then in the shipped weights. A model of
+    the Hugging Face Hub is named hf:OWNER/NAME or hf:OWNER/NAME@REVISION."""
 
     policy: PathText = "mini/policy"
     unnorm_key: str = "station"

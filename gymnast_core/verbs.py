@@ -198,6 +198,9 @@ GROUPS: dict[str, dict[str, Verb]] = {
         ),
     },
     "The Hugging Face Hub": {
+        "hub push": _verb(
+            "hub.", "push_config:PushConfig", "push:push", "send a data set, a policy, a world model or an adapter"
+        ),
         "hub pull": _verb("hub.", "pull_config:PullConfig", "pull:pull", "fetch a model or a data set"),
     },
     "Data and runs": {

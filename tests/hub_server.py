@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -280,14 +279,6 @@ def blob(data: bytes) -> str:
 def oid(data: bytes, path: str) -> str:
     """The Hub's name of a file's content."""
     return hashlib.sha256(data).hexdigest() if path.endswith(LARGE) else blob(data)
-
-
-def wait_for(true: Any, seconds: float = 60.0) -> None:
-    """Until `true()`; for what another thread or process does."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
 
 
 API = r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)"

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import stamina
+import torch
 from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from gymnast_core import doctor, hub_files
 from gymnast_core.cli import main
-from gymnast_core.config import find_model
+from gymnast_core.config import PACKAGE_ROOT, dump_config, find_model
+from gymnast_core.data.formats import find_all
 from gymnast_core.errors import ConfigError, HubError
+from gymnast_core.estimates import success_rate
+from gymnast_core.evaluation.canary import CanaryResult
+from gymnast_core.evaluation.policy_config import EvaluatePolicyConfig
+from gymnast_core.files import write_bytes, write_json
 from gymnast_core.hub_names import HubName, parse_hub_name
+from gymnast_core.plain_yaml import parse_yaml
+from gymnast_core.policy.adapter_state import Evidence, read_evidence, write_evidence
+from gymnast_core.policy.adapters import AdapterStore
 from gymnast_core.policy.choice import StationPolicies
 from gymnast_core.station_file import open_station
 from gymnast_core.world_model.dataset import parse_source
@@ -228,3 +240,174 @@ def test_what_is_no_name_is_refused_on_one_line_and_leads_nowhere(text: str) -> 
         assert len(str(error).splitlines()) == 1
     else:
         assert ".." not in str(name) and not name.revision.startswith("/")
+
+
+@pytest.fixture
+def things(tmp_path: Path) -> dict[str, Path]:
+    """Folders to push: a data set, a policy, a world model and an adapter, small ones."""
+    shipped = PACKAGE_ROOT / "weights" / "mini"
+    names = {"policy": "policy", "world_model": "second_world_model"}
+    found = {thing: Path(shutil.copytree(shipped / name, tmp_path / thing)) for thing, name in names.items()}
+    found["adapter"] = tmp_path / "adapters" / "lab_open_1"
+    found["adapter"].mkdir(parents=True)
+    save_file({"base_model.model.x.lora_A.weight": torch.zeros(2, 2)}, found["adapter"] / "adapter_model.safetensors")
+    about = {"peft_type": "LORA", "r": 2, "lora_alpha": 4.0, "target_modules": ["x"]}
+    about["base_model_name_or_path"] = "/home/somebody/runs/policy"
+    write_json(found["adapter"] / "adapter_config.json", about)
+    record = {"name": "lab_open_1", "base": "fc26", "rank": 2, "alpha": 4.0, "modules": ["x"], "station": "lab"}
+    write_json(found["adapter"] / "adapter.json", {**record, "task": "open", "metrics": {"success_after": 0.75}})
+    trials = CanaryResult("lab_open_1", "open", "better", "confirmed", "7 of 8", 8, 0, 2, 7, 30.0, 0.1, (0.0, 0.0))
+    write_evidence(found["adapter"], Evidence("confirmed", True, "7 of 8", dataclasses.asdict(trials)))
+    found["dataset"] = Path(shutil.copytree(Path(__file__).parent / "goldens/lerobot/v3.0", tmp_path / "dataset"))
+    return found
+
+
+def push(*words: object) -> int:
+    return main(["hub", "push", *map(str, words), "--license", "apache-2.0"])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("thing", ["dataset", "policy", "world_model", "adapter"])
+def test_what_is_pushed_comes_back_with_a_card(
+    hub: HubServer, things: dict[str, Path], thing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    folder = things[thing]
+    assert push(folder, "--to", "hf:owner/thing", "--dry-run") == 0
+    assert not hub.asked
+    assert push(folder, "--to", "hf:owner/thing", "--base", "owner/base") == 0
+    (repository,) = hub.repositories.values()
+    assert repository.private and hub.tokens == {f"Bearer {TOKEN}"}
+    files = dict(repository.files)
+    card = parse_yaml(files.pop("README.md").decode().split("---")[1])
+    assert card["license"] == "apache-2.0" and {"robotics", "gymnast"} <= set(card["tags"])
+    if thing == "dataset":
+        assert repository.tags == {"v3.0": repository.find("main")} and "LeRobot" in card["tags"]
+    else:
+        assert card["base_model"] == "owner/base"
+    assert main(["hub", "pull", "hf:owner/thing", "--out", str(tmp_path / "back")]) == 0
+    back = contents(tmp_path / "back")
+    lowered = {"evidence.json", "adapter_config.json", "README.md"}
+    same = {name for name in files if name not in lowered}
+    assert {name: back[name] for name in same} == {name: contents(folder)[name] for name in same}
+    sent = hub.count("PUT /lfs")
+    assert push(folder, "--to", "hf:owner/thing", "--base", "owner/base") == 0  # nothing is sent twice
+    assert hub.count("PUT /lfs") == sent
+    if thing == "dataset":
+        assert len(find_all("hf:owner/thing@v3.0")) == len(find_all(folder)) > 0
+    if thing == "adapter":
+        text = repository.files["README.md"].decode()
+        assert "| success of the adapter | open | on the station, from the same resets | 0.88 | 0.53 to 0.98 |" in text
+        assert b"somebody" not in b"".join(repository.files.values())
+        assert read_evidence(tmp_path / "back").words == "imagined, ungated"  # another robot confirmed it
+        assert AdapterStore(tmp_path).read("back").task == "open"
+
+
+def test_a_push_that_is_cut_leaves_the_repository_as_it_was_and_goes_on(
+    hub: HubServer, things: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = (things["world_model"], "--to", "hf:owner/model")
+    assert push(*words) == 2
+    assert "HF_TOKEN: found none" in capfd.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert push(*words) == 0
+    (repository,) = hub.repositories.values()
+    before = dict(repository.files)
+    (things["world_model"] / "weights.safetensors").write_bytes(_changed(things["world_model"] / "weights.safetensors"))
+    hub.faults = [Fault("/commit/main", 403)]
+    assert push(*words) == 2
+    assert repository.files == before
+    sent = hub.count("PUT /lfs")
+    hub.faults = [Fault("/commit/main", 429, {"Retry-After": "0"})]
+    assert push(*words) == 0
+    assert repository.files != before and hub.count("PUT /lfs") == sent
+    repository.private = False
+    assert push(*words) == 2
+    assert "everybody sees this repository" in capfd.readouterr().err
+
+
+def _changed(path: Path) -> bytes:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    return bytes(content)
+
+
+def edit(name: str, **changes: object) -> Callable[[Path], None]:
+    """Changes of a JSON file of a folder."""
+    return lambda folder: write_json(folder / name, {**json.loads((folder / name).read_text()), **changes})
+
+
+SECRET = "sk-" + "abcdefgh12345678"
+
+
+@pytest.mark.parametrize(
+    ("thing", "change", "words"),
+    [
+        (
+            "policy",
+            edit("config.json", cache="/home/somebody/cache"),
+            "cache: found a path of this machine",
+        ),
+        (
+            "policy",
+            edit("config.json", notes=f"key {SECRET}"),
+            "notes: a secret stands there",
+        ),
+        ("policy", edit("config.json", api_key="12345"), "api_key: a secret stands there"),
+        ("policy", edit("config.json", contact="me@example.org"), "found an e-mail address"),
+        (
+            "policy",
+            edit("config.json", operator="Ada Lovelace"),
+            "the name of a person ('Ada Lovelace')",
+        ),
+        ("world_model", edit("config.json", autoencoder="sd3:/mnt/models/sd3"), "autoencoder: found a path"),
+        ("dataset", edit("meta/info.json", codebase_version="v2.1"), "gymnast data convert"),
+        (
+            "policy",
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "pytorch_model.bin",
+        ),
+        ("policy", lambda folder: (folder / "config.json").unlink(), "needed a policy, an adapter, a world model"),
+    ],
+)
+def test_a_push_refuses_what_would_leak_before_anything_is_sent(
+    hub: HubServer,
+    things: dict[str, Path],
+    thing: str,
+    change: Callable[[Path], object],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    change(things[thing])
+    assert push(things[thing], "--to", "hf:owner/thing") == 2
+    told = capfd.readouterr()
+    assert words in told.err and SECRET not in told.err + told.out and "Traceback" not in told.err
+    assert not hub.asked
+
+
+def test_a_run_is_on_the_card_of_what_it_measured_and_of_nothing_else(
+    things: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    config = EvaluatePolicyConfig(run=str(run), policy=str(things["policy"]))
+    write_bytes(run / "config.yaml", dump_config(config).encode())
+    write_json(run / "result.json", {"open|it": vars(success_rate([1.0] * 9 + [0.0])), "all": vars(success_rate([]))})
+    words = ("--to", "hf:owner/thing", "--dry-run", "--measured")
+    assert push(things["policy"], *words, run) == 0
+    card = capfd.readouterr().out
+    assert r"| success | open\|it | on the simulated station | 0.90 | 0.60 to 0.98 | 10 trials |" in card
+    assert "| all tasks | on the simulated station | not judged | not known | 0 trials |" in card
+    assert "Success was not measured" not in card
+    capfd.readouterr()
+    (run / "config.yaml").write_text("policy: mini/policy\n")
+    assert push(things["policy"], *words, run) == 2
+    assert "found figures of 'mini/policy'; needed those of" in capfd.readouterr().err
+    trials = CanaryResult("other", "open", "better", "confirmed", "", 8, 0, 2, 7, 30.0, 0.1, (0.0, 0.0))
+    write_json(run / "result.json", dataclasses.asdict(trials))
+    assert push(things["adapter"], *words, run) == 2
+    assert "found figures of other; needed those of lab_open_1" in capfd.readouterr().err
