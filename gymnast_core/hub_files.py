@@ -61,7 +61,7 @@ def fetch(text: str, kind: Kind, network: bool = True) -> Path:
         with explained(name, kind):
             folder = _ask(name, kind) if network and not is_offline() else _cached(name, kind)
         if folder is None:
-            why = "offline mode is on (HF_HUB_OFFLINE)" if network else "nothing is fetched for a goal or a job"
+            why = "offline mode is on (HF_HUB_OFFLINE)" if network else "nothing is fetched for a goal, a job or a file"
             raise HubError(f"{name}: not in the cache {cache()}, and {why}; fetch it with `gymnast hub pull {name}`")
         _fetched[name, kind] = folder
     return _fetched[name, kind]

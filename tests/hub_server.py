@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
+import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +23,8 @@ LARGE = (".safetensors", ".parquet", ".mp4")
 class Fault:
     """What happens to the next `times` requests whose "METHOD path" holds `where`.
 
-    status: of the answer. cut: instead, only these many bytes of the body are sent, and the connection ends.
+    status: of the answer. cut: instead, only these many bytes of the body are sent, and the connection ends; once
+    `hold` is set, where there is one.
     """
 
     where: str
@@ -29,6 +32,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     cut: int = 0
+    hold: threading.Event | None = None
 
 
 @dataclass
@@ -71,6 +75,7 @@ class HubServer(ThreadingHTTPServer):
         self.tokens: set[str] = set()
         self.stored: dict[str, bytes] = {}
         self.faults: list[Fault] = []
+        self._connections: list[socket.socket] = []
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -90,9 +95,17 @@ class HubServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is none of the server's business."""
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.append(request)
+        super().process_request(request, client_address)
+
     def end(self) -> None:
+        """Go as a killed process goes: the port is closed, and so is every connection."""
         self.shutdown()
         self.server_close()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):  # closed already
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -103,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _serve(self) -> None:
-        self.cut = 0
+        self.cut, self.hold = 0, None
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
         extra = f" {self.headers['Range']}" if self.headers.get("Range") else ""
@@ -116,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
                 fault.times -= 1
                 if fault.status:
                     return self._answer(fault.status, b"{}", fault.headers)
-                self.cut = fault.cut
+                self.cut, self.hold = fault.cut, fault.hold
                 break
         for pattern, method in ROUTES:
             if found := re.fullmatch(pattern, f"{self.command} {path}"):
@@ -138,6 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[: self.cut] if self.cut else content)
         if self.cut:
             self.wfile.flush()
+            if self.hold is not None:
+                self.hold.wait(60.0)
             self.close_connection = True
 
     def _find(self, kind: str, name: str, revision: str = "") -> tuple[Repository, str] | None:

@@ -7,6 +7,10 @@ import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +29,7 @@ from gymnast_core.data.formats import find_all
 from gymnast_core.errors import ConfigError, HubError
 from gymnast_core.estimates import success_rate
 from gymnast_core.evaluation.canary import CanaryResult
+from gymnast_core.evaluation.labelling import Labelling
 from gymnast_core.evaluation.policy_config import EvaluatePolicyConfig
 from gymnast_core.files import write_bytes, write_json
 from gymnast_core.hub_names import HubName, parse_hub_name
@@ -33,6 +38,7 @@ from gymnast_core.policy.adapter_state import Evidence, read_evidence, write_evi
 from gymnast_core.policy.adapters import AdapterStore
 from gymnast_core.policy.choice import StationPolicies
 from gymnast_core.station_file import open_station
+from gymnast_core.world_model.checkpoint import load_world_model
 from gymnast_core.world_model.dataset import parse_source
 from tests.hub_server import TOKEN, Fault, HubServer
 
@@ -146,6 +152,26 @@ def test_a_full_disk_leaves_nothing_half_written_and_whole_files_stay(
     assert hub.count("GET /owner/policy/resolve") == before + 1  # the weights alone
 
 
+def test_a_killed_fetch_shows_nothing_and_the_same_command_goes_on(hub: HubServer, tmp_path: Path) -> None:
+    hold = threading.Event()
+    hub.put("owner/policy", {"model.safetensors": WEIGHTS})
+    hub.faults = [Fault("GET /owner/policy/resolve", times=9, cut=70_000, hold=hold)]
+    words = ["hub", "pull", "hf:owner/policy", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gymnast_core.cli", *words], env={**os.environ, "HF_HUB_DISABLE_XET": "1"}
+    )
+    while not hub.count("GET /owner/policy/resolve"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    hold.set()
+    hub.faults = []
+    assert not (tmp_path / "out").exists() and not list(tmp_path.rglob("model.safetensors"))
+    assert main(words) == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == WEIGHTS
+
+
 def test_a_disk_without_room_is_named_before_anything_is_fetched(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,14 +212,22 @@ def test_offline_the_cache_is_used_and_the_hub_is_not_asked(
     hub_files.forget()
     with pytest.raises(HubError, match="502"):
         find_model("hf:owner/policy")
+    hub.end()
+    with pytest.raises(HubError, match=f"hf:owner/policy: cannot reach {hub.address} "):
+        find_model("hf:owner/policy")
 
 
-def test_a_goal_or_a_job_makes_the_machine_fetch_nothing(hub: HubServer) -> None:
+def test_a_goal_a_job_or_a_file_makes_the_machine_fetch_nothing(hub: HubServer, tmp_path: Path) -> None:
     hub.put("owner/policy", policy())
+    folder = Path(shutil.copytree(PACKAGE_ROOT / "weights/mini/second_world_model", tmp_path / "model"))
+    edit("config.json", autoencoder="hf:owner/policy")(folder)
+    with pytest.raises(HubError, match="nothing is fetched for"):
+        load_world_model(folder)
     station = open_station("simulated_drawer")
-    with pytest.raises(HubError, match="nothing is fetched for a goal or a job"):
+    with pytest.raises(HubError, match="nothing is fetched for a goal, a job or a file"):
         StationPolicies(station).check("hf:owner/policy")
     named = open_station("simulated_drawer", "hf:owner/policy")
+    assert named.portable().models.policy == "hf:owner/policy"
     assert "gymnast hub pull hf:owner/policy" in doctor.check_models(named.portable(), named.path).detail
     assert not hub.asked
     StationPolicies(station, user_names=True).check("hf:owner/policy")
@@ -298,9 +332,12 @@ def test_what_is_pushed_comes_back_with_a_card(
     assert hub.count("PUT /lfs") == sent
     if thing == "dataset":
         assert len(find_all("hf:owner/thing@v3.0")) == len(find_all(folder)) > 0
+        with pytest.raises(ConfigError, match="hub pull hf:owner/thing --out FOLDER"):
+            Labelling(["hf:owner/thing"])
     if thing == "adapter":
         text = repository.files["README.md"].decode()
         assert "| success of the adapter | open | on the station, from the same resets | 0.88 | 0.53 to 0.98 |" in text
+        assert "| base | owner/base |" in text
         assert b"somebody" not in b"".join(repository.files.values())
         assert read_evidence(tmp_path / "back").words == "imagined, ungated"  # another robot confirmed it
         assert AdapterStore(tmp_path).read("back").task == "open"

@@ -12,13 +12,13 @@ import yaml
 from gymnast_core.contents import one_line
 from gymnast_core.data.formats import find_all
 from gymnast_core.data.lerobot_dataset import INFO_FILE
-from gymnast_core.files import read_json
 from gymnast_core.hub.measured import Row, rows_of_canary, rows_of_fidelity
 from gymnast_core.hub.parcel import VERSION, WORDS, Parcel
 from gymnast_core.hub_names import HubName
 from gymnast_core.policy.adapter_state import read_evidence
 from gymnast_core.policy.adapters import AdapterStore
 from gymnast_core.policy.checkpoint import fingerprint
+from gymnast_core.policy.lora_files import CONFIG
 from gymnast_core.results import read_record
 from gymnast_core.world_model.fidelity import Fidelity
 from gymnast_core.world_model.fidelity import fingerprint as world_model_fingerprint
@@ -97,9 +97,9 @@ def _of_adapter(parcel: Parcel, name: HubName, task: str) -> Facts:
     record = AdapterStore(parcel.folder.parent).read(parcel.folder.name)
     evidence = read_evidence(parcel.folder)
     facts = Facts(tags=["lora"])
-    own = read_json(parcel.folder / "adapter_config.json").get("base_model_name_or_path")
+    own = parcel.read(CONFIG).get("base_model_name_or_path")
     facts.about = {
-        "base": str(own or "not known").rstrip("/").rpartition("/")[2],
+        "base": str(own or "not said"),
         "weights of the base": record.base or "not known: other code wrote the adapter",
         "task": task or record.task or "not said",
         "station": record.station or "not said",
@@ -123,11 +123,10 @@ def _of_adapter(parcel: Parcel, name: HubName, task: str) -> Facts:
 
 
 def _of_policy(parcel: Parcel, name: HubName, task: str) -> Facts:
-    content = read_json(parcel.folder / "config.json")
+    content, made = parcel.read("config.json"), parcel.read("gymnast.json")
     facts = Facts(tags=[one_line(str(content.get("model_type")), 40)])
-    made = read_json(parcel.folder / "gymnast.json") if (parcel.folder / "gymnast.json").exists() else {}
     facts.about = {
-        "base": str(made.get("base") or "not said").rstrip("/").rpartition("/")[2],
+        "base": str(made.get("base") or "not said"),
         "task": task or "not said",
         "made by": str(made.get("command") or "not said"),
         "weights": fingerprint(parcel.folder),
@@ -139,7 +138,7 @@ def _of_policy(parcel: Parcel, name: HubName, task: str) -> Facts:
 
 
 def _of_world_model(parcel: Parcel, name: HubName, task: str) -> Facts:
-    content = read_json(parcel.folder / "config.json")
+    content = parcel.read("config.json")
     made = content.get("made_by")
     facts = Facts(tags=["world-model"])
     facts.about = {
@@ -167,7 +166,7 @@ def _of_world_model(parcel: Parcel, name: HubName, task: str) -> Facts:
 
 
 def _of_dataset(parcel: Parcel, name: HubName, task: str) -> Facts:
-    info = read_json(parcel.folder / INFO_FILE)
+    info = parcel.read(INFO_FILE)
     episodes = find_all(parcel.folder)
     outcomes = [episode.outcome() for episode in episodes]
     tasks = Counter(episode.describe().instruction or "no instruction" for episode in episodes)

@@ -70,6 +70,11 @@ class Parcel:
         """Of the repository."""
         return "dataset" if self.thing == "dataset" else "model"
 
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file as it is sent; empty where it is not. Raises: CheckpointError."""
+        content = self.files.get(name, b"{}")
+        return dict(json.loads(content)) if isinstance(content, bytes) else read_json(content)
+
     @property
     def size(self) -> int:
         """Bytes."""
