@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import stamina
 import torch
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 from gymnast_core import doctor, hub_files
 from gymnast_core.cli import main
 from gymnast_core.config import PACKAGE_ROOT, dump_config, find_model
+from gymnast_core.data.episode import Episode, write_episode
 from gymnast_core.data.formats import find_all
 from gymnast_core.errors import ConfigError, HubError
 from gymnast_core.estimates import success_rate
@@ -32,6 +34,7 @@ from gymnast_core.evaluation.canary import CanaryResult
 from gymnast_core.evaluation.labelling import Labelling
 from gymnast_core.evaluation.policy_config import EvaluatePolicyConfig
 from gymnast_core.files import write_bytes, write_json
+from gymnast_core.hub.leaks import find_leaks
 from gymnast_core.hub_names import HubName, parse_hub_name
 from gymnast_core.plain_yaml import parse_yaml
 from gymnast_core.policy.adapter_state import Evidence, read_evidence, write_evidence
@@ -279,6 +282,7 @@ def test_what_is_no_name_is_refused_on_one_line_and_leads_nowhere(text: str) -> 
 @pytest.fixture
 def things(tmp_path: Path) -> dict[str, Path]:
     """Folders to push: a data set, a policy, a world model and an adapter, small ones."""
+    pytest.importorskip("pyarrow")
     shipped = PACKAGE_ROOT / "weights" / "mini"
     names = {"policy": "policy", "world_model": "second_world_model"}
     found = {thing: Path(shutil.copytree(shipped / name, tmp_path / thing)) for thing, name in names.items()}
@@ -349,6 +353,9 @@ def test_a_push_that_is_cut_leaves_the_repository_as_it_was_and_goes_on(
     words = (things["world_model"], "--to", "hf:owner/model")
     assert push(*words) == 2
     assert "HF_TOKEN: found none" in capfd.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "wrong" * 6)
+    assert push(*words) == 2
+    assert "hf:owner/model: the Hub refuses HF_TOKEN (401" in capfd.readouterr().err
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert push(*words) == 0
     (repository,) = hub.repositories.values()
@@ -448,3 +455,48 @@ def test_a_run_is_on_the_card_of_what_it_measured_and_of_nothing_else(
     write_json(run / "result.json", dataclasses.asdict(trials))
     assert push(things["adapter"], *words, run) == 2
     assert "found figures of other; needed those of lab_open_1" in capfd.readouterr().err
+
+
+def test_a_recorded_data_set_goes_without_folders_and_without_its_operator(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for name, more in (("named", {"operator": "Ada"}), ("plain", {})):
+        told = {"station_file": "/home/ada/lab.yaml", "policy": "expert", **more}
+        frames, still = np.zeros((3, 32, 32, 3), np.uint8), np.zeros((2, 7), np.float32)
+        stamps = 1_764_000_000_000_000_000 + np.arange(3) * 200_000_000
+        episode = Episode("open", frames, still, still, np.zeros((3, 7), np.float32), stamps, True, True, told)
+        write_episode(tmp_path / name / "one", episode)
+        words = ["--to", "lerobot", "--out", str(tmp_path / f"{name}_set"), "--workers", "1"]
+        assert main(["data", "convert", str(tmp_path / name), *words]) == 0
+    capfd.readouterr()
+    assert push(tmp_path / "named_set", "--to", "hf:owner/set") == 2
+    assert "file-000.parquet: gymnast.metadata.operator: found the name of a person ('Ada')" in capfd.readouterr().err
+    assert push(tmp_path / "plain_set", "--to", "hf:owner/set") == 0
+    assert b"/home/ada" not in b"".join(hub.repositories["datasets/owner/set"].files.values())
+    (mine,), (theirs,) = find_all(tmp_path / "plain_set"), find_all("hf:owner/set")
+    assert theirs.describe().metadata == {**mine.describe().metadata, "station_file": "lab.yaml"}
+    assert np.array_equal(theirs.read().frames, mine.read().frames) and theirs.outcome().success
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.from_regex(r"\A[a-z]{0,8}\Z"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.from_regex(r"\A[b-d]{1,3}\Z"), inner, max_size=3),
+    max_leaves=8,
+)
+LEAKS = ("/home/ada/x.yaml", "see /mnt/disk/run 3", "C:\\Users\\ada\\x", "~/runs/x", "ada@example.org", SECRET)
+
+
+@settings(max_examples=40)
+@given(PLAIN, st.sampled_from(LEAKS), st.sampled_from([".json", ".jsonl", ".md", ".safetensors"]))
+def test_a_leak_is_found_wherever_it_stands_and_nothing_else_is(value: object, leak: str, suffix: str) -> None:
+    def packed(inner: object) -> bytes:
+        if suffix != ".safetensors":
+            return json.dumps({"b": inner, "text": json.dumps([inner])}).encode()
+        head = json.dumps({"__metadata__": {"b": json.dumps(inner)}}).encode()
+        return len(head).to_bytes(8, "little") + head
+
+    assert list(find_leaks(f"x{suffix}", packed(value))) == []
+    found = list(find_leaks(f"x{suffix}", packed([value, leak])))
+    assert found and all(line.startswith(f"x{suffix}: ") and SECRET not in line for line in found)

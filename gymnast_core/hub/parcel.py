@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -12,12 +13,13 @@ from typing import Any, Literal
 
 from gymnast_core.contents import name_folder, one_line
 from gymnast_core.data.formats import find_all
-from gymnast_core.data.lerobot_dataset import INFO_FILE
+from gymnast_core.data.lerobot_dataset import INFO_FILE, OWN
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.files import files_of_folders, read_json
 from gymnast_core.hub.leaks import PATH, WHOLE_PATH, find_leaks
 from gymnast_core.hub_files import PICKLES, WEIGHTS, is_taken
 from gymnast_core.hub_session import Kind
+from gymnast_core.plain_json import parse_json
 from gymnast_core.policy.adapter_state import EVIDENCE
 from gymnast_core.policy.adapters import RECORD, AdapterStore
 from gymnast_core.policy.checkpoint import fingerprint
@@ -51,6 +53,7 @@ MADE_BY: Mapping[str, tuple[str, ...]] = {
     EVIDENCE: ("reason", "trials"),
 }
 """Fields (none: all) that say what made the weights, by the file's name. Their paths are sent without folders."""
+EPISODES = "meta/episodes/*.parquet"
 MOST_LEAKS = 5
 
 
@@ -120,7 +123,7 @@ def pack(folder: Path, base: str = "") -> Parcel:
         content, words = _prepared(folder / name, name, base if thing == "adapter" else "")
         files[name] = content
         changed += words
-    leaks = [leak for name, content in files.items() for leak in find_leaks(name, content)]
+    leaks = list(dict.fromkeys(leak for name, content in files.items() for leak in find_leaks(name, content)))
     if leaks:
         more = f" (and {len(leaks) - 1} more: {'; '.join(leaks[1:MOST_LEAKS])})" if len(leaks) > 1 else ""
         raise DataError(f"{folder}: nothing was sent: {leaks[0]}{more}")
@@ -137,6 +140,8 @@ def was_sent(thing: Thing, name: str) -> bool:
 
 def _prepared(path: Path, name: str, base: str) -> tuple[Path | bytes, list[str]]:
     """A file as it is sent, and what differs, in words."""
+    if fnmatch(name, EPISODES):
+        return _prepared_table(path, name)
     fields = MADE_BY.get(PurePath(name).name)
     if fields is None:
         return path, []
@@ -149,6 +154,26 @@ def _prepared(path: Path, name: str, base: str) -> tuple[Path | bytes, list[str]
         if key in content:
             content[key] = _without_folders(content[key], f"{name}: {key}", words)
     return (json.dumps(content, indent=1).encode(), words) if words else (path, [])
+
+
+def _prepared_table(path: Path, name: str) -> tuple[Path | bytes, list[str]]:
+    """A table of episodes, with the metadata of each as they are sent: they name the station file by its whole path."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table, column = pq.ParquetFile(path).read(), f"{OWN}metadata"
+    if column not in table.column_names:
+        return path, []
+    words: list[str] = []
+    texts = [
+        text and json.dumps(_without_folders(parse_json(text), f"{name}: {column}", words))
+        for text in table.column(column).to_pylist()
+    ]
+    place = table.column_names.index(column)
+    changed = table.set_column(place, table.schema.field(column), pa.array(texts, table.schema.field(column).type))
+    stream = io.BytesIO()
+    pq.write_table(changed, stream, write_page_checksum=True)
+    return (stream.getvalue(), list(dict.fromkeys(words))) if words else (path, [])
 
 
 def _without_folders(value: Any, place: str, words: list[str]) -> Any:
