@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from gymnast_core.contents import one_line
-from gymnast_core.errors import ConfigError, HubError
+from gymnast_core.errors import ConfigError, GymnastError, HubError
 from gymnast_core.redaction import remember_secret
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def explained(name: object, kind: Kind, token: bool = False) -> Iterator[None]:
 
     try:
         yield
+    except GymnastError:  # said in one line already
+        raise
     except Exception as error:
         if (response := response_of(error)) is not None:
             words = _refused(response, kind, token)
