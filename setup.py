@@ -50,10 +50,12 @@ EXTRAS = {
         "mcap-ros2-support>=0.5.3,<1",
         "lz4>=4.3,<5",
         "zstandard>=0.22,<1",
-        "rosbags>=0.10,<1",
+        "rosbags>=0.11,<1",
     ],
     # LeRobot data sets, read and written: their tables.
     "lerobot": ["pyarrow>=17,<28"],
+    # RLDS data sets, read and written without TensorFlow: fast checksums, and protobuf's wire format.
+    "rlds": ["google-crc32c>=1.5,<2", "protobuf>=4.21,<8"],
     # Published checkpoints: the autoencoder of WorldGym.
     "checkpoints": ["diffusers>=0.31,<1"],
     # Vision-language models that judge in process, Qwen3-VL among them; without it peft brings some version.
@@ -85,6 +87,7 @@ EXTRAS["full"] = sorted(
             "vlm",
             "log",
             "lerobot",
+            "rlds",
             "checkpoints",
             "local-judge",
             "four-bit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ from rich.progress import (
 )
 
 console = Console(stderr=True)
+STOPPING = b"\nstopping at the next safe place; once more to stop now\n"
 
 
 def progress_bar() -> Progress:
@@ -59,7 +61,7 @@ class Interruption:
             raise KeyboardInterrupt
         self.requested = True
         self.at = time.monotonic()
-        console.print("stopping at the next safe place; once more to stop now")
+        os.write(2, STOPPING)  # not by rich, which may be halfway through an import of its own
 
 
 class Stopped(KeyboardInterrupt):

@@ -40,7 +40,8 @@ class DatasetSettings:
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Frames per second of a data set with one rate. None: the rate of the episodes' time stamps, which must agree."""
     frames: Literal["video", "pictures"] = "video"
-    """How LeRobot data sets keep frames: "video" is small and loses detail; "pictures" (PNG) lose nothing."""
+    """How data sets keep frames: "video" (LeRobot) or JPEG (RLDS) is small and loses detail; "pictures" (PNG) lose
+    nothing."""
     clip: bool = False
     """WorldGym: clip steps beyond 0.05 m and 0.25 rad and round the gripper, as its own data were made. Otherwise such
     an episode is refused."""

@@ -199,6 +199,10 @@ class Station:
             request.offset = np.asarray(offset, dtype=np.float32)
         self._call(ResetArm, "arm/reset", request, 60.0)
 
+    def rest_arm(self) -> None:
+        """Lie down in the rest pose, then let go of the motors; `reset_arm` wakes the arm."""
+        self._call(Trigger, "arm/rest", Trigger.Request(), 60.0)
+
     def reset_scene(self, task: str, seed: int = 0) -> None:
         """Bring a simulated scene to the start of a task; the seed decides its poses."""
         self._call(ResetScene, "station/reset_scene", ResetScene.Request(task=task, seed=seed), 30.0)

@@ -15,7 +15,6 @@ import time
 from types import TracebackType
 
 import numpy as np
-from gymnast_msgs.msg import BridgeAction
 from rclpy.context import Context
 from rclpy.executors import Executor
 
@@ -79,11 +78,7 @@ class Driving:
         if values.shape != (7,) or not np.isfinite(values).all():
             raise DataError(f"action: found {values.tolist()}, needed 7 finite numbers")
         self._check()
-        message = BridgeAction(episode_id=self._episode, step=self._step, gripper=float(np.clip(values[6], 0.0, 1.0)))
-        message.commander, message.translation, message.rotation = self._commander.name, values[:3], values[3:6]
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        message.header.frame_id = f"{self._node.station.arm.driver[1:]}/base_link"
-        self._commander.send(message)
+        self._commander.send(self._episode, self._step, values)
         self._step += 1
 
     def __enter__(self) -> Driving:
