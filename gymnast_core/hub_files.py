@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 
 WEIGHTS = ".safetensors"
 TAKEN: dict[Kind, tuple[str, ...]] = {
-    "model": (WEIGHTS, ".json", ".model", ".txt", ".md", ".jinja"),
+    "model": (f"*{WEIGHTS}", "*.json", "*.model", "*.txt", "*.md", "*.jinja"),
     "dataset": (
-        *(".parquet", ".mp4", ".json", ".jsonl", ".mcap", ".npz", ".npy", ".yaml"),
-        *(".png", ".jpg", ".jpeg", ".txt", ".md"),
+        *("*.parquet", "*.mp4", "*.json", "*.jsonl", "*.npz", "*.npy", "*.png", "*.jpg", "*.jpeg", "*.txt", "*.md"),
+        *("*.mcap", "*.mcap.zstd", "*.db3", "*.db3.zstd", "*.bag", "*.yaml", "*.tfrecord*"),
     ),
 }
-"""How the names of files end that are fetched and sent; no other file is, whatever a repository or folder holds."""
+"""Names of the files that are fetched and sent; no other file is, whatever a repository or folder holds."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _fetched: dict[tuple[HubName, Kind], Path] = {}
 """What this process looked up: a name stays the same commit to its end."""
@@ -46,7 +47,7 @@ _fetched: dict[tuple[HubName, Kind], Path] = {}
 
 def is_taken(path: str, kind: Kind) -> bool:
     """Whether a file of this name is fetched and sent."""
-    return path.endswith(TAKEN[kind])
+    return any(fnmatchcase(path, pattern) for pattern in TAKEN[kind])
 
 
 def fetch(text: str, kind: Kind, network: bool = True) -> Path:
@@ -106,7 +107,7 @@ def _download(name: HubName, kind: Kind) -> Path:
             name.repository,
             repo_type=kind,
             revision=revision,
-            allow_patterns=_patterns(kind),
+            allow_patterns=list(TAKEN[kind]),
             cache_dir=cache(),
             endpoint=api.endpoint,
             token=hub_token(),
@@ -126,7 +127,7 @@ def _cached(name: HubName, kind: Kind) -> Path | None:
             name.repository,
             repo_type=kind,
             revision=name.revision or None,
-            allow_patterns=_patterns(kind),
+            allow_patterns=list(TAKEN[kind]),
             cache_dir=cache(),
             local_files_only=True,
             token=False,
@@ -134,10 +135,6 @@ def _cached(name: HubName, kind: Kind) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     return Path(folder)
-
-
-def _patterns(kind: Kind) -> list[str]:
-    return [f"*{suffix}" for suffix in TAKEN[kind]]
 
 
 def _check_content(name: HubName, kind: Kind, paths: Iterable[str]) -> None:
@@ -148,7 +145,7 @@ def _check_content(name: HubName, kind: Kind, paths: Iterable[str]) -> None:
         found = f"{pickled}, which may hold a pickle and run code" if pickled else _few(paths)
         raise HubError(f"{name}: found {found}; needed weights as {WEIGHTS}")
     if not any(is_taken(path, kind) for path in paths):
-        raise HubError(f"{name}: found {_few(paths)}; needed files that end in {', '.join(TAKEN[kind])}")
+        raise HubError(f"{name}: found {_few(paths)}; needed one of {', '.join(TAKEN[kind])}")
 
 
 def _few(paths: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -135,12 +135,12 @@ def was_sent(thing: Thing, name: str) -> bool:
     """Whether a push of this kind sends a file of this name; so it is one that an earlier push sent."""
     if (thing == "policy" and "/" in name) or not is_taken(name, "dataset" if thing == "dataset" else "model"):
         return False
-    return any(fnmatch(name, pattern) for pattern in SENT[thing])
+    return any(fnmatchcase(name, pattern) for pattern in SENT[thing])
 
 
 def _prepared(path: Path, name: str, base: str) -> tuple[Path | bytes, list[str]]:
     """A file as it is sent, and what differs, in words."""
-    if fnmatch(name, EPISODES):
+    if fnmatchcase(name, EPISODES):
         return _prepared_table(path, name)
     fields = MADE_BY.get(PurePath(name).name)
     if fields is None:
