@@ -18,6 +18,7 @@ from gymnast_core.hub_names import HubName, parse_hub_name
 from gymnast_core.hub_session import (
     BUSY,
     SECONDS,
+    TRANSPORT,
     Kind,
     explained,
     hub_api,
@@ -81,7 +82,7 @@ def _ask(name: HubName, kind: Kind) -> Path | None:
         return _download(name, kind)
     except Exception as error:
         response = response_of(error)
-        silent = type(error).__module__.startswith(("httpx", "httpcore"))
+        silent = type(error).__module__.startswith(TRANSPORT)
         if not (silent or (response is not None and response.status_code in BUSY)):
             raise
         if (folder := _cached(name, kind)) is None:

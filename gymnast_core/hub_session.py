@@ -26,6 +26,8 @@ SECONDS = 30.0
 """After which a Hub that says nothing is taken for one that does not answer."""
 BUSY = (429, 500, 502, 503, 504)
 """Answers after which the same request may succeed."""
+TRANSPORT = ("httpx", "httpcore")
+"""How the names of the modules begin whose errors say that the Hub was not reached."""
 ATTEMPTS = 5
 LONGEST_WAIT_S = 300.0
 """A Hub that asks for a longer wait than this ends the command, which says how long it asked for."""
@@ -117,19 +119,19 @@ def explained(name: object, kind: Kind, token: bool = False) -> Iterator[None]:
         elif isinstance(error, OfflineModeIsEnabled):
             words = "offline mode is on (HF_HUB_OFFLINE); unset it to ask the Hub"
         elif isinstance(error, LocalEntryNotFoundError):
-            words = f"cannot reach {endpoint()}, and the cache does not hold it"
+            words = f"cannot reach {endpoint()}, and the cache does not hold it; {AGAIN}"
         elif isinstance(error, HFValidationError):
             words = one_line(str(error))
+        elif isinstance(error, (TimeoutError, ConnectionError)) or type(error).__module__.startswith(TRANSPORT):
+            words = f"cannot reach {endpoint()} ({one_line(str(error)) or type(error).__name__}); {AGAIN}"
         elif isinstance(error, OSError):
             words = _disk(error)
-        elif isinstance(error, TimeoutError) or type(error).__module__.startswith(("httpx", "httpcore")):
-            words = f"cannot reach {endpoint()} ({one_line(str(error)) or type(error).__name__}); {AGAIN}"
         else:
             raise
         raise HubError(f"{name}: {words}") from error
 
 
-AGAIN = "run the same command again, files that are whole are not sent or fetched twice"
+AGAIN = "run the same command again (what is whole is neither sent nor fetched twice)"
 
 
 def _refused(response: Any, kind: Kind, needs_token: bool) -> str:

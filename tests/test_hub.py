@@ -322,6 +322,7 @@ def test_what_is_pushed_comes_back_with_a_card(
     files = dict(repository.files)
     card = parse_yaml(files.pop("README.md").decode().split("---")[1])
     assert card["license"] == "apache-2.0" and {"robotics", "gymnast"} <= set(card["tags"])
+    assert (b"Success was not measured." in repository.files["README.md"]) == (thing == "policy")
     if thing == "dataset":
         assert repository.tags == {"v3.0": repository.find("main")} and "LeRobot" in card["tags"]
     else:
@@ -340,8 +341,13 @@ def test_what_is_pushed_comes_back_with_a_card(
             Labelling(["hf:owner/thing"])
     if thing == "adapter":
         text = repository.files["README.md"].decode()
-        assert "| success of the adapter | open | on the station, from the same resets | 0.88 | 0.53 to 0.98 |" in text
-        assert "| base | owner/base |" in text
+        assert "| success of the adapter | open | on station lab, from the same resets | 0.88 | 0.53 to 0.98 |" in text
+        assert "| base | owner/base |" in text and "Success on other robots" in text
+        assert "Success on a station" not in text
+        (folder / "evidence.json").unlink()
+        assert push(folder, "--to", "hf:owner/thing") == 0
+        assert b"Success on a station, simulated or real, was not measured." in repository.files["README.md"]
+        assert "evidence.json" not in repository.files  # of the earlier push
         assert b"somebody" not in b"".join(repository.files.values())
         assert read_evidence(tmp_path / "back").words == "imagined, ungated"  # another robot confirmed it
         assert AdapterStore(tmp_path).read("back").task == "open"

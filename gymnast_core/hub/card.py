@@ -46,8 +46,8 @@ def write_card(
     if base:
         facts.about = {"base": base} | {key: value for key, value in facts.about.items() if key != "base"}
     facts.rows += rows
-    if any(row.what.startswith("success") for row in facts.rows):
-        facts.missing = [words for words in facts.missing if not words.startswith("Success")]
+    if parcel.thing in ("policy", "adapter"):
+        facts.missing = [*_missing_success(facts.rows), *facts.missing]
     title = name.repository.split("/")[1]
     parts = [
         f"---\n{_front(parcel, license_name, base, facts)}---",
@@ -62,6 +62,16 @@ def write_card(
         "```\n" + "\n".join(facts.load) + "\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _missing_success(rows: Sequence[Row]) -> list[str]:
+    """What of a policy's success was not measured."""
+    where = [row.where for row in rows if "success" in row.what and row.value is not None]
+    if not where:
+        return ["Success was not measured."]
+    if not any("station" in place for place in where):
+        return ["Success on a station, simulated or real, was not measured."]
+    return []
 
 
 def _front(parcel: Parcel, license_name: str, base: str, facts: Facts) -> str:
@@ -111,9 +121,7 @@ def _of_adapter(parcel: Parcel, name: HubName, task: str) -> Facts:
     for key, value in record.metrics.items():
         what = key.replace("_", " ")
         facts.rows.append(Row(what, about, "in imagination, when it was made", value, None, None))
-    facts.rows += rows_of_canary(evidence.trials)
-    if not evidence.trials:
-        facts.missing.append("Success on a robot was not measured.")
+    facts.rows += rows_of_canary(evidence.trials, record.station)
     facts.missing.append("Success on other robots, cameras and tasks was not measured.")
     facts.load = [
         f"gymnast hub pull {name}",
@@ -132,7 +140,6 @@ def _of_policy(parcel: Parcel, name: HubName, task: str) -> Facts:
         "weights": fingerprint(parcel.folder),
         "statistics of actions": ", ".join(map(str, content.get("norm_stats") or {})) or "none",
     }
-    facts.missing.append("Success was not measured.")
     facts.load = [f"gymnast policy evaluate --policy {name}", f"gymnast serve --policy {name}"]
     return facts
 

@@ -181,12 +181,12 @@ def _of_adapt(result: AdaptResult) -> list[Row]:
     ]
 
 
-def rows_of_canary(trials: Mapping[str, Any]) -> list[Row]:
-    """The rows of paired trials on the robot, as an adapter's evidence keeps them; none where it keeps none."""
+def rows_of_canary(trials: Mapping[str, Any], station: str = "") -> list[Row]:
+    """The rows of paired trials on a station, as an adapter's evidence keeps them; none where it keeps none."""
     if not _fits(CanaryResult, trials):
         return []
     result = parse_config(CanaryResult, trials, "evidence.json: trials")
-    where = "on the station, from the same resets"
+    where = f"on station {station}, from the same resets" if station else "on the station, from the same resets"
     return [
         counted("success of the base", result.task, where, result.base_successes, result.pairs, "pairs"),
         counted("success of the adapter", result.task, where, result.adapter_successes, result.pairs, "pairs"),
