@@ -40,8 +40,10 @@ BEGINNINGS = frozenset(("config.yaml", "progress.jsonl", LOCK))
 _runs: weakref.WeakSet[RunFolder] = weakref.WeakSet()
 
 
-def refuse_other_options(path: str | os.PathLike[str], then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """A run goes on with the options it began with; those it did not have yet may be new.
+def refuse_other_options(
+    path: str | os.PathLike[str], then: Mapping[str, Any], now: Mapping[str, Any], option: str = "--run"
+) -> None:
+    """A run goes on with the options it began with; those it did not have yet may be new. option: names the folder.
 
     Raises: ConfigError naming the first option that differs.
     """
@@ -49,7 +51,7 @@ def refuse_other_options(path: str | os.PathLike[str], then: Mapping[str, Any], 
         if name in then and then[name] != value:
             raise ConfigError(
                 f"{path}: holds a run with {name} {then[name]!r}, found {value!r}; give the same options, or choose "
-                "another --run"
+                f"another {option}"
             )
 
 

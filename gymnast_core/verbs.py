@@ -243,6 +243,24 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "data recover": _verb(
             "data.", "recover:RecoverConfig", "recover:recover", "repair recordings that were cut short"
         ),
+        "augment distractors": _verb(
+            "workflows.",
+            "augment_config:DistractorsConfig",
+            "augment_distractors:augment_distractors",
+            "add things that do not matter to start frames",
+        ),
+        "augment instructions": _verb(
+            "workflows.",
+            "augment_config:InstructionsConfig",
+            "augment_instructions:augment_instructions",
+            "give start frames further instructions",
+        ),
+        "augment tasks": _verb(
+            "workflows.",
+            "augment_config:TasksConfig",
+            "augment_tasks:augment_tasks",
+            "sort start frames into a mixture's folders, some held out",
+        ),
         "report": _verb(
             "reporting.", "report:ReportConfig", "report:report", "write report.html of a run folder again"
         ),

@@ -8,7 +8,7 @@ from pathlib import Path
 CORE = Path(__file__).resolve().parent.parent / "gymnast_core"
 LEVELS = [
     {"data"},
-    {"robot", "reporting"},
+    {"robot", "reporting", "compositing"},
     {"policy", "world_model", "reward", "simulation"},
     {"rollout"},
     {"rl", "evaluation"},

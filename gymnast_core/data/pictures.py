@@ -9,6 +9,7 @@ import io
 import os
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,14 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", bytes.fromhex("0000000049454e44ae426082")
 SCREEN_GAMMA = 0.45455
 """The gamma that PNG files declare for pictures meant for a screen, as sRGB is."""
+MOST_GREY = 0.1
+"""Share of a mask that may be neither black nor white, as soft edges are."""
 SAME_COLOUR = 2
 """A colour profile that moves no colour by more than this, of 255, is sRGB."""
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError, KeyError, IndexError, TypeError)
 """What Pillow raises for broken files, besides `struct.error`."""
+CheckKind = Callable[[Image.Image, Path | io.BytesIO, str], None]
+"""Refuses, by its header, an image that is not of the kind that is needed; called with its file and name."""
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `check_sides` refuses more strictly
 
@@ -72,6 +77,48 @@ def _pixels(image: Image.Image, name: str) -> np.ndarray:
         raise DataError(f"{name}: not a whole image ({_one_line(error)})") from error
 
 
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an image file as a mask (H, W) bool: true where it is brighter than half. Grey and colour will do.
+
+    Raises: DataError when the file is missing, not a whole image, of a side outside 16 to 8192 pixels, animated,
+        transparent in places (what is hidden there is no mask), or neither black nor white in many: a photograph.
+    """
+    path = Path(path)
+    with _opened(path, _check_mask) as image:
+        try:
+            image.load()
+            plain = ImageOps.exif_transpose(image)
+            if image.mode not in ("1", "L"):
+                plain = _opaque(plain, str(path))
+            shades = np.array(plain.convert("L"), dtype=np.uint8)
+        except (*UNREADABLE, struct.error) as error:
+            raise DataError(f"{path}: not a whole image ({_one_line(error)})") from error
+    between = float(((shades > 48) & (shades < 208)).mean())
+    if between > MOST_GREY:
+        raise DataError(f"{path}: {between:.0%} of it is neither black nor white; needed a mask, white where it holds")
+    return shades > 127
+
+
+def read_cutout(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an object that was cut out: an image with transparency as uint8 RGBA (H, W, 4), in sRGB.
+
+    Raises: DataError when the file is missing, not a whole image, of a side outside 16 to 8192 pixels, animated, of
+        more than 8 bits a channel, or transparent everywhere or nowhere.
+    """
+    path = Path(path)
+    with _opened(path, _check_cutout) as image:
+        try:
+            image.load()
+            pixels = np.array(image.convert("RGBA"), dtype=np.uint8)
+        except (*UNREADABLE, struct.error) as error:
+            raise DataError(f"{path}: not a whole image ({_one_line(error)})") from error
+    alpha = pixels[..., 3]
+    if alpha.max() < 128 or alpha.min() == 255:
+        found = "transparent everywhere" if alpha.max() < 128 else "transparent nowhere"
+        raise DataError(f"{path}: found an object {found}; needed one that was cut out of its background")
+    return pixels
+
+
 def check_image(path: str | os.PathLike[str]) -> None:
     """Check that an image file is there and of an allowed kind, by its header alone, and that a PNG has its end.
 
@@ -84,14 +131,14 @@ def check_image(path: str | os.PathLike[str]) -> None:
         raise DataError(f"{path}: not a whole PNG image; remove the episode or record it again")
 
 
-def _opened(path: Path) -> Image.Image:
-    """The image with its header read and checked, its pixels not decoded yet."""
+def _opened(path: Path, check_kind: CheckKind | None = None) -> Image.Image:
+    """The image with its header read and checked, its pixels not decoded yet. check_kind: None wants 8-bit RGB."""
     if not path.is_file():
         raise DataError(f"{path}: no such image file")
-    return _readable(path, str(path))
+    return _readable(path, str(path), check_kind)
 
 
-def _readable(source: Path | io.BytesIO, name: str) -> Image.Image:
+def _readable(source: Path | io.BytesIO, name: str, check_kind: CheckKind | None = None) -> Image.Image:
     """A file, or its content, as an image whose header was checked. Raises: DataError."""
     try:
         image = Image.open(source, formats=FORMATS)
@@ -106,7 +153,7 @@ def _readable(source: Path | io.BytesIO, name: str) -> Image.Image:
         raise DataError(f"{name}: not a readable image ({expected})") from error
     try:
         check_sides(*image.size, name)
-        _check_kind(image, source, name)
+        (check_kind or _check_kind)(image, source, name)
     except (*UNREADABLE, struct.error) as error:
         image.close()
         raise DataError(f"{name}: not a whole image ({_one_line(error)})") from error
@@ -114,6 +161,23 @@ def _readable(source: Path | io.BytesIO, name: str) -> Image.Image:
         image.close()
         raise
     return image
+
+
+def _check_mask(image: Image.Image, source: Path | io.BytesIO, name: str) -> None:
+    """Refuse, by the header, what is no 8-bit mask."""
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{name}: found {getattr(image, 'n_frames', 1)} pictures in it, needed one")
+    if image.mode not in ("1", "L", "RGB", "RGBA", "P", "PA") or _bits(image) > 8:
+        raise DataError(
+            f"{name}: found {image.mode} pixels, needed a grey or RGB picture of 8 bits, white where it holds"
+        )
+
+
+def _check_cutout(image: Image.Image, source: Path | io.BytesIO, name: str) -> None:
+    """Refuse, by the header, what has no transparency."""
+    _check_mask(image, source, name)
+    if image.mode not in ("RGBA", "PA") and "transparency" not in image.info:
+        raise DataError(f"{name}: found {image.mode} pixels without transparency, needed an object cut out (RGBA)")
 
 
 def _check_kind(image: Image.Image, source: Path | io.BytesIO, name: str) -> None:

@@ -52,15 +52,15 @@ class Question:
     frames: int
 
 
-class AskingJudge:
-    """What judges that ask have in common; each of them says how a question is put, sent, read and decided.
+class Asker:
+    """Asks a model, whatever is asked: retries, cache, pace, spend limits, raw answers.
 
     who: names in messages whom it asks. model: named beside every answer that is kept. cache: folder of earlier
     answers. raw: JSON-lines file that every answer is appended to. spent: tokens (in, out) that this run has taken
-    before.
+    before. section: of the settings, for the errors.
 
-    Raises: JudgeError from `judge` when a spend limit is reached, who is asked refuses what will always be refused,
-    nothing has ever been answered (see `Turns`) or scored, or the raw answers cannot be kept.
+    Raises: JudgeError from `answers` when a spend limit is reached, who is asked refuses what will always be refused,
+    nothing has ever been answered (see `Turns`), or the raw answers cannot be kept.
     """
 
     name = "asking"
@@ -73,6 +73,7 @@ class AskingJudge:
         cache: str | os.PathLike[str] | None = None,
         raw: str | os.PathLike[str] | None = None,
         spent: tuple[int, int] = (0, 0),
+        section: str = "judge",
     ) -> None:
         self.config = config
         self._model = model
@@ -83,76 +84,35 @@ class AskingJudge:
         self.pace = Pace(config.requests_per_minute)
         self._who = who
         self._turns = Turns(who)
-        self.spending = Spending(config, *spent, name=f"{self.name} judge")
-        self._has_scored, self._unscored = False, 0
+        kind = f"{self.name} judge" if section == "judge" else section
+        self.spending = Spending(config, *spent, name=kind, section=section)
 
     # --- what each of them says -------------------------------------------------------------------------------------
-
-    def question(self, video: np.ndarray, instruction: str) -> Question:
-        """What is asked about a video (n, H, W, 3) uint8."""
-        raise NotImplementedError
 
     def say(self, question: Question, vote: int, taken: Callable[[int, int], None]) -> Said:
         """One answer; taken: called with its tokens. Raises: Unanswered, JudgeError."""
         raise NotImplementedError
 
     def can_read(self, question: Question, text: str) -> bool:
-        """Whether a whole answer holds a grade."""
+        """Whether a whole answer holds what was asked for."""
         raise NotImplementedError
 
-    def decide(self, question: Question, votes: Sequence[Said]) -> Verdict:
-        """What the votes on a question come to."""
-        raise NotImplementedError
+    def shown(self, text: str) -> str:
+        """An answer as it stands among the raw ones."""
+        return text
 
     # --- what they have in common -----------------------------------------------------------------------------------
 
-    def frame_indices(self, n_frames: int) -> list[int]:
-        """Every stride-th frame from the first, and the last one."""
-        indices = list(range(0, n_frames, self.config.stride))
-        if indices[-1] != n_frames - 1:
-            indices.append(n_frames - 1)
-        return indices
+    def answers(self, asked: Sequence[tuple[Question, int]], anew: bool = False) -> list[Said]:
+        """One answer to each question; the number beside it tells answers to the same question apart. At most
+        `concurrency` are asked for at once. anew: whatever was answered earlier.
 
-    def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
-        """One verdict per video; all votes of all videos run side by side, at most `concurrency` at once.
-
-        Videos that are alike to the bit are asked about once. Raises: JudgeError, see the class.
+        Raises: JudgeError, see the class.
         """
-        questions = [self.question(video, text) for video, text in zip(videos, instructions, strict=True)]
         self._turns.begin()
-        alike = {question.digest: question for question in questions}
-        jobs = [(question, vote) for question in alike.values() for vote in range(self.config.votes)]
-        votes = _side_by_side(lambda job: self._vote(*job), jobs, self.config.concurrency)
+        said = _side_by_side(lambda job: self._vote(*job, anew), asked, self.config.concurrency)
         self._turns.end()
-        by_digest: dict[str, list[Said]] = {}
-        for (question, _), vote in zip(jobs, votes):
-            by_digest.setdefault(question.digest, []).append(vote)
-        verdicts = {one.digest: self.decide(one, by_digest[one.digest]) for one in alike.values()}
-        self._take_stock(list(verdicts.values()))
-        return [verdicts[question.digest] for question in questions]
-
-    def ask_anew(self, video: np.ndarray, instruction: str) -> Verdict:
-        """The verdict of one vote on a video (n, H, W, 3) uint8, asked for now whatever was answered earlier.
-
-        Raises: JudgeError, see the class, and where the answer holds no score.
-        """
-        question = self.question(video, instruction)
-        self._turns.begin()
-        vote = self._vote(question, 0, anew=True)
-        self._turns.end()
-        verdict = self.decide(question, [vote])
-        if verdict.score is None:
-            raise JudgeError(f"{self._who}: {verdict.reason}")
-        return verdict
-
-    def _take_stock(self, verdicts: Sequence[Verdict]) -> None:
-        """Raises: JudgeError when this judge has never given a score, to however many different videos."""
-        self._has_scored = self._has_scored or any(one.score is not None for one in verdicts)
-        self._unscored += len(verdicts)
-        if not self._has_scored and self._unscored >= UNSCORED:
-            raise JudgeError(
-                f"judge: no score for any of the first {self._unscored} videos; the last one: {verdicts[-1].reason}"
-            )
+        return said
 
     def _vote(self, question: Question, number: int, anew: bool = False) -> Said:
         """One answer, from the cache (not `anew`) or asked for; without text when none was given despite retries."""
@@ -162,7 +122,7 @@ class AskingJudge:
         if earlier is not None and self.can_read(question, earlier):
             with self.spending.lock:
                 self.spending.cached_votes += 1
-            self._keep_raw({**line, "answer": earlier, "problem": "", "cached": True})
+            self._keep_raw({**line, "answer": self.shown(earlier), "problem": "", "cached": True})
             return Said(earlier)
         vote, bill = Said(None, "stopped"), Bill()
         try:
@@ -173,7 +133,8 @@ class AskingJudge:
             raise
         finally:  # what was spent is kept also where a limit ends the run
             tokens = {"input_tokens": bill.input_tokens, "output_tokens": bill.output_tokens}
-            self._keep_raw({**line, "answer": vote.text, "problem": vote.problem[:500], "cached": False, **tokens})
+            answer = None if vote.text is None else self.shown(vote.text)
+            self._keep_raw({**line, "answer": answer, "problem": vote.problem[:500], "cached": False, **tokens})
         if vote.text is None:
             with self.spending.lock:
                 self.spending.failed_votes += 1
@@ -216,6 +177,77 @@ class AskingJudge:
                     stream.write(json.dumps({"model": self._model, **line}) + "\n")
             except OSError as error:
                 raise JudgeError(f"{self._raw}: cannot keep the judge's answers: {error.strerror or error}") from error
+
+
+class AskingJudge(Asker):
+    """What judges that ask have in common; each of them says how a question is put, sent, read and decided.
+
+    Raises: JudgeError from `judge`, see `Asker`, and when no video has ever been scored.
+    """
+
+    def __init__(
+        self,
+        config: JudgeConfig,
+        who: str,
+        model: str,
+        cache: str | os.PathLike[str] | None = None,
+        raw: str | os.PathLike[str] | None = None,
+        spent: tuple[int, int] = (0, 0),
+    ) -> None:
+        super().__init__(config, who, model, cache, raw, spent)
+        self._has_scored, self._unscored = False, 0
+
+    def question(self, video: np.ndarray, instruction: str) -> Question:
+        """What is asked about a video (n, H, W, 3) uint8."""
+        raise NotImplementedError
+
+    def decide(self, question: Question, votes: Sequence[Said]) -> Verdict:
+        """What the votes on a question come to."""
+        raise NotImplementedError
+
+    def frame_indices(self, n_frames: int) -> list[int]:
+        """Every stride-th frame from the first, and the last one."""
+        indices = list(range(0, n_frames, self.config.stride))
+        if indices[-1] != n_frames - 1:
+            indices.append(n_frames - 1)
+        return indices
+
+    def judge(self, videos: Sequence[np.ndarray], instructions: Sequence[str]) -> list[Verdict]:
+        """One verdict per video; all votes of all videos run side by side, at most `concurrency` at once.
+
+        Videos that are alike to the bit are asked about once. Raises: JudgeError, see the class.
+        """
+        questions = [self.question(video, text) for video, text in zip(videos, instructions, strict=True)]
+        alike = {question.digest: question for question in questions}
+        count = self.config.votes
+        votes = self.answers([(one, number) for one in alike.values() for number in range(count)])
+        verdicts = {
+            one.digest: self.decide(one, votes[place * count : (place + 1) * count])
+            for place, one in enumerate(alike.values())
+        }
+        self._take_stock(list(verdicts.values()))
+        return [verdicts[question.digest] for question in questions]
+
+    def ask_anew(self, video: np.ndarray, instruction: str) -> Verdict:
+        """The verdict of one vote on a video (n, H, W, 3) uint8, asked for now whatever was answered earlier.
+
+        Raises: JudgeError, see the class, and where the answer holds no score.
+        """
+        question = self.question(video, instruction)
+        (vote,) = self.answers([(question, 0)], anew=True)
+        verdict = self.decide(question, [vote])
+        if verdict.score is None:
+            raise JudgeError(f"{self._who}: {verdict.reason}")
+        return verdict
+
+    def _take_stock(self, verdicts: Sequence[Verdict]) -> None:
+        """Raises: JudgeError when this judge has never given a score, to however many different videos."""
+        self._has_scored = self._has_scored or any(one.score is not None for one in verdicts)
+        self._unscored += len(verdicts)
+        if not self._has_scored and self._unscored >= UNSCORED:
+            raise JudgeError(
+                f"judge: no score for any of the first {self._unscored} videos; the last one: {verdicts[-1].reason}"
+            )
 
 
 class ScaledJudge(AskingJudge):

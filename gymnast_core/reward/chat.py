@@ -14,7 +14,7 @@ from gymnast_core.contents import one_line
 from gymnast_core.errors import JudgeError
 from gymnast_core.reward.replies import Said, Unanswered, read_first_token, read_reply
 from gymnast_core.reward.scales import weigh_tokens
-from gymnast_core.reward.server import Server, Taken, in_surroundings
+from gymnast_core.reward.server import Server, Taken
 
 LISTED = (20, 5)
 """Tokens whose log-probability is asked for: as many as OpenAI and vLLM list, or fewer where that is refused."""
@@ -38,21 +38,9 @@ class ChatServer(Server):
     """
 
     def __init__(self, config: JudgeConfig, api_key: str | None, on_hold: Callable[[float], None]) -> None:
-        import openai
-
         super().__init__(config, api_key, on_hold)
         self._dialect = Dialect("max_tokens" if config.base_url else "max_completion_tokens")
-        try:
-            self._client = openai.OpenAI(
-                api_key=self.settings.key,
-                base_url=self.address,
-                timeout=config.timeout_s,
-                max_retries=0,
-                default_headers={"Accept-Encoding": "identity"},
-                http_client=self.http,
-            )
-        except Exception as error:
-            raise in_surroundings(self.address, error) from error
+        self._client = self.openai_client()
 
     def ask(self, content: list[dict[str, Any]], taken: Taken) -> Said:
         """The answer to one message of a user, in the server's dialect; taken: called with its tokens.
@@ -98,8 +86,8 @@ class ChatServer(Server):
         if dialect.temperature and re.search(r"\btemperature\b", words):
             if self.config.temperature != 1.0:
                 raise JudgeError(
-                    f"judge.temperature: {self.address} refuses {self.config.temperature:g} for '{self.config.model}' "
-                    f"({one_line(words)}); 1 works with every server"
+                    f"judge.temperature: {self.address} refuses {self.config.temperature:g} for "
+                    f"'{self.config.model}' ({one_line(words)}); 1 works with every server"
                 )
             return dataclasses.replace(dialect, temperature=False)
         if dialect.detail and re.search(r"\bdetail\b", words) and _FOREIGN.search(words):

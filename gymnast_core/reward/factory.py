@@ -51,7 +51,7 @@ def load_judge(
     raw, spent = None, (0, 0)
     if run_folder is not None:
         raw = Path(run_folder) / (f"{answers}_{rank}.jsonl" if rank else f"{answers}.jsonl")
-        spent = _spent_before(Path(run_folder), answers, ranks)
+        spent = spent_before(Path(run_folder), answers, ranks)
     questions = _questions(station, criteria or {})
     template = read_prompt(config.prompt, config_path) if config.prompt else ""
     if config.kind == "transformers":
@@ -90,7 +90,7 @@ def _share(config: JudgeConfig, ranks: int) -> JudgeConfig:
     )
 
 
-def _spent_before(run_folder: Path, answers: str, ranks: int) -> tuple[int, int]:
+def spent_before(run_folder: Path, answers: str, ranks: int) -> tuple[int, int]:
     """Tokens (in, out) that the run to be resumed has taken in all its processes, divided among those of now."""
     lines = [line for path in sorted(run_folder.glob(f"{answers}*.jsonl")) for line in read_json_lines(path)]
     counts = [

@@ -68,13 +68,23 @@ class Said:
     problem: str = ""
 
 
-def bounded(parts: Iterable[bytes], packing: str, deadline: float, charged: bool) -> Iterator[bytes]:
-    """The unpacked parts of a body. Raises: Unanswered."""
+def bounded(
+    parts: Iterable[bytes],
+    packing: str,
+    deadline: float,
+    charged: bool,
+    longest: int = MAX_REPLY,
+    section: str = "judge",
+) -> Iterator[bytes]:
+    """The unpacked parts of a body, of at most `longest` bytes. section: of the settings, for the errors.
+
+    Raises: Unanswered.
+    """
     packing = packing.strip().lower()
     if packing not in ("", "identity", "gzip", "x-gzip", "deflate"):
         raise Unanswered(f"the reply is packed as {one_line(packing, 40)!r}, which was not asked for", charged=charged)
     unpacker = zlib.decompressobj(wbits=47) if packing not in ("", "identity") else None
-    left = MAX_REPLY
+    left = longest
     for part in parts:
         try:
             whole = part if unpacker is None else unpacker.decompress(part, left + 1)
@@ -82,9 +92,9 @@ def bounded(parts: Iterable[bytes], packing: str, deadline: float, charged: bool
             raise Unanswered(f"the reply is damaged {packing} data ({error})", passing=True, charged=charged) from error
         left -= len(whole)
         if left < 0:
-            raise Unanswered(f"the reply is longer than {MAX_REPLY} bytes", charged=charged)
+            raise Unanswered(f"the reply is longer than {longest} bytes", charged=charged)
         if time.monotonic() > deadline:
-            raise Unanswered("no whole answer within judge.timeout_s", passing=True, charged=charged)
+            raise Unanswered(f"no whole answer within {section}.timeout_s", passing=True, charged=charged)
         yield whole
 
 

@@ -23,13 +23,16 @@ from gymnast_core.config import JudgeConfig
 from gymnast_core.contents import one_line
 from gymnast_core.errors import ConfigError, JudgeError
 from gymnast_core.redaction import remember_secret
-from gymnast_core.reward.replies import WORDS, Said, Unanswered, bounded, refusal, retry_after
+from gymnast_core.reward.replies import MAX_REPLY, WORDS, Said, Unanswered, bounded, refusal, retry_after
 
 PATIENCE_S = 5.0
 """Beyond `judge.timeout_s`, until a request is left to itself."""
 KEYS = {"vlm": "OPENAI_API_KEY", "robometer": "ROBOMETER_API_KEY"}
 """Environment variable of each kind's key; a Robometer server needs none, but what stands before it may."""
-PATHS = {"vlm": ("/completions", "/responses", "/models"), "robometer": ("/evaluate_batch_npy", "/evaluate_batch")}
+PATHS = {
+    "vlm": ("/completions", "/responses", "/models", "/edits", "/generations"),
+    "robometer": ("/evaluate_batch_npy", "/evaluate_batch"),
+}
 """Ends of an address that are no base."""
 HEADERS = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
 SURROUNDINGS = (
@@ -56,14 +59,15 @@ class Settings:
     goes_to: str
 
 
-def check_settings(config: JudgeConfig, api_key: str | None = None) -> Settings:
-    """The address, key and proxy of a judge's server; api_key: None takes the environment's.
+def check_settings(config: JudgeConfig, api_key: str | None = None, section: str = "judge") -> Settings:
+    """The address, key and proxy of a judge's server; api_key: None takes the environment's. section: of the settings,
+    for the errors.
 
     Raises: JudgeError, one line naming the setting that is wrong.
     """
     try:
         if config.base_url:
-            address, what = config.base_url, "judge.base_url"
+            address, what = config.base_url, f"{section}.base_url"
         elif config.kind == "robometer":
             raise ConfigError("judge.base_url: found nothing, needed the address of a Robometer server")
         else:
@@ -77,7 +81,8 @@ def check_settings(config: JudgeConfig, api_key: str | None = None) -> Settings:
         name = KEYS[config.kind]
         given = api_key or os.environ.get(name) or ("none" if config.base_url else "")
         if not given:
-            raise ConfigError(f"the vlm judge needs the environment variable {name}, or judge.base_url of a server")
+            who = "the vlm judge" if section == "judge" else f"the server of `{section}`"
+            raise ConfigError(f"{who} needs the environment variable {name}, or {section}.base_url of a server")
         key = check_header(given, "the api_key of this judge" if api_key else f"environment variable {name}")
         for name in HEADERS:
             if os.environ.get(name):
@@ -98,16 +103,22 @@ class Server:
     """Sends requests to the server of `config`, each over after `timeout_s`.
 
     address: of the server, as it is asked. http: the client, an httpx.Client. on_hold: called with the seconds that the
-    server asks everyone to wait.
+    server asks everyone to wait. section: of the settings, for the errors.
 
     Raises: JudgeError when a setting is wrong or the client cannot be built.
     """
 
-    def __init__(self, config: JudgeConfig, api_key: str | None, on_hold: Callable[[float], None]) -> None:
+    longest_reply = MAX_REPLY
+    """Bytes."""
+
+    def __init__(
+        self, config: JudgeConfig, api_key: str | None, on_hold: Callable[[float], None], section: str = "judge"
+    ) -> None:
         import openai
 
         self.config = config
-        self.settings = check_settings(config, api_key)
+        self.section = section
+        self.settings = check_settings(config, api_key, section)
         self.address = self.settings.address.rstrip("/")
         self._on_hold = on_hold
         remember_secret(self.settings.key)
@@ -116,6 +127,22 @@ class Server:
         try:
             self.http: Any = openai.DefaultHttpxClient(
                 timeout=config.timeout_s, event_hooks={"response": [self._bound]}
+            )
+        except Exception as error:
+            raise in_surroundings(self.address, error) from error
+
+    def openai_client(self) -> Any:
+        """openai's client over `http`. Raises: JudgeError."""
+        import openai
+
+        try:
+            return openai.OpenAI(
+                api_key=self.settings.key,
+                base_url=self.address,
+                timeout=self.config.timeout_s,
+                max_retries=0,
+                default_headers={"Accept-Encoding": "identity"},
+                http_client=self.http,
             )
         except Exception as error:
             raise in_surroundings(self.address, error) from error
@@ -138,7 +165,7 @@ class Server:
         try:
             said = came.get(timeout=self.config.timeout_s + PATIENCE_S)
         except queue.Empty:
-            raise Unanswered("no whole answer within judge.timeout_s", passing=True, charged=True) from None
+            raise Unanswered(f"no whole answer within {self.section}.timeout_s", passing=True, charged=True) from None
         for count in counts:
             taken(*count)
         if isinstance(said, Exception):
@@ -201,10 +228,11 @@ class Server:
         library = importlib.import_module(type(response).__module__.partition(".")[0])  # httpx, or httpx2
         inner, packing = response.stream, response.headers.pop("content-encoding", "")
         deadline, charged = getattr(self._deadline, "at", float("inf")), response.status_code == 200
+        longest, section = self.longest_reply, self.section
 
         class Bounded(library.SyncByteStream):  # type: ignore[misc, name-defined]
             def __iter__(self) -> Iterator[bytes]:
-                return bounded(inner, packing, deadline, charged)
+                return bounded(inner, packing, deadline, charged, longest, section)
 
             def close(self) -> None:
                 inner.close()

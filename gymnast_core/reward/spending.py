@@ -35,9 +35,15 @@ class Spending:
     """
 
     def __init__(
-        self, config: JudgeConfig, input_tokens: int = 0, output_tokens: int = 0, name: str = "vlm judge"
+        self,
+        config: JudgeConfig,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        name: str = "vlm judge",
+        section: str = "judge",
     ) -> None:
         self.config = config
+        self._section = section
         self._name = name
         self.input_tokens, self.output_tokens = input_tokens, output_tokens
         self.requests = self.failed_votes = self.cached_votes = self.estimated_requests = 0
@@ -109,13 +115,13 @@ class Spending:
         outputs = self.output_tokens + under_way.output_tokens + written
         if self._price(inputs, outputs) > config.max_dollars:
             raise JudgeError(
-                f"judge: the spend limit of ${config.max_dollars:.2f} leaves no room for another request "
-                f"(${self.dollars:.4f} spent, {self.requests} requests); raise judge.max_dollars to go on"
+                f"{self._section}: the spend limit of ${config.max_dollars:.2f} leaves no room for another request "
+                f"(${self.dollars:.4f} spent, {self.requests} requests); raise {self._section}.max_dollars to go on"
             )
         if config.max_total_tokens and inputs + outputs > config.max_total_tokens:
             raise JudgeError(
-                f"judge: the limit of {config.max_total_tokens} tokens leaves no room for another request "
-                f"({self.tokens} used, {self.requests} requests); raise judge.max_total_tokens to go on"
+                f"{self._section}: the limit of {config.max_total_tokens} tokens leaves no room for another request "
+                f"({self.tokens} used, {self.requests} requests); raise {self._section}.max_total_tokens to go on"
             )
 
     def _price(self, read: int, written: int) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gymnast_core.errors import DataError
 from gymnast_core.protocols import Start
+from gymnast_core.rollout.mixture import Part, counts_of
 from gymnast_core.seeds import derive_seed
 
 
@@ -18,12 +19,17 @@ class StartSampler:
 
     curriculum: "uniform" takes every start equally often; "variance" weighs a start by p (1 - p) of its success rate so
     far (with one imagined success and one failure as prior), which is largest where a group is most likely to differ.
+    parts: of a mixture, one after another in `starts`; each gets its share of every batch (`counts_of`), and the
+    above holds within it.
     """
 
-    def __init__(self, starts: Sequence[Start], seed: int, curriculum: str = "uniform") -> None:
+    def __init__(
+        self, starts: Sequence[Start], seed: int, curriculum: str = "uniform", parts: Sequence[Part] = ()
+    ) -> None:
         if not starts:
             raise DataError("no start to roll out from; name a folder of start frames or a task")
         self.starts = list(starts)
+        self._parts = list(parts)
         self._seed = seed
         self._curriculum = curriculum
         self._identity = [_digest(start) for start in self.starts]
@@ -31,13 +37,24 @@ class StartSampler:
         self._reward = np.zeros(len(self.starts))
 
     def draw(self, batch: int, count: int) -> list[int]:
-        """Indices of the `count` starts of one batch; instructions are mixed evenly."""
+        """Indices of the `count` starts of one batch; instructions are mixed evenly, in each part of a mixture."""
         generator = np.random.default_rng(derive_seed(self._seed, "starts", batch))
+        if not self._parts:
+            return self._draw_among(np.arange(len(self.starts)), count, generator)
+        drawn: list[int] = []
+        first = 0
+        for part, wanted in zip(self._parts, counts_of(self._parts, count, self._seed, batch)):
+            drawn += self._draw_among(np.arange(first, first + part.size), wanted, generator)
+            first += part.size
+        return [drawn[place] for place in generator.permutation(len(drawn))]  # each process gets some of every part
+
+    def _draw_among(self, among: np.ndarray, count: int, generator: np.random.Generator) -> list[int]:
+        """`count` of some starts (n,), by index."""
         order: list[int] = []
         while len(order) < count:
-            keys = generator.exponential(size=len(self.starts)) / self.weights()
+            keys = generator.exponential(size=len(among)) / self.weights()[among]
             by_task: dict[str, list[int]] = {}
-            for index in np.argsort(keys, kind="stable"):
+            for index in among[np.argsort(keys, kind="stable")]:
                 by_task.setdefault(self.starts[index].instruction, []).append(int(index))
             queues = list(by_task.values())
             generator.shuffle(queues)

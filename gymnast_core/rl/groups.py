@@ -21,6 +21,7 @@ from gymnast_core.rl.branches import BranchPool
 from gymnast_core.rl.config import GRPOConfig
 from gymnast_core.rl.curriculum import StartSampler
 from gymnast_core.rollout.confirmation import Confirms
+from gymnast_core.rollout.mixture import Part
 from gymnast_core.rollout.rollout import Group, Rollout, RolloutOptions, group_starts, run_rollouts
 from gymnast_core.seeds import derive_seed
 
@@ -105,7 +106,7 @@ class GroupSource:
     """Generates groups of rollouts, batch after batch, and says why there are too few usable ones.
 
     starts: where practice begins. rehearsal: starts of other tasks, mixed in as `rehearsal_share` of the groups.
-    confirm: says which successes are to be believed, see `run_rollouts`.
+    confirm: says which successes are to be believed, see `run_rollouts`. parts: of a mixture, see `StartSampler`.
     Every process draws the starts of all and takes its share, so any number of processes makes the same groups.
     """
 
@@ -120,11 +121,12 @@ class GroupSource:
         processes: Ranks,
         rehearsal: Sequence[Start] = (),
         confirm: Confirms | None = None,
+        parts: Sequence[Part] = (),
     ) -> None:
         self.policy, self.module, self.environment, self.judge = policy, module, environment, judge
         self.config = config
         self.processes = processes
-        self.sampler = StartSampler(starts, derive_seed(config.seed, 0), config.curriculum)
+        self.sampler = StartSampler(starts, derive_seed(config.seed, 0), config.curriculum, parts)
         self._rehearsal = StartSampler(rehearsal, derive_seed(config.seed, "rehearsal")) if rehearsal else None
         self._confirm = confirm
         steps = config.branch_chunks * policy.chunk_length

@@ -14,7 +14,7 @@ from gymnast_core.policy import adapters
 from gymnast_core.policy.checkpoint import check_target
 from gymnast_core.policy.sharding import shard
 from gymnast_core.progress import say
-from gymnast_core.protocols import Environment, Judge
+from gymnast_core.protocols import Environment, Judge, Start
 from gymnast_core.ranks import Ranks
 from gymnast_core.reward.factory import load_judge
 from gymnast_core.reward.spending import spent_by
@@ -27,6 +27,7 @@ from gymnast_core.rl.trainable import ADAPTER, in_one_piece, open_recipe, open_t
 from gymnast_core.rl.trainer import GRPOTrainer
 from gymnast_core.rl.trust import world_model_gate_line
 from gymnast_core.rollout.confirmation import Confirms
+from gymnast_core.rollout.mixture import Part, describe_parts, load_mixture, read_mixture
 from gymnast_core.rollout.open import on_this_rank, open_confirmation, open_imagination
 from gymnast_core.rollout.starts import read_starts, station_starts
 from gymnast_core.run_folder import RunFolder
@@ -41,6 +42,10 @@ def train(config: TrainConfig) -> int:
     """Train and save; 0 when done, 1 when nothing was learned, 130 when interrupted."""
     if config.environment == "imagination" and not config.starts:
         raise ConfigError("starts: found nothing, needed a folder of start frames (or --environment station)")
+    if config.environment == "station" and config.mixture:
+        raise ConfigError(
+            f"mixture: found '{config.mixture}' with --environment station, which has resets and no folders"
+        )
     return run_practice("train", config, lambda run, ranks: Training(config, run, ranks)())
 
 
@@ -98,6 +103,7 @@ class Training:
         config, station, ranks = self.config, self.station, self.ranks
         self.trust = ""
         self.confirm: Confirms | None = None
+        self.parts: list[Part] = []
         self.environment: Environment
         self.judge: Judge
         if config.environment == "station":
@@ -107,7 +113,9 @@ class Training:
             self.environment = StationEnvironment(station, STATIONS)
             self.judge = TruthJudge()
             return
-        self.starts = read_starts(config.starts, station.camera.observation_size)
+        self.starts, self.parts = self.read_starts()
+        if ranks.first and self.parts:
+            say(f"mixture {config.mixture}: {describe_parts(self.parts)}")
         if ranks.first:
             self.trust = world_model_gate_line(self.opened, self.recipe.horizon)
             say(self.trust)
@@ -115,6 +123,13 @@ class Training:
         self.judge = load_judge(station, self.opened.path, self.run.path, ranks.rank, ranks.size)
         check_progress(self.recipe, self.judge)
         self.confirm = open_confirmation(self.recipe.confirm, self.opened, self.environment, self.judge)
+
+    def read_starts(self) -> tuple[list[Start], list[Part]]:
+        """The starts to imagine from, with the parts of a mixture. Raises: ConfigError, DataError."""
+        config, size = self.config, self.station.camera.observation_size
+        if config.mixture:
+            return read_mixture(load_mixture(config.mixture), config.starts, size)
+        return read_starts(config.starts, size), []
 
     def prepare(self) -> GRPOTrainer:
         """The policy, with what is trained of it, and its trainer."""
@@ -133,6 +148,7 @@ class Training:
             self.run,
             about=about,
             confirm=self.confirm,
+            parts=self.parts,
         )
 
     def save(self, chosen: int, weights: Mapping[str, torch.Tensor]) -> str:

@@ -16,6 +16,9 @@ class TrainConfig:
 
     starts: str = ""
     """Folder of start frames (X.png with X.json {"instruction": ...}) or of logged episodes; for imagination."""
+    mixture: str = ""
+    """Shares of the groups that several folders below `starts` get: "distract", "language" or "scaled"
+    (World-Gymnast's), or a YAML file (docs/how-to/augment.md). Empty: every start below `starts` alike."""
     environment: Literal["imagination", "station"] = "imagination"
     """Practise in the world model, or on the simulated station itself with its truth as reward (the upper bound)."""
     tasks: tuple[str, ...] = ()

@@ -32,6 +32,7 @@ from gymnast_core.rl.groups import (
 from gymnast_core.rl.update import PolicyUpdate, UpdateStatistics
 from gymnast_core.rl.weights import TrainedWeights
 from gymnast_core.rollout.confirmation import Confirms
+from gymnast_core.rollout.mixture import Part, describe_parts
 from gymnast_core.rollout.rollout import Group
 from gymnast_core.run_folder import RunFolder, refuse_other_options
 
@@ -63,6 +64,7 @@ class GRPOTrainer:
         rehearsal: Sequence[Start] = (),
         about: Mapping[str, str] | None = None,
         confirm: Confirms | None = None,
+        parts: Sequence[Part] = (),
     ) -> None:
         self.policy = policy
         self.module = module
@@ -74,10 +76,11 @@ class GRPOTrainer:
             **(about or {}),
             **{name: str(getattr(config, name)) for name in IDENTITY},
             "rehearsal": f"{len(rehearsal)} starts",
+            "mixture": describe_parts(parts),
         }
         self.processes = Ranks()
         self.source = GroupSource(
-            policy, module, environment, judge, starts, config, self.processes, rehearsal, confirm
+            policy, module, environment, judge, starts, config, self.processes, rehearsal, confirm, parts
         )
         self.trained = TrainedWeights(module, config, self.processes, str(run.path))
         self.update_policy = PolicyUpdate(policy, self.trained, config, self.processes)

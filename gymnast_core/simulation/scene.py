@@ -76,6 +76,8 @@ class Scene:
     tasks: dict[str, SceneTask]
     camera: str = "front"
     """Camera of the model that is published."""
+    surface: str = "table"
+    """Geom of the model on whose top things may stand."""
     drawer_joint: str = ""
     """Joint whose position is reported as the drawer's opening; empty: there is none."""
     randomise: dict[str, Offsets] = field(default_factory=dict)

@@ -125,6 +125,23 @@ class Renderer:
         """The camera's picture (height, width, 3) uint8 RGB, read-only; of a scene at rest it is drawn once."""
         if self._last is not None and snapshot.looks_like(self._last[0]):
             return self._last[1]
+        self._pose(snapshot)
+        picture = self._renderer.render().copy()
+        picture.flags.writeable = False
+        self._last = snapshot, picture
+        return picture
+
+    def geoms(self, snapshot: Snapshot) -> np.ndarray:
+        """Which geom of the model each pixel shows, (height, width) int32; -1 for none."""
+        self._renderer.enable_segmentation_rendering()
+        try:
+            self._pose(snapshot)
+            ids, kinds = np.moveaxis(self._renderer.render(), 2, 0)
+        finally:
+            self._renderer.disable_segmentation_rendering()
+        return np.where(kinds == mujoco.mjtObj.mjOBJ_GEOM, ids, -1).astype(np.int32)
+
+    def _pose(self, snapshot: Snapshot) -> None:
         self._model.body_pos[:] = snapshot.body_positions
         self._model.light_diffuse[:] = snapshot.light_diffuse
         self._data.qpos[:] = snapshot.positions
@@ -132,10 +149,6 @@ class Renderer:
         mujoco.mj_comPos(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)
         self._renderer.update_scene(self._data, self._camera)
-        picture = self._renderer.render().copy()
-        picture.flags.writeable = False
-        self._last = snapshot, picture
-        return picture
 
     def close(self) -> None:
         self._renderer.close()
@@ -311,6 +324,11 @@ class SimulatedStation:
     def snapshot(self) -> Snapshot:
         """What the station looks like now."""
         return Snapshot(self._data.qpos.copy(), self._model.body_pos.copy(), self._model.light_diffuse.copy())
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The scene's model as the reset left it: to be read, not changed."""
+        return self._model
 
     def renderer(self, width: int, height: int) -> Renderer:
         """A renderer of the scene's camera, to be used by the thread that asks for it."""
