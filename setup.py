@@ -35,6 +35,7 @@ BASE = [
     "tensorboard>=2.15,<3",
     "av>=17,<19",  # films; brings its own ffmpeg. Before 17 it turned BT.709 into RGB by BT.601's matrix
     "peft>=0.21,<1",  # low-rank adapters, which practice trains; brings transformers and accelerate along
+    "huggingface_hub>=1,<3",  # models and data sets of the Hugging Face Hub; peft brings it along
     "stamina>=24.3,<27",
 ]
 

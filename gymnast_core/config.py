@@ -21,6 +21,8 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from gymnast_core.addresses import address_problem, policy_server_problem
 from gymnast_core.errors import ConfigError, DocumentError
 from gymnast_core.files import user_path
+from gymnast_core.hub_files import fetch
+from gymnast_core.hub_names import is_hub_name
 from gymnast_core.plain_json import parse_json
 from gymnast_core.plain_yaml import MAX_BYTES, PlainDumper, parse_yaml
 from gymnast_core.redaction import redact
@@ -176,7 +178,8 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class ModelsConfig:
-    """Checkpoint folders; relative paths are looked up beside the station file, then in the shipped weights."""
+    """Checkpoint folders; relative paths are looked up beside the station file, then in the shipped weights. A model of
+    the Hugging Face Hub is named hf:OWNER/NAME or hf:OWNER/NAME@REVISION."""
 
     policy: PathText = "mini/policy"
     policy_token_env: dict[
@@ -611,11 +614,16 @@ def dump_config(config: Any) -> str:
     return yaml.dump(_plain(dataclasses.asdict(config)), Dumper=PlainDumper, sort_keys=False, allow_unicode=True)
 
 
-def find_model(name: str, config_path: str | os.PathLike[str] | None = None) -> Path:
-    """A model folder: as given, beside the station file, or among the shipped weights.
+def find_model(name: str, config_path: str | os.PathLike[str] | None = None, network: bool = True) -> Path:
+    """A model folder: as given, beside the station file, or among the shipped weights; or one on the Hugging Face Hub
+    (`hf:OWNER/NAME[@REVISION]`), which is fetched into the cache.
 
-    Raises: ConfigError listing where it was looked for.
+    network: False where nothing may be fetched, as for names that strangers send.
+
+    Raises: ConfigError listing where it was looked for, or saying what the Hub says.
     """
+    if is_hub_name(name):
+        return fetch(name, "model", network)
     candidates = [user_path(name)]
     if not candidates[0].is_absolute():
         if config_path is not None:

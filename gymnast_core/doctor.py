@@ -313,7 +313,7 @@ def check_models(station: StationConfig, path: Path) -> Finding:
         names["gate_judge"] = gate_judge.checkpoint
     for role, name in names.items():
         try:
-            if words := _broken_weights(find_model(name, path)):
+            if words := _broken_weights(find_model(name, path, network=False)):
                 absent.append(f"{role}: {words}")
         except ConfigError as error:
             absent.append(f"{role}: {_one_line(str(error))}")

@@ -29,6 +29,10 @@ class JudgeError(GymnastError):
     """A judge cannot be built or reached. A single failed vote is an abstention, not this error."""
 
 
+class HubError(ConfigError, DataError):
+    """The Hub refuses or lacks what was asked of it, or cannot be reached, whether a model or data is named."""
+
+
 class DocumentError(ValueError):
     """A YAML or JSON text cannot be read, or says something twice. Whoever reads it adds the file's name."""
 

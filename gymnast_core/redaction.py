@@ -61,6 +61,11 @@ def redact(text: str) -> str:
     return text
 
 
+def holds_secret(text: str, forms: bool = True) -> bool:
+    """Whether a known secret stands in a text, or, with `forms`, what has the form of one. Pieces do not count."""
+    return any(secret in text for secret in _known()) or (forms and any(one.search(text) for one in _FORMS))
+
+
 def redact_all(value: Value) -> Value:
     """The same for all text within tuples, lists, mappings and dataclasses."""
     found: Any = value

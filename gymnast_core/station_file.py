@@ -11,6 +11,7 @@ from typing import Any
 from gymnast_core.config import PACKAGE_ROOT, JudgeConfig, StationConfig, find_model, load_config, parse_config
 from gymnast_core.errors import ConfigError
 from gymnast_core.files import user_path
+from gymnast_core.hub_names import is_hub_name
 
 
 def find_station_file(name: str | os.PathLike[str]) -> Path:
@@ -92,7 +93,7 @@ class StationFile:
         def whole(value: Any) -> Any:
             if isinstance(value, dict):
                 return {key: inner if key in NO_PATHS else whole(inner) for key, inner in value.items()}
-            if not isinstance(value, str) or not value:
+            if not isinstance(value, str) or not value or is_hub_name(value):
                 return value
             places = (user_path(value), self.path.parent / value)
             return next((str(place.resolve()) for place in places if place.exists()), value)

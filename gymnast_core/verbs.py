@@ -197,6 +197,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "copy episodes as the world model shows or imagines them",
         ),
     },
+    "The Hugging Face Hub": {
+        "hub push": _verb(
+            "hub.", "push_config:PushConfig", "push:push", "send a data set, a policy, a world model or an adapter"
+        ),
+        "hub pull": _verb("hub.", "pull_config:PullConfig", "pull:pull", "fetch a model or a data set"),
+    },
     "Data and runs": {
         "data collect": _verb(
             "evaluation.", "collect_config:CollectConfig", "collect:collect", "record episodes on the simulated station"

@@ -12,7 +12,7 @@ LEVELS = [
     {"policy", "world_model", "reward", "simulation"},
     {"rollout"},
     {"rl", "evaluation"},
-    {"workflows", "serve"},
+    {"workflows", "serve", "hub"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 # Modules of the root that every part may use, and that use no part but data.
@@ -31,6 +31,9 @@ BASE = {
     "estimates",
     "files",
     "graph",
+    "hub_files",
+    "hub_names",
+    "hub_session",
     "locks",
     "progress",
     "protocols",

@@ -17,7 +17,7 @@ from typing import Any
 
 from gymnast_core.data.convert_config import ConvertConfig
 from gymnast_core.data.dataset_writer import DatasetSettings, DatasetWriter
-from gymnast_core.data.formats import Format, StoredEpisode, episode_at, find_all, formats
+from gymnast_core.data.formats import Format, StoredEpisode, data_path, episode_at, find_all, formats
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.files import put_in_place, read_json, user_path, write_json
 from gymnast_core.locks import lock_folder
@@ -57,7 +57,7 @@ def find_entries(sources: Sequence[str], camera: str = "") -> list[Entry]:
     Raises: DataError where there is none; ConfigError where two have one name.
     """
     found: dict[str, StoredEpisode] = {}
-    roots = [user_path(text, "sources") for text in sources]
+    roots = [data_path(text, "sources") for text in sources]
     for root in roots:
         single = episode_at(root)
         for source in [single] if single else find_all(root):

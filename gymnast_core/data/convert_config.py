@@ -20,7 +20,8 @@ class ConvertConfig(DatasetSettings):
     """
 
     sources: tyro.conf.Positional[Annotated[tuple[PathText, ...], Field(min_length=1)]]
-    """Folders of episodes or data sets, of any format that is read, or single episodes."""
+    """Folders of episodes or data sets, of any format that is read, single episodes, or hf:OWNER/NAME of the Hugging
+    Face Hub."""
     to: str
     """The format to write: see `gymnast data formats`."""
     out: PathText

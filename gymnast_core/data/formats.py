@@ -24,6 +24,8 @@ from gymnast_core.data.labels import read_label
 from gymnast_core.data.outcome import Outcome, labelled_outcome, logged_outcome
 from gymnast_core.errors import ConfigError, DataError, LengthError
 from gymnast_core.files import file_names, files_of_folders, user_path
+from gymnast_core.hub_files import fetch
+from gymnast_core.hub_names import is_hub_name
 
 BUILT_IN = (
     "gymnast_core.data.gymnast_episodes",
@@ -271,9 +273,19 @@ def episodes_below(root: str | os.PathLike[str], starts: bool = False) -> list[S
     return [form.open(path) for path, (_, form) in sorted(found.items(), key=lambda item: (item[1][0], item[0]))]
 
 
+def data_path(text: str | os.PathLike[str], name: str = "") -> Path:
+    """A folder of episodes, or an episode, as people name it: a path, or a data set on the Hugging Face Hub
+    (`hf:OWNER/NAME[@REVISION]`), which is fetched into the cache. name: of the setting, for the error.
+
+    Raises: ConfigError for what is neither, HubError for what the Hub refuses.
+    """
+    name_of_hub = os.fspath(text)
+    return fetch(name_of_hub, "dataset") if is_hub_name(name_of_hub) else user_path(text, name)
+
+
 def find_all(folder: str | os.PathLike[str]) -> list[StoredEpisode]:
-    """Every episode below a folder, by format and path. Raises: DataError where there is none."""
-    root = user_path(folder)
+    """Every episode below a folder (`data_path`), by format and path. Raises: DataError where there is none."""
+    root = data_path(folder)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder of episodes")
     found = episodes_below(root)

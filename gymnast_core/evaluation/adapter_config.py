@@ -23,7 +23,7 @@ class CompareConfig:
     trials: Annotated[int, Field(ge=1)] = 100
     """Trials of each task."""
     policy: str = ""
-    """Policy checkpoint instead of the station's."""
+    """Policy checkpoint instead of the station's: a folder, or hf:OWNER/NAME of the Hugging Face Hub."""
     adapters: str = ""
     """Folder of adapters instead of the station's."""
     temperature: NotNegative = 0.0

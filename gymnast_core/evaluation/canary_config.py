@@ -35,7 +35,7 @@ class CanaryOptions:
     adapters: str = ""
     """Folder of adapters instead of the station's."""
     policy: str = ""
-    """Policy checkpoint instead of the station's."""
+    """Policy checkpoint instead of the station's: a folder, or hf:OWNER/NAME of the Hugging Face Hub."""
     device: str = ""
     """"cpu", "cuda" or "auto"; empty: the station file's."""
     log: bool = True

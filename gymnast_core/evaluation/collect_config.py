@@ -19,8 +19,8 @@ class CollectConfig:
     config: str = "simulated_drawer"
     """Station file, a path or the name of a shipped one; it needs a simulation section."""
     policy: str = "expert"
-    """"expert", "mixed" (expert and random in turn), "random", a policy checkpoint's folder, recorded actions (.npz),
-    or a policy server's address (http:// or ws://host:port)."""
+    """"expert", "mixed" (expert and random in turn), "random", a policy checkpoint's folder or hf:OWNER/NAME of the
+    Hugging Face Hub, recorded actions (.npz), or a policy server's address (http:// or ws://host:port)."""
     episodes: Annotated[int, Field(gt=0)] = 100
     """Episodes in `out` at the end; those that lie there or below it already count."""
     tasks: tuple[str, ...] = ()

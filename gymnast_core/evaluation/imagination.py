@@ -27,7 +27,7 @@ import numpy as np
 
 from gymnast_core.commands import HELD_OUT, brief, gymnast, name_next
 from gymnast_core.config import find_model
-from gymnast_core.data.formats import StoredEpisode, find_all
+from gymnast_core.data.formats import StoredEpisode, data_path, find_all
 from gymnast_core.data.outcome import said_by
 from gymnast_core.errors import DataError
 from gymnast_core.evaluation.imagination_config import EvaluateConfig
@@ -235,7 +235,9 @@ def _familiarity(
 ) -> Section:
     """Write the measure of familiarity where the training episodes are at hand; the report's section."""
     named = config.training or tuple(str(source) for source in loaded.made_by.get("data", ()))
-    folders = [Path(parse_source(source)[0]) for source in named]
+    # What a model's config names is fetched from no Hub: only what the command line names is.
+    find = data_path if config.training else Path
+    folders = [find(parse_source(source)[0]) for source in named]
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     title = "How far do frames lie from the training data?"
     if missing or not folders:

@@ -20,7 +20,7 @@ class EvaluateConfig(pictures_config.PicturesConfig):
     """Station file: its judge scores imagined outcomes, its policy acts in imagination, and its sampling is used unless
     given here. Empty: pictures only."""
     policy: str = ""
-    """Policy checkpoint instead of the station's."""
+    """Policy checkpoint instead of the station's: a folder, or hf:OWNER/NAME of the Hugging Face Hub."""
     judge: str = ""
     """Folder of a learned judge instead of the station's judge."""
     training: tuple[str, ...] = ()

@@ -24,8 +24,9 @@ class ImaginePolicyConfig:
     instruction: str = ""
     """What to do from each `frame`."""
     policy: str = ""
-    """A policy checkpoint's folder, recorded actions (.npz), a policy server's address (http:// or ws://host:port), or
-    "random"; empty: the station's. Rollouts of a server run one after another, since it may remember what it saw."""
+    """A policy checkpoint's folder or hf:OWNER/NAME of the Hugging Face Hub, recorded actions (.npz), a policy server's
+    address (http:// or ws://host:port), or "random"; empty: the station's. Rollouts of a server run one after another,
+    since it may remember what it saw."""
     adapter: str = ""
     """Name of an adapter that is active."""
     adapters: str = ""

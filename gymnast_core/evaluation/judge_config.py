@@ -13,7 +13,7 @@ class EvaluateJudgeConfig:
     """Measure a judge against labelled episodes."""
 
     data: tuple[str, ...]
-    """Folders with logged episodes that have an outcome."""
+    """Folders with logged episodes that have an outcome, or hf:OWNER/NAME of the Hugging Face Hub."""
     config: str = "simulated_drawer"
     """Station file, a path or the name of a shipped one, whose judge is measured."""
     checkpoint: str = ""

@@ -21,6 +21,7 @@ from gymnast_core.data.recover import needs_recovery
 from gymnast_core.errors import ConfigError, DataError, JudgeError
 from gymnast_core.estimates import success_rate
 from gymnast_core.files import is_number
+from gymnast_core.hub_names import is_hub_name
 from gymnast_core.progress import say
 
 if TYPE_CHECKING:  # it imports torch, which labelling alone does without
@@ -49,10 +50,15 @@ class Labelling:
 
     Its methods may be called from several threads.
 
-    Raises: DataError where there is no episode that can be labelled.
+    Raises: DataError where there is no episode that can be labelled, ConfigError for those of the Hub.
     """
 
     def __init__(self, folders: Sequence[str], judge: Judge | None = None, who: str = "") -> None:
+        if of_hub := next(filter(is_hub_name, folders), ""):
+            raise ConfigError(
+                f"{of_hub}: labels are written beside the episodes, and the cache is no place for them; "
+                f"`gymnast hub pull {of_hub} --out FOLDER` makes a copy of your own"
+            )
         found = {source.path.resolve(): source for folder in folders for source in find_all(folder)}
         self.episodes = [source for source in found.values() if _whole(source)]
         if not self.episodes:

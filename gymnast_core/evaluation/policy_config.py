@@ -15,8 +15,8 @@ class EvaluatePolicyConfig:
     """Options of `gymnast policy evaluate`."""
 
     policy: str = "mini/policy"
-    """A policy checkpoint's folder, recorded actions (.npz), a policy server's address (http:// or ws://host:port), or
-    "expert", "random"."""
+    """A policy checkpoint's folder or hf:OWNER/NAME of the Hugging Face Hub, recorded actions (.npz), a policy server's
+    address (http:// or ws://host:port), or "expert", "random"."""
     config: str = "simulated_drawer"
     """Station file, a path or the name of a shipped one; it needs a simulation section."""
     tasks: tuple[str, ...] = ()

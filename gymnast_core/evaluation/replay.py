@@ -165,7 +165,7 @@ def played_by(entry: Logged, policy: Path) -> bool:
     if name == BASE:
         return True
     try:
-        folder = find_model(name)
+        folder = find_model(name, network=False)  # an episode makes nobody fetch
         return folder == policy or _digest(folder) == _digest(policy)
     except (ConfigError, OSError):
         return False

@@ -27,7 +27,8 @@ class StationPolicies:
     """Opens the policies of a station by their names (`names.py`), and keeps them open.
 
     Names may come from anybody who can send a goal or a job. user_names: whether the user of this process names the
-    policies himself. `_token` is the one rule of which server is sent which token.
+    policies himself; then policies of the Hub (`hf:OWNER/NAME`) are fetched, while others get those that the cache
+    holds. `_token` is the one rule of which server is sent which token.
     """
 
     def __init__(self, station: StationFile, user_names: bool = False) -> None:
@@ -51,7 +52,7 @@ class StationPolicies:
             self._check_adapter(acts)
             acts = BASE
         target = own if acts == BASE else acts
-        check_policy(target, self._station.path)
+        check_policy(target, self._station.path, self._user_names or acts == BASE)
         self._check_look_ahead(name, target)
 
     def candidates(self, name: str) -> int:
@@ -105,7 +106,7 @@ class StationPolicies:
             own = self._station.config.models.policy if name == BASE else name
             if own.startswith(REMOTE):
                 return ""
-            path = find_model(own, self._station.path)
+            path = find_model(own, self._station.path, self._user_names or name == BASE)
             return fingerprint(path) if path.is_dir() else _hash_of(path)
         except (ConfigError, CheckpointError, OSError):
             return ""
@@ -125,7 +126,12 @@ class StationPolicies:
             self._make_room()
             models = self._station.config.models
             self._open[key] = open_policy(
-                target, models.unnorm_key, models.device, beside=self._station.path, token=token
+                target,
+                models.unnorm_key,
+                models.device,
+                beside=self._station.path,
+                token=token,
+                network=self._user_names or key == BASE,
             )
             self._sent[key] = token
         return self._open[key]

@@ -17,11 +17,10 @@ from typing import Literal
 
 import numpy as np
 
-from gymnast_core.data.formats import StoredEpisode, find_all, open_episode
+from gymnast_core.data.formats import StoredEpisode, data_path, find_all, open_episode
 from gymnast_core.data.frames import shrink_frame
 from gymnast_core.data.worldgym import check_bridge
 from gymnast_core.errors import DataError
-from gymnast_core.files import user_path
 from gymnast_core.policy.config import Labels
 from gymnast_core.policy.prompt import normalise_instruction
 from gymnast_core.policy.statistics import GRIPPER
@@ -104,7 +103,7 @@ def find_entries(
     if instruction:
         normalise_instruction(instruction)
     for folder in folders:
-        root = user_path(folder)
+        root = data_path(folder)
         if not root.is_dir():
             raise DataError(f"{root}: no such data folder")
         found = [source for source in find_all(root) if source.path.resolve() not in seen]

@@ -22,12 +22,14 @@ def open_policy(
     adapters: str | os.PathLike[str] = "runs/adapters",
     beside: str | os.PathLike[str] | None = None,
     token: str | None = None,
+    network: bool = True,
 ) -> Policy:
-    """A checkpoint folder (OpenVLA layout), with one stored adapter active if named; a script (`.npz`); or a policy
-    server's address: `http://host:port` as AutoEval's speak, `ws://host:port` as openpi's.
+    """A checkpoint folder (OpenVLA layout) or its name on the Hub (`hf:OWNER/NAME`), with one stored adapter active if
+    named; a script (`.npz`); or a policy server's address: `http://host:port` as AutoEval's speak, `ws://host:port` as
+    openpi's.
 
     beside: the station file that relative folders are looked up beside. token: that a policy server is sent, "" for
-    none; None: that of this process (GYMNAST_POLICY_TOKEN).
+    none; None: that of this process (GYMNAST_POLICY_TOKEN). network: False where nothing may be fetched from the Hub.
 
     Raises: ConfigError, CheckpointError or DataError, one line.
     """
@@ -37,7 +39,7 @@ def open_policy(
         raise CheckpointError(f"{text}: {other} takes no adapter, found '{adapter}'")
     if text.startswith(REMOTE):
         return _open_remote(text, token)
-    path = find_model(text, beside)
+    path = find_model(text, beside, network)
     if path.suffix == ".npz":
         return load_script(path)
     policy = load_policy(path, unnorm_key, device)
@@ -60,7 +62,12 @@ def _open_remote(address: str, token: str | None) -> Policy:
     return WebSocketPolicy(address, token=token)
 
 
-def check_policy(name: str | os.PathLike[str], beside: str | os.PathLike[str] | None = None) -> None:
-    """See that there is such a policy, at no cost. Raises: ConfigError that says where it was looked for."""
+def check_policy(
+    name: str | os.PathLike[str], beside: str | os.PathLike[str] | None = None, network: bool = True
+) -> None:
+    """See that there is such a policy, without loading it; one on the Hub is fetched, unless `network` is False.
+
+    Raises: ConfigError that says where it was looked for.
+    """
     if not os.fspath(name).startswith(REMOTE):
-        find_model(os.fspath(name), beside)
+        find_model(os.fspath(name), beside, network)

@@ -3,6 +3,7 @@
     base                      the policy of the station file
     NAME                      an adapter on it
     a/path, ./motion.npz      another checkpoint folder, recorded actions
+    hf:OWNER/NAME             a checkpoint of the Hugging Face Hub, or hf:OWNER/NAME@REVISION
     http://..., ws://...      a policy server
     look-ahead:NAME           the base, an adapter or a checkpoint folder, which looks ahead
     look-ahead-16:NAME        the same with 16 candidates

@@ -57,14 +57,15 @@ class SFTConfig:
     """Supervised fine-tuning of the policy."""
 
     data: tuple[str, ...] = ()
-    """Folders of demonstrations, of every format that `gymnast data formats` lists."""
+    """Folders of demonstrations, of every format that `gymnast data formats` lists, or hf:OWNER/NAME of the Hugging
+    Face Hub."""
     mix: tuple[str, ...] = ()
     """Folders of logged or imagined episodes; those judged a success are mixed in (Iter-SFT)."""
     mix_ratio: Positive = 1.0
     """Mixed samples for each sample of the demonstrations; the paper's Iter-SFT has 1."""
     base: str = ""
-    """Checkpoint folder to start from, or the name of a shipped one. Empty: a new model by `init` or `model`; if these
-    are empty too, the shipped mini/policy."""
+    """Checkpoint folder to start from, the name of a shipped one, or hf:OWNER/NAME of the Hugging Face Hub.
+    Empty: a new model by `init` or `model`; if these are empty too, the shipped mini/policy."""
     chunk_length: Annotated[int, Field(ge=0, le=64)] = 0
     """Actions of one forward of a base; 0: as its config.json says, or 5 if it says nothing. Not for an adapter alone,
     which acts as its base does."""

@@ -15,7 +15,7 @@ class JudgeTrainConfig:
     """Train the learned judge."""
 
     data: tuple[str, ...]
-    """Folders with logged episodes that have an outcome."""
+    """Folders with logged episodes that have an outcome, or hf:OWNER/NAME of the Hugging Face Hub."""
     out: str
     """Folder the judge is written to."""
     decoded: tuple[str, ...] = ()

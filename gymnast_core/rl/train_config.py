@@ -42,9 +42,9 @@ class TrainConfig:
     seconds: Positive = 1e9
     """Training takes at most this long, with its resumptions."""
     policy: str = ""
-    """Policy checkpoint instead of the station's."""
+    """Policy checkpoint instead of the station's: a folder, or hf:OWNER/NAME of the Hugging Face Hub."""
     world_model: str = ""
-    """World-model folder instead of the station's."""
+    """World model instead of the station's: a folder, or hf:OWNER/NAME of the Hugging Face Hub."""
     judge: str = ""
     """Folder of a learned judge instead of the station's judge."""
     out: str = ""

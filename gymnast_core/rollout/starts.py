@@ -11,7 +11,7 @@ import numpy as np
 
 from gymnast_core.config import StationConfig
 from gymnast_core.data.films import film_frame
-from gymnast_core.data.formats import StoredEpisode, episode_at, episodes_below, layouts
+from gymnast_core.data.formats import StoredEpisode, data_path, episode_at, episodes_below, layouts
 from gymnast_core.data.frames import read_image
 from gymnast_core.data.sidecar import read_description
 from gymnast_core.data.trial_pictures import SUFFIXES as PICTURES
@@ -59,7 +59,7 @@ def find_starts(folder: str | Path, size: int | None = None) -> Iterator[tuple[S
 
     Raises: DataError when the folder does not exist.
     """
-    folder = user_path(folder)
+    folder = data_path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of start frames")
     number = 0
@@ -149,7 +149,7 @@ def logged_frames(
 
     Raises: DataError when the folder does not exist, or holds no episode of this instruction.
     """
-    folder = user_path(folder)
+    folder = data_path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of logged episodes")
     generator = np.random.default_rng(derive_seed(seed, "logged frames"))

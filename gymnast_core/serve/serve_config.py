@@ -17,8 +17,8 @@ class ServeConfig(ListenConfig):
     one port. Ctrl-C or SIGTERM answers what was accepted and ends the server."""
 
     policy: PathText = ""
-    """A policy checkpoint's folder, recorded actions (.npz), or another policy server's address (http://host:port,
-    ws://host:port). Empty: the station's policy."""
+    """A policy checkpoint's folder or hf:OWNER/NAME of the Hugging Face Hub, recorded actions (.npz), or another policy
+    server's address (http://host:port, ws://host:port). Empty: the station's policy."""
     config: str = "simulated_drawer"
     """Station file, a path or the name of a shipped one: its policy, the statistics for actions, and the device."""
     adapter: str = ""

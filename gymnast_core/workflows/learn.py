@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from gymnast_core.config import JudgeConfig, StationConfig, dump_config, find_model, load_config
+from gymnast_core.data.formats import data_path
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.evaluation.imagination_config import EvaluateConfig
 from gymnast_core.evaluation.judge_config import EvaluateJudgeConfig
@@ -309,5 +310,5 @@ def check_data(station: StationConfig) -> None:
     for name in ("old_data", "held_out_data"):
         for source in getattr(station.practise, name):
             folder = parse_source(source)[0] if name == "old_data" else source
-            if not user_path(folder, f"practise.{name}").is_dir():
+            if not data_path(folder, f"practise.{name}").is_dir():
                 raise ConfigError(f"practise.{name}: found '{folder}', needed an existing folder of episodes")

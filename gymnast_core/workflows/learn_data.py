@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gymnast_core.data.formats import find_all
+from gymnast_core.data.formats import data_path, find_all
 from gymnast_core.errors import DataError
-from gymnast_core.files import user_path
 from gymnast_core.progress import say
 from gymnast_core.seeds import derive_seed
 
@@ -46,7 +45,7 @@ def find_resets(sources: Sequence[str], apart: Sequence[str] = ()) -> Resets:
     Raises: DataError where fewer than two resets have an episode, since one has to teach and one to measure.
     """
     groups: Resets = {}
-    left_out = [user_path(folder).resolve() for folder in apart]
+    left_out = [data_path(folder).resolve() for folder in apart]
     seen: set[Path] = set()
     for source in dict.fromkeys(sources):
         for episode in find_all(source):

@@ -168,11 +168,17 @@ def save_autoencoder(folder: str | Path, autoencoder: SmallAutoencoder, made_by:
 
 
 def load_autoencoder(
-    name: str | Path, *, image_size: int = 256, device: str = "cpu", dtype: torch.dtype = torch.float32
+    name: str | Path,
+    *,
+    image_size: int = 256,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    network: bool = True,
 ) -> Autoencoder:
     """An autoencoder by name: a small one's folder (also a shipped one's), or `sd3:FOLDER` for Stable Diffusion 3's.
 
     device: "cpu", "cuda", "cuda:1" or "auto". dtype: what Stable Diffusion 3's computes in; the small one is float32.
+    network: False for names in files of others, which make nobody fetch from the Hub.
 
     Raises: ConfigError (no such folder or device), CheckpointError (incomplete, damaged, another kind).
     """
@@ -181,7 +187,7 @@ def load_autoencoder(
     if text.startswith(SD3_PREFIX):
         return StableDiffusion3Autoencoder(text[len(SD3_PREFIX) :], image_size=image_size, device=device, dtype=dtype)
     if not Path(text).is_absolute():
-        name = find_model(text)
+        name = find_model(text, network=network)
     weights, config = read_folder(name, "small_autoencoder")
     autoencoder = SmallAutoencoder(parse_config(SmallAutoencoderConfig, config.get("model", {}), f"{name}/config.json"))
     load_weights(autoencoder, weights, f"{name}/weights.safetensors")
@@ -250,6 +256,7 @@ def load_world_model(
         image_size=size if isinstance(size, int) else 256,
         device=device,
         dtype=dtype,
+        network=False,
     )
     check_fit(model.config, own, source)
     made_by = config.get("made_by")

@@ -23,6 +23,7 @@ from torch import Tensor
 from gymnast_core.data.formats import StoredEpisode, find_all, open_episode
 from gymnast_core.data.worldgym import check_bridge
 from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.hub_names import is_hub_name
 from gymnast_core.plain_json import parse_json
 from gymnast_core.progress import progress_bar, readers
 from gymnast_core.world_model.actions import frame_conditions
@@ -91,9 +92,12 @@ def split(files: Sequence[StoredEpisode], fraction: float) -> tuple[list[StoredE
 
 
 def parse_source(text: str) -> tuple[str, float]:
-    """`FOLDER` or `FOLDER@WEIGHT`: weight 2 draws each of its frames twice as often as without."""
+    """`FOLDER` or `FOLDER@WEIGHT`: weight 2 draws each of its frames twice as often as without.
+
+    A name of the Hub has its own "@" before that of the weight: `hf:OWNER/NAME@REVISION@WEIGHT`.
+    """
     folder, at, weight = text.rpartition("@")
-    if not at:
+    if not at or (is_hub_name(text) and "@" not in folder):
         return text, 1.0
     try:
         value = float(weight)

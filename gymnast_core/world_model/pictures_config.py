@@ -12,9 +12,9 @@ class PicturesConfig:
     """Evaluation of a world model."""
 
     model: str
-    """World-model folder."""
+    """World-model folder, or hf:OWNER/NAME of the Hugging Face Hub."""
     data: tuple[str, ...]
-    """Folders of episodes."""
+    """Folders of episodes, or hf:OWNER/NAME of the Hugging Face Hub."""
     run: str = "runs/world_model/evaluate"
     """Where pictures and result.json go."""
     held_out: float = 0.05

@@ -13,7 +13,7 @@ class RolloutConfig:
     """What to imagine and where to write it."""
 
     model: str
-    """World-model folder."""
+    """World-model folder, or hf:OWNER/NAME of the Hugging Face Hub."""
     out: str
     """Video to write (.mp4)."""
     episode: str = ""

@@ -19,7 +19,7 @@ import torch
 from gymnast_core.config import find_model
 from gymnast_core.data.dataset_writer import to_be_copied
 from gymnast_core.data.episode import write_episode
-from gymnast_core.data.formats import StoredEpisode, find_all
+from gymnast_core.data.formats import StoredEpisode, data_path, find_all
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.files import user_path
 from gymnast_core.progress import progress_bar
@@ -66,7 +66,7 @@ def reconstruct(config: ReconstructConfig) -> int:
 def _copies(roots: Sequence[str], out: Path) -> list[tuple[StoredEpisode, Path]]:
     """Every episode with the folder of its copy. Raises: ConfigError where a copy would take the place of something."""
     copies: dict[Path, StoredEpisode] = {}
-    for root in map(user_path, roots):
+    for root in map(data_path, roots):
         for source in find_all(root):
             target = out / root.name / source.path.relative_to(root).parent / source.name
             other = copies.setdefault(target, source)

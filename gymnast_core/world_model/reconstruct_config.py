@@ -15,7 +15,8 @@ class ReconstructConfig:
     """Options of `gymnast world-model reconstruct`."""
 
     data: tuple[str, ...]
-    """Folders of episodes of any format; the copies are in gymnast's own format."""
+    """Folders of episodes of any format, or hf:OWNER/NAME of the Hugging Face Hub; the copies are in gymnast's
+    own format."""
     out: str
     """Folder of the copies; those that are there already are left alone."""
     autoencoder: str = "mini/world_model/autoencoder"

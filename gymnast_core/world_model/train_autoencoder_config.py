@@ -16,7 +16,8 @@ class AutoencoderTrainConfig:
     run: str = "runs/world_model/autoencoder"
     """Run folder; a second start in the same folder resumes. The result is its subfolder `model`."""
     data: tuple[str, ...] = ()
-    """Folders of episodes (every format that `gymnast data formats` lists), each as FOLDER or FOLDER@WEIGHT."""
+    """Folders of episodes (every format that `gymnast data formats` lists), each as FOLDER or FOLDER@WEIGHT; or data
+    sets of the Hugging Face Hub, hf:OWNER/NAME or hf:OWNER/NAME@REVISION@WEIGHT."""
     cache: str = "runs/cache"
     """Where frames are kept for the next run."""
     model: SmallAutoencoderConfig = field(default_factory=SmallAutoencoderConfig)

@@ -21,7 +21,8 @@ class TrainConfig:
     run: str = "runs/world_model/train"
     """Run folder; a second start in the same folder resumes. The result is its subfolder `model`."""
     data: tuple[str, ...] = ()
-    """Folders of episodes (every format that `gymnast data formats` lists), each as FOLDER or FOLDER@WEIGHT."""
+    """Folders of episodes (every format that `gymnast data formats` lists), each as FOLDER or FOLDER@WEIGHT; or data
+    sets of the Hugging Face Hub, hf:OWNER/NAME or hf:OWNER/NAME@REVISION@WEIGHT."""
     autoencoder: str = ""
     """A small autoencoder's folder (or a shipped one, mini/world_model/autoencoder), or sd3:FOLDER for the one of
     Stable Diffusion 3. Empty with `init`: that model's own."""

@@ -1,0 +1,1 @@
+"""Models and data sets to and from the Hugging Face Hub."""
