@@ -13,6 +13,10 @@ class DataError(GymnastError):
     """An episode, image, video or action array from outside is unreadable or has the wrong shape, type or range."""
 
 
+class LengthError(DataError):
+    """An episode's frames and actions are not of the numbers that belong together."""
+
+
 class CheckpointError(GymnastError):
     """A checkpoint folder or file is incomplete, for another size, or not of the layout it claims."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 import threading
@@ -58,7 +59,9 @@ class Interruption:
             raise KeyboardInterrupt
         self.requested = True
         self.at = time.monotonic()
-        console.print("stopping at the next safe place; once more to stop now")
+        os.write(
+            2, b"\nstopping at the next safe place; once more to stop now\n"
+        )  # rich may be halfway through an import
 
 
 class Stopped(KeyboardInterrupt):

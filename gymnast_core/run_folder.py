@@ -29,7 +29,7 @@ import torch
 
 from gymnast_core.config import dump_config
 from gymnast_core.contents import name_file
-from gymnast_core.data.formats import episodes_in
+from gymnast_core.data.formats import refuse_episodes
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.files import append_line, is_number, read_json_lines, write_bytes
 from gymnast_core.locks import LOCK, lock_folder
@@ -51,15 +51,6 @@ def refuse_other_options(path: str | os.PathLike[str], then: Mapping[str, Any], 
                 f"{path}: holds a run with {name} {then[name]!r}, found {value!r}; give the same options, or choose "
                 "another --run"
             )
-
-
-def _refuse_episodes(path: Path) -> None:
-    """A run among logged episodes would mix its files with theirs. Raises: ConfigError naming the first one."""
-    for folder in (path, *path.glob("*/")):
-        for episode in episodes_in(folder):
-            if folder in (path, episode.path):
-                first = episode.path.relative_to(path)
-                raise ConfigError(f"run: found {path}, which holds episodes ({first}); choose another --run")
 
 
 def take_back() -> None:
@@ -94,7 +85,7 @@ class RunFolder:
         file = self.path / "config.yaml"
         try:
             if config is not None:
-                _refuse_episodes(self.path)
+                refuse_episodes(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             if config is not None:
                 self._lock = lock_folder(self.path)

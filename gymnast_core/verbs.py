@@ -204,6 +204,24 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "data label": _verb(
             "serve.", "label_config:LabelConfig", "label:label", "say which logged episodes succeeded, and when"
         ),
+        "data check": _verb(
+            "evaluation.",
+            "check_config:CheckConfig",
+            "check:check",
+            "find broken episodes, and mend them where possible",
+        ),
+        "data list": _verb(
+            "evaluation.",
+            "logbook_config:ListEpisodesConfig",
+            "logbook_verbs:list_episodes",
+            "list logged episodes: day, task, policy, outcome",
+        ),
+        "data show": _verb(
+            "evaluation.",
+            "logbook_config:ShowEpisodeConfig",
+            "logbook_verbs:show_episode",
+            "show what is known of one episode, with a film strip",
+        ),
         "data formats": _verb(
             "data.", "list_formats:ListFormatsConfig", "list_formats:list_formats", "list the formats that are read"
         ),

@@ -207,6 +207,8 @@ def test_an_added_format_is_read_by_every_verb_that_takes_data(
         "world-model train-autoencoder": ["--steps", 2, "--model.image-size", 32, "--cache", tmp_path / "cache"],
         "world-model evaluate": ["--model", models / "world_model", "--horizon", 6, "--held-out", 0],
         "world-model reconstruct": ["--out", runs / "copies", "--world-model", models / "world_model"],
+        "data check": [],
+        "data list": [],
         "data label": ["--who", "a test"],  # the last one: it changes what the episodes say
     }
     monkeypatch.setattr("sys.stdin", io.StringIO("f\n" * 12))
@@ -219,7 +221,11 @@ def test_an_added_format_is_read_by_every_verb_that_takes_data(
     assert taking - {"learn"} == set(options), "what learns runs these verbs, each in a process of its own"
     for verb, words in options.items():
         read = held if verb == "world-model evaluate" else data
-        run = [] if verb in ("world-model reconstruct", "data label") else ["--run", runs / verb.replace(" ", "_")]
+        run = (
+            []
+            if verb in ("world-model reconstruct", "data label", "data list")
+            else ["--run", runs / verb.replace(" ", "_")]
+        )
         assert main([*verb.split(), *map(str, ["--data", read, *run, *words])]) == 0, verb
 
     assert json.loads((runs / "judge_evaluate" / "result.json").read_text())["episodes"] == 12

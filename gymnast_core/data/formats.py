@@ -21,7 +21,7 @@ import numpy as np
 from gymnast_core.data.episode import Episode
 from gymnast_core.data.labels import read_label
 from gymnast_core.data.outcome import Outcome, labelled_outcome, logged_outcome
-from gymnast_core.errors import ConfigError, DataError
+from gymnast_core.errors import ConfigError, DataError, LengthError
 from gymnast_core.files import file_names, files_of_folders, user_path
 
 BUILT_IN = (
@@ -84,6 +84,17 @@ class StoredEpisode(ABC):
         are, of whatever robot; row k leads to frame k. None where the format keeps Bridge actions.
         """
         return None
+
+    def bridge_steps(self) -> Episode | None:
+        """As `steps`; None where the episode is whole and its rows are another robot's."""
+        try:
+            return self.steps()
+        except LengthError:
+            raise
+        except DataError:
+            if self.vectors() is None:
+                raise
+            return None
 
     def position(self, number: int) -> list[float] | None:
         """Measured end effector x, y, z (metres, base frame) in frame `number`; None where it was not measured."""
@@ -257,6 +268,27 @@ def find_all(folder: str | os.PathLike[str]) -> list[StoredEpisode]:
     if not found:
         raise DataError(f"{root}: no episode below it; needed {layouts()}")
     return found
+
+
+def episodes_of(paths: Sequence[str | os.PathLike[str]]) -> list[StoredEpisode]:
+    """Every episode that these folders and files hold, each once; those that are nothing but a start, too.
+
+    Raises: DataError where one of the paths names nothing, or a file that is no episode.
+    """
+    found: dict[Path, StoredEpisode] = {}
+    for path in map(user_path, paths):
+        for source in episodes_below(path, starts=True) if path.is_dir() else [open_episode(path)]:
+            found.setdefault(source.path.resolve(), source)
+    return list(found.values())
+
+
+def refuse_episodes(path: Path) -> None:
+    """A run among logged episodes would mix its files with theirs. Raises: ConfigError naming the first one."""
+    for folder in (path, *path.glob("*/")):
+        for episode in episodes_in(folder):
+            if folder in (path, episode.path):
+                first = episode.path.relative_to(path)
+                raise ConfigError(f"run: found {path}, which holds episodes ({first}); choose another --run")
 
 
 def episode_at(path: str | os.PathLike[str]) -> StoredEpisode | None:

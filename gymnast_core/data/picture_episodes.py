@@ -27,7 +27,7 @@ from gymnast_core.data.frames import read_image, resize_frame, write_image
 from gymnast_core.data.pictures import check_image
 from gymnast_core.data.sidecar import read_sidecar
 from gymnast_core.data.worldgym import check_bridge
-from gymnast_core.errors import DataError
+from gymnast_core.errors import DataError, LengthError
 from gymnast_core.files import hidden, write_bytes, write_json
 
 ACTIONS_FILE, FRAMES_FOLDER, DESCRIPTION_FILE = "actions.npz", "frames", "description.json"
@@ -51,7 +51,7 @@ class PictureEpisode(StoredEpisode):
         about, count = self.describe(), self.count()
         actions, executed = self._array("actions"), self._array("executed", "actions")
         if not len(actions) == len(executed) == count - 1:
-            raise DataError(
+            raise LengthError(
                 f"{self.path / ACTIONS_FILE}: found {len(actions)} actions and {len(executed)} executed for {count} "
                 "frames; needed one frame more than actions"
             )

@@ -121,6 +121,8 @@ def _recover_steps(folder: Path) -> str:
         write_json(folder / EMPTY_FILE, {**header, "status": "incomplete", "steps": 0})
         (folder / HEADER_FILE).unlink(missing_ok=True)
         return f"0 steps and no readable picture ({found.problem}), set aside: its header is {EMPTY_FILE} now"
+    counted = header.get("steps")
+    short = was != "recording" and isinstance(counted, int) and counted > found.steps  # the last lines are gone
     cut = bool(found.problem)
     if cut:
         content = b"".join(line + b"\n" for line in found.lines)
@@ -129,13 +131,15 @@ def _recover_steps(folder: Path) -> str:
         if found.lost_steps and not kept.exists():
             write_bytes(kept, steps_file.read_bytes())
         write_bytes(steps_file, content)
-    if was == "recording" or cut or mended:
-        status = "complete" if was == "complete" and not cut else "incomplete"
+    if was == "recording" or cut or short or mended:
+        status = "complete" if was == "complete" and not (cut or short) else "incomplete"
         header.update(status=status, steps=found.steps)
         write_json(folder / HEADER_FILE, header)
     read_episode(folder)  # as every verb does
     text = f"{found.steps} steps, {was if was != 'recording' else 'was cut short, now incomplete'}"
-    if cut and was != "recording":
+    if short:
+        text += f" of {counted}"
+    if (cut or short) and was != "recording":
         text += ", now incomplete"
     if mended:
         text += f", {HEADER_FILE} written anew from {START_FILE}"

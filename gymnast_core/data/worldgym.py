@@ -18,7 +18,7 @@ from gymnast_core.data.episode import ACTION_DIM
 from gymnast_core.data.films import film_index
 from gymnast_core.data.films import read_video as read_video  # where scripts look for it
 from gymnast_core.data.sidecar import read_description
-from gymnast_core.errors import DataError
+from gymnast_core.errors import DataError, LengthError
 
 TRANSLATION_SCALE = 35.0
 ROTATION_SCALE = 5.6
@@ -106,7 +106,7 @@ def read_vectors(video: str | os.PathLike[str]) -> np.ndarray:
         raise DataError(f"{path}: 'arr_0' has shape {vectors.shape}, needed (steps, {WORLDGYM_ACTION_DIM})")
     frames = film_index(video).count
     if len(vectors) != frames:
-        raise DataError(
+        raise LengthError(
             f"{path}: {len(vectors)} actions for the {frames} frames of {Path(video).name}; needed one per frame"
         )
     gripper = vectors[:, 6:7]
