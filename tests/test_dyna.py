@@ -1,0 +1,221 @@
+"""Rounds of `gymnast dyna`: broken logs teach nothing, only what is better is used, and a kill changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gymnast_core.cli import main
+from gymnast_core.config import StationConfig, load_config
+from gymnast_core.data.episode import read_header
+from gymnast_core.errors import ConfigError
+from gymnast_core.results import read_record, read_result
+from gymnast_core.station_file import open_station
+from gymnast_core.workflows.dyna_result import DynaResult
+from gymnast_core.workflows.learn_data import MEASURE, TEACH, Division, Side, held_out_resets
+from gymnast_core.workflows.learn_result import GateFigures, JudgeFigures, Pictures
+from gymnast_core.workflows.learn_verdict import worse_judge, worse_world_model
+from gymnast_core.workflows.lineage import Artefact, Lineage, merged, read_lineages, tree, write_lineage
+from tests.machine import HANG_S
+from tests.processes import wait_for
+from tests.tiny_station import build_tiny_station, let_practice_succeed
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sets(st.text(min_size=1, max_size=4), min_size=2, max_size=12), min_size=2, max_size=5))
+def test_a_reset_stays_on_its_side_in_every_later_round(rounds: list[set[str]]) -> None:
+    sides: dict[str, Side] = {}
+    for resets in rounds:
+        known = {reset: sides[reset] for reset in resets if reset in sides}
+        held = held_out_resets(sorted(resets), 0.3, known)
+        now: dict[str, Side] = {reset: MEASURE if reset in held else TEACH for reset in resets}
+        assert all(now[reset] == side for reset, side in known.items())
+        if len(known) < len(resets) - 1:
+            assert set(now.values()) == {MEASURE, TEACH}
+        sides |= now
+
+
+def test_only_what_is_better_is_used() -> None:
+    good, bad = Pictures({"1": 30.0, "5": 25.0}, 1.4), Pictures({"1": 29.0, "5": 25.0}, 1.4)
+    gate = GateFigures(0.8, 0.05, 20, 0.1, 0.05, 20)
+    assert worse_world_model(bad, good, gate, gate) == ""
+    assert "became worse (27.5 -> 27.0 dB)" in worse_world_model(good, bad, gate, gate)
+    assert "no better" in worse_world_model(good, good, gate, gate)
+    within, below = dataclasses.replace(gate, agreement=0.74), dataclasses.replace(gate, agreement=0.6)
+    assert worse_world_model(bad, good, gate, within) == ""
+    assert "less often (0.80 -> 0.60" in worse_world_model(bad, good, gate, below)
+    assert "bias grew (+0.10 -> -0.30" in worse_world_model(bad, good, gate, dataclasses.replace(gate, bias=-0.3))
+    assert "ignores actions" in worse_world_model(bad, dataclasses.replace(good, action_shuffle=1.05), gate, gate)
+    assert worse_world_model(Pictures({"1": 20.0}), Pictures({"1": 21.0}), GateFigures(), GateFigures()) == ""
+    assert worse_judge(JudgeFigures(0.9, 0.03, 20), JudgeFigures(0.88, 0.03, 20)) == ""
+    assert "less often" in worse_judge(JudgeFigures(0.9, 0.03, 20), JudgeFigures(0.6, 0.03, 20))
+    assert "no verdict" in worse_judge(JudgeFigures(0.9, 0.03, 20), JudgeFigures(None, None, 0))
+
+
+def test_the_tree_goes_on_from_one_run_to_the_next(tmp_path: Path) -> None:
+    first = Artefact("world_model_1", "world_model", "a", "given")
+    second = Artefact("world_model_2", "world_model", "b", "used", ("world_model_1",), 0, {"pictures": "1 dB -> 2 dB"})
+    adapter = Artefact("x", "adapter", "x", "confirmed", ("policy_1", "world_model_2"), 0)
+    third = Artefact("world_model_3", "world_model", "c", "refused", ("world_model_2",), 1, why="it is worse")
+    again = dataclasses.replace(second, state="given", parents=(), round=None, figures={})
+    policy = Artefact("policy_1", "policy", "p", "given")
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    write_lineage(tmp_path / "one", Lineage("s", "two", (again, third)))
+    write_lineage(tmp_path / "two", Lineage("s", "one", (policy, first, second, adapter)))
+    lines = list(tree(merged(read_lineages([tmp_path]))))
+    assert lines == [
+        "policy_1 (given)",
+        "└─ x (confirmed, round 0) [with world_model_2]",
+        "world_model_1 (given)",
+        "└─ world_model_2 (used, round 0): pictures 1 dB -> 2 dB",
+        "   └─ world_model_3 (refused, round 1): it is worse",
+    ]
+    loop = {
+        one.name: one
+        for one in (Artefact("a", "judge", "", "used", ("b",)), Artefact("b", "judge", "", "used", ("a",)))
+    }
+    assert len(list(tree(loop))) == 2
+
+
+@pytest.fixture(scope="module")
+def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = build_tiny_station(tmp_path_factory.mktemp("tiny"), simulated=True)
+    let_practice_succeed(file)
+    content = yaml.safe_load(file.read_text())
+    content["adaptation"] |= {"iterations": 2, "evaluation_rollouts": 64}
+    content["practise"] = {
+        "world_model_learning_rate": 0.002,
+        "world_model_batch": 2,
+        "judge_steps": 2,
+        "measuring_trials": 1,
+    }
+    content["canary"] = {"other_trials": 0}
+    content["dyna"] = {"rounds": 2, "trajectories": 6, "world_model_steps": 6}
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def comparable(result: DynaResult) -> list[dict[str, object]]:
+    """What two runs with the same settings have in common: all but names, folders and the clock."""
+    found = []
+    for one in result.rounds:
+        practices = [(p.imagined_before, p.imagined_after, p.state, p.updates) for p in one.practices.values()]
+        learned = dataclasses.replace(one.learned, station="", seconds={}, skipped=())
+        names = [Path(path).name for path in one.data.chosen]
+        found.append({"data": names, "practices": practices, **dataclasses.asdict(learned)})
+    return found
+
+
+def test_rounds_use_what_is_better_and_a_killed_run_comes_to_the_same(
+    station: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["data", "collect", "--config", str(station), "--out", "logs", "--policy", "random", "--workers", "1"]
+    assert main([*words, "--episodes", "4", "--horizon", "4"]) == 0
+    episodes = sorted(path.parent for path in (tmp_path / "logs").rglob("episode.json"))
+    (episodes[0] / "frames" / "000001.png").write_bytes(b"broken")
+    words = [
+        "dyna",
+        "--config",
+        str(station),
+        "--logs",
+        "logs",
+        "--tasks",
+        "close_drawer",
+        "--trials",
+        "2",
+        "--frames",
+        "2",
+    ]
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    command = [sys.executable, "-m", "gymnast_core.cli", *words, "--run", str(cut)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    trained = cut / "rounds" / "0" / "learn" / "world_model" / "finished.json"
+    wait_for(trained.exists, 200.0, process)
+    process.kill()
+    process.communicate(timeout=HANG_S)
+    before = trained.stat().st_mtime_ns
+    code = main([*words, "--run", str(cut)])
+    assert main([*words, "--run", str(whole)]) == code
+    assert trained.stat().st_mtime_ns == before, "a finished step was repeated"
+    result = read_result(DynaResult, cut)
+    assert comparable(read_result(DynaResult, whole)) == comparable(result)
+
+    first = result.rounds[0]
+    assert code == int(not any(one.better for one in result.rounds))
+    assert [(Path(one.episode).name, one.why.split(":")[0]) for one in first.data.left_out] == [
+        (episodes[0].name, "frame_unreadable")
+    ]
+    assert first.data.new == len(first.data.chosen) == len(episodes) - 1
+    assert first.learned.episodes + first.learned.held_out == len(first.data.chosen)
+    page = (cut / "report.html").read_text()
+    assert str(episodes[0]) in page and "frame_unreadable" in page and "action-shuffle ratio" in page
+    divisions = [
+        read_record(Division, cut / "rounds" / str(one.number) / "learn" / "division.json").sides
+        for one in result.rounds
+    ]
+    assert all(divisions[0].items() <= sides.items() for sides in divisions)
+    taught = {
+        path.resolve(): read_header(path)["metadata"]["seed"]
+        for path in (cut / "rounds" / "0" / "learn" / "data" / "teach").iterdir()
+    }
+    assert len(taught) == first.learned.episodes and episodes[0].resolve() not in taught
+
+    (lineage,) = read_lineages([cut])
+    made = {one.kind: one for one in lineage.artefacts if one.round == 0}
+    given_names = {one.kind: one.name for one in lineage.artefacts if one.state == "given"}
+    assert made["world_model"].parents == (given_names["world_model"],)
+    assert made["world_model"].state == ("used" if "world_model" in first.learned.models else "refused")
+    assert "dB -> " in made["world_model"].figures["pictures"] and "agreement" in made["world_model"].figures["gate"]
+    used = open_station(result.station_file)
+    assert used.config.models.policy == open_station(str(station)).config.models.policy
+    capsys.readouterr()
+    assert main(["dyna", "status", str(cut)]) == 0
+    shown = capsys.readouterr().out
+    assert all(one.name in shown for one in lineage.artefacts) and f"└─ {made['world_model'].name}" in shown
+    assert main(["dyna", "status", str(tmp_path), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 2
+
+    assert main([*words, "--run", str(cut), "--seed", "1"]) == 2
+    assert "holds a run with seed 0, found 1" in capsys.readouterr().err
+    records = {path: path.read_bytes() for path in cut.rglob("round.json")}
+    if "no new episode" in result.ended:
+        assert main([*words, "--run", str(cut), "--more"]) == code
+        assert {path: path.read_bytes() for path in cut.rglob("round.json")} == records
+
+
+def test_what_cannot_be_is_refused_in_one_line(
+    station: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+
+    def refusal(*words: str) -> str:
+        assert main(["dyna", "--config", str(station), "--run", "run", *words]) == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    assert "logs: found 'nowhere', needed an existing folder" in refusal("--logs", "nowhere")
+    assert "unknown task 'fly'" in refusal("--logs", "empty", "--tasks", "fly")
+    assert "old_data: found 'old', needed an existing folder" in refusal("--logs", "empty", "--old-data", "old@2")
+    assert "empty: no whole episode with a known outcome" in refusal("--logs", "empty")
+    assert main(["dyna", "status", "empty"]) == 2 and "no lineage.json" in capsys.readouterr().err
+
+    file = tmp_path / "station.yaml"
+    content = yaml.safe_load(station.read_text())
+    for value, schedule in (("nightly", "nightly"), (False, "off"), ({"rounds": 3}, "off")):
+        file.write_text(yaml.safe_dump({**content, "dyna": value}))
+        assert load_config(StationConfig, file).dyna.schedule == schedule
+    for wrong, said in (("weekly", "dyna.schedule: found 'weekly'"), ({"night": [20, 25]}, "dyna.night.1: found 25")):
+        file.write_text(yaml.safe_dump({**content, "dyna": wrong}))
+        with pytest.raises(ConfigError, match=said):
+            load_config(StationConfig, file)
