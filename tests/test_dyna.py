@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +23,18 @@ from gymnast_core.results import read_record, read_result
 from gymnast_core.station_file import open_station
 from gymnast_core.workflows.dyna_result import DynaResult
 from gymnast_core.workflows.learn_data import MEASURE, TEACH, Division, Side, held_out_resets
-from gymnast_core.workflows.learn_result import GateFigures, JudgeFigures, Pictures
+from gymnast_core.workflows.learn_result import GateFigures, JudgeFigures, Learned, Pictures
 from gymnast_core.workflows.learn_verdict import worse_judge, worse_world_model
-from gymnast_core.workflows.lineage import Artefact, Lineage, merged, read_lineages, tree, write_lineage
+from gymnast_core.workflows.lineage import (
+    Artefact,
+    Lineage,
+    given_by,
+    learned_in,
+    merged,
+    read_lineages,
+    tree,
+    write_lineage,
+)
 from tests.machine import HANG_S
 from tests.processes import wait_for
 from tests.tiny_station import build_tiny_station, let_practice_succeed
@@ -54,7 +64,7 @@ def test_only_what_is_better_is_used() -> None:
     assert worse_world_model(bad, good, gate, within) == ""
     assert "less often (0.80 -> 0.60" in worse_world_model(bad, good, gate, below)
     assert "bias grew (+0.10 -> -0.30" in worse_world_model(bad, good, gate, dataclasses.replace(gate, bias=-0.3))
-    assert "ignores actions" in worse_world_model(bad, dataclasses.replace(good, action_shuffle=1.05), gate, gate)
+    assert "ignores actions now" in worse_world_model(bad, dataclasses.replace(good, action_shuffle=1.05), gate, gate)
     assert worse_world_model(Pictures({"1": 20.0}), Pictures({"1": 21.0}), GateFigures(), GateFigures()) == ""
     assert worse_judge(JudgeFigures(0.9, 0.03, 20), JudgeFigures(0.88, 0.03, 20)) == ""
     assert "less often" in worse_judge(JudgeFigures(0.9, 0.03, 20), JudgeFigures(0.6, 0.03, 20))
@@ -87,6 +97,25 @@ def test_the_tree_goes_on_from_one_run_to_the_next(tmp_path: Path) -> None:
     assert len(list(tree(loop))) == 2
 
 
+def test_a_judge_stands_below_the_one_before_and_beside_the_imagination_that_taught_it(
+    station: Path, tmp_path: Path
+) -> None:
+    given_names = {one.kind: one.name for one in given_by(open_station(str(station)))}
+    for kind in ("world_model", "judge"):
+        (tmp_path / kind).mkdir()
+        shutil.copytree(station.parent / kind, tmp_path / kind / "model")
+        weights = next((tmp_path / kind / "model").glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes() + b" ")
+    figures = JudgeFigures(0.5, 0.1, 8), JudgeFigures(0.9, 0.1, 8)
+    learned = Learned("s", 4, 2, 2, ("judge",), {}, {}, {"judge": figures[0]}, {"judge": figures[1]})
+    learned = dataclasses.replace(learned, refused={"world_model": "it is worse"})
+    model, judge = learned_in(3, tmp_path, learned, given_names)
+    assert (model.state, model.why, model.parents) == ("refused", "it is worse", (given_names["world_model"],))
+    assert (judge.state, judge.round, judge.parents) == ("used", 3, (given_names["judge"], model.name))
+    assert judge.figures == {"held-out": f"{figures[0]} -> {figures[1]}"}
+    assert len({model.name, judge.name, *given_names.values()}) == 5
+
+
 @pytest.fixture(scope="module")
 def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = build_tiny_station(tmp_path_factory.mktemp("tiny"), simulated=True)
@@ -96,11 +125,11 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content["practise"] = {
         "world_model_learning_rate": 0.002,
         "world_model_batch": 2,
-        "judge_steps": 2,
+        "judge_steps": 0,  # what judges learn is seen in test_rounds.py
         "measuring_trials": 1,
     }
     content["canary"] = {"other_trials": 0}
-    content["dyna"] = {"rounds": 2, "trajectories": 6, "world_model_steps": 6}
+    content["dyna"] = {"trajectories": 6, "world_model_steps": 6}
     file.write_text(yaml.safe_dump(content))
     return file
 
@@ -120,39 +149,37 @@ def test_rounds_use_what_is_better_and_a_killed_run_comes_to_the_same(
     station: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["data", "collect", "--config", str(station), "--out", "logs", "--policy", "random", "--workers", "1"]
-    assert main([*words, "--episodes", "4", "--horizon", "4"]) == 0
+    collect = ["data", "collect", "--config", str(station), "--out", "logs", "--policy", "random", "--workers", "1"]
+    collect += ["--tasks", "close_drawer", "--episodes", "4", "--horizon", "4"]
+    assert main(collect) == 0
     episodes = sorted(path.parent for path in (tmp_path / "logs").rglob("episode.json"))
     (episodes[0] / "frames" / "000001.png").write_bytes(b"broken")
-    words = [
-        "dyna",
-        "--config",
-        str(station),
-        "--logs",
-        "logs",
-        "--tasks",
-        "close_drawer",
-        "--trials",
-        "2",
-        "--frames",
-        "2",
-    ]
+    words = ["dyna", "--config", str(station), "--logs", "logs", "--tasks", "close_drawer", "--then"]
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    command = [sys.executable, "-m", "gymnast_core.cli", *words, "--run", str(cut)]
+    command = [sys.executable, "-m", "gymnast_core.cli", *words, "nothing", "--run", str(cut)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     trained = cut / "rounds" / "0" / "learn" / "world_model" / "finished.json"
     wait_for(trained.exists, 200.0, process)
     process.kill()
     process.communicate(timeout=HANG_S)
     before = trained.stat().st_mtime_ns
-    code = main([*words, "--run", str(cut)])
-    assert main([*words, "--run", str(whole)]) == code
+    code = main([*words, "nothing", "--run", str(cut)])
+    assert main([*words, "nothing", "--run", str(whole)]) == code
     assert trained.stat().st_mtime_ns == before, "a finished step was repeated"
-    result = read_result(DynaResult, cut)
-    assert comparable(read_result(DynaResult, whole)) == comparable(result)
+    assert comparable(read_result(DynaResult, whole)) == comparable(read_result(DynaResult, cut))
+    assert main([*words, "nothing", "--run", str(cut), "--more"]) == code
+    assert len(read_result(DynaResult, cut).rounds) == 1, "nothing is learned where nothing is new"
 
-    first = result.rounds[0]
-    assert code == int(not any(one.better for one in result.rounds))
+    assert main([*collect, "--first-seed", "50"]) == 0
+    practise = [*words, "practise", "--frames", "2", "--trials", "1", "--more"]
+    assert main([*practise, "--run", str(cut)]) in (0, 1)
+    result = read_result(DynaResult, cut)
+    first, second = result.rounds
+    assert (
+        second.data.new == 4 and set(second.practices) == {"close_drawer"} and second.practices["close_drawer"].updates
+    )
+    assert second.practices["close_drawer"].station == second.learned.station
+    assert code == int(not first.better)
     assert [(Path(one.episode).name, one.why.split(":")[0]) for one in first.data.left_out] == [
         (episodes[0].name, "frame_unreadable")
     ]
@@ -186,12 +213,8 @@ def test_rounds_use_what_is_better_and_a_killed_run_comes_to_the_same(
     assert main(["dyna", "status", str(tmp_path), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == 2
 
-    assert main([*words, "--run", str(cut), "--seed", "1"]) == 2
+    assert main([*words, "nothing", "--run", str(cut), "--seed", "1"]) == 2
     assert "holds a run with seed 0, found 1" in capsys.readouterr().err
-    records = {path: path.read_bytes() for path in cut.rglob("round.json")}
-    if "no new episode" in result.ended:
-        assert main([*words, "--run", str(cut), "--more"]) == code
-        assert {path: path.read_bytes() for path in cut.rglob("round.json")} == records
 
 
 def test_what_cannot_be_is_refused_in_one_line(
@@ -215,7 +238,10 @@ def test_what_cannot_be_is_refused_in_one_line(
     for value, schedule in (("nightly", "nightly"), (False, "off"), ({"rounds": 3}, "off")):
         file.write_text(yaml.safe_dump({**content, "dyna": value}))
         assert load_config(StationConfig, file).dyna.schedule == schedule
-    for wrong, said in (("weekly", "dyna.schedule: found 'weekly'"), ({"night": [20, 25]}, "dyna.night.1: found 25")):
+    for wrong, said in (
+        ("weekly", "dyna: found 'weekly'; Input should be 'off' or 'nightly'"),
+        ({"night": [20, 25]}, "dyna.night.1: found 25"),
+    ):
         file.write_text(yaml.safe_dump({**content, "dyna": wrong}))
         with pytest.raises(ConfigError, match=said):
             load_config(StationConfig, file)

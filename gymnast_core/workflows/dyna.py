@@ -32,7 +32,7 @@ from gymnast_core.workflows.dyna_data import Filter, Gathered, episodes_of_logs,
 from gymnast_core.workflows.dyna_page import write_dyna_page
 from gymnast_core.workflows.dyna_practice import TOGETHER, RoundPractice, teaching_folder
 from gymnast_core.workflows.dyna_result import DynaResult, DynaRound, result_of
-from gymnast_core.workflows.learn import Learning, check_data, check_sources
+from gymnast_core.workflows.learn import DIVISION, Learning, check_data, check_sources
 from gymnast_core.workflows.learn_config import LearnConfig
 from gymnast_core.workflows.learn_result import Learned
 from gymnast_core.workflows.learned_station import WORLD_MODEL, with_models
@@ -43,8 +43,8 @@ from gymnast_core.workflows.rounds import RoundRecord
 from gymnast_core.workflows.timing import seconds_spent, timed
 
 RECORD, DATA, STATION = "round.json", "data.json", "station.yaml"
-FREE = ("rounds", "more", "logs", "run", "device")
-"""Options that may change when a run goes on."""
+FIXED = ("config", "seed")
+"""Options with which a run goes on; the others may be new in a further round."""
 AGAIN = "delete the folder of the round to do it again"
 
 
@@ -63,7 +63,7 @@ def dyna(options: DynaOptions) -> int:
     folder = Path(options.run or f"{RUNS}/{station.config.name}")
     if (folder / "config.yaml").exists():
         then = dataclasses.asdict(load_config(DynaOptions, folder / "config.yaml"))
-        now = {name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}
+        now = {name: value for name, value in dataclasses.asdict(options).items() if name in FIXED}
         refuse_other_options(folder, then, now)
     run = RunFolder(folder, options, tensorboard=False)
     try:
@@ -107,7 +107,7 @@ class Dyna:
             path = self.record_of(len(done))
             self.take(read_record(DynaRound, path, AGAIN), done)
         wanted = self.options.rounds or self.settings.rounds
-        allowed = wanted + (len(done) if self.options.more else 0)
+        allowed = max(len(done), wanted + (len(done) if self.options.more else 0))
         ended = f"all {allowed} rounds are done"
         if done:
             self.publish(done, allowed, "the next round is under way")
@@ -156,9 +156,9 @@ class Dyna:
         return one
 
     def gather(self, done: Sequence[DynaRound]) -> Gathered:
-        """The episodes of the next round, decided once. Raises: ConfigError, DataError."""
+        """The episodes of the next round, decided when learning from them begins. Raises: ConfigError, DataError."""
         path = self.folder(len(done)) / DATA
-        if path.exists():
+        if path.exists() and (path.parent / "learn" / DIVISION).exists():
             return read_record(Gathered, path, AGAIN)
         below = (f"tasks/*/{EPISODES}", f"train/{EPISODES}")
         tried = [str(path) for one in done for name in below for path in sorted(self.folder(one.number).glob(name))]

@@ -49,7 +49,7 @@ class RoundPractice:
         """
         instruction = self.station.config.task(task).instruction
         count = self.options.frames or self.station.config.adaptation.frames
-        starts = [one.path for one in find_all(self.teach) if one.instruction() == instruction][-count:]
+        starts = [one.path for one in find_all(self.teach) if one.describe().instruction == instruction][-count:]
         if not starts:
             self.notes.append(f"{task}: not practised, since no episode that teaches is of it")
             return None

@@ -24,8 +24,8 @@ def _reasons(then: Pictures, now: Pictures, before: GateFigures, after: GateFigu
         change = "became worse" if now.mean < then.mean else "are no better"
         yield f"its pictures of the episodes that measure {change} ({then.mean:.1f} -> {now.mean:.1f} dB)"
     ratios = then.action_shuffle, now.action_shuffle
-    if ratios[0] is not None and ratios[1] is not None and ratios[1] <= min(IGNORED, ratios[0]):
-        yield f"it ignores actions (action-shuffle ratio {ratios[0]:.2f} -> {ratios[1]:.2f})"
+    if ratios[0] is not None and ratios[1] is not None and ratios[1] <= IGNORED < ratios[0]:
+        yield f"it ignores actions now (action-shuffle ratio {ratios[0]:.2f} -> {ratios[1]:.2f})"
     if before.agreement is not None and after.agreement is not None:
         error = math.hypot(before.agreement_error or 0.0, after.agreement_error or 0.0)
         if after.agreement < before.agreement - error:
