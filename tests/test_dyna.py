@@ -65,6 +65,8 @@ def test_only_what_is_better_is_used() -> None:
     assert "less often (0.80 -> 0.60" in worse_world_model(bad, good, gate, below)
     assert "bias grew (+0.10 -> -0.30" in worse_world_model(bad, good, gate, dataclasses.replace(gate, bias=-0.3))
     assert "ignores actions now" in worse_world_model(bad, dataclasses.replace(good, action_shuffle=1.05), gate, gate)
+    few = dataclasses.replace(gate, agreement=0.0, bias=1.0, episodes=7, loop_episodes=7)
+    assert worse_world_model(bad, good, gate, few) == "", "seven episodes refuse nothing"
     assert worse_world_model(Pictures({"1": 20.0}), Pictures({"1": 21.0}), GateFigures(), GateFigures()) == ""
     assert worse_judge(JudgeFigures(0.9, 0.03, 20), JudgeFigures(0.88, 0.03, 20)) == ""
     assert "less often" in worse_judge(JudgeFigures(0.9, 0.03, 20), JudgeFigures(0.6, 0.03, 20))
@@ -126,7 +128,7 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "world_model_learning_rate": 0.002,
         "world_model_batch": 2,
         "judge_steps": 0,  # what judges learn is seen in test_rounds.py
-        "measuring_trials": 1,
+        "measuring_trials": 0,
     }
     content["canary"] = {"other_trials": 0}
     content["dyna"] = {"trajectories": 6, "world_model_steps": 6}
@@ -149,9 +151,9 @@ def test_rounds_use_what_is_better_and_a_killed_run_comes_to_the_same(
     station: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    collect = ["data", "collect", "--config", str(station), "--out", "logs", "--policy", "random", "--workers", "1"]
+    collect = ["data", "collect", "--config", str(station), "--policy", "random", "--workers", "1"]
     collect += ["--tasks", "close_drawer", "--episodes", "4", "--horizon", "4"]
-    assert main(collect) == 0
+    assert main([*collect, "--out", "logs/first"]) == 0
     episodes = sorted(path.parent for path in (tmp_path / "logs").rglob("episode.json"))
     (episodes[0] / "frames" / "000001.png").write_bytes(b"broken")
     words = ["dyna", "--config", str(station), "--logs", "logs", "--tasks", "close_drawer", "--then"]
@@ -170,7 +172,7 @@ def test_rounds_use_what_is_better_and_a_killed_run_comes_to_the_same(
     assert main([*words, "nothing", "--run", str(cut), "--more"]) == code
     assert len(read_result(DynaResult, cut).rounds) == 1, "nothing is learned where nothing is new"
 
-    assert main([*collect, "--first-seed", "50"]) == 0
+    assert main([*collect, "--out", "logs/second", "--first-seed", "50"]) == 0
     practise = [*words, "practise", "--frames", "2", "--trials", "1", "--more"]
     assert main([*practise, "--run", str(cut)]) in (0, 1)
     result = read_result(DynaResult, cut)

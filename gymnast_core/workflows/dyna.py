@@ -108,7 +108,7 @@ class Dyna:
             self.take(read_record(DynaRound, path, AGAIN), done)
         wanted = self.options.rounds or self.settings.rounds
         allowed = max(len(done), wanted + (len(done) if self.options.more else 0))
-        ended = f"all {allowed} rounds are done"
+        ended = "as many as were asked for"
         if done:
             self.publish(done, allowed, "the next round is under way")
         while len(done) < allowed:

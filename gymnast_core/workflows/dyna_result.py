@@ -61,7 +61,8 @@ class DynaResult:
     def message(self) -> str:
         """For people, in one line."""
         better = sum(one.better for one in self.rounds)
-        return f"{len(self.rounds)} rounds, {better} of them made something better; {self.ended}"
+        count = f"{len(self.rounds)} rounds" if len(self.rounds) > 1 else "one round"
+        return f"{count}, of which {better} made something better; {self.ended}"
 
 
 def result_of(station: str, allowed: int, station_file: str, ended: str, done: Sequence[DynaRound]) -> DynaResult:

@@ -2,7 +2,8 @@
 
 A world model must show better pictures, by its mean PSNR over horizons. Nothing that practice rests on may have become
 worse: agreement with the robot, bias, and how far pictures follow the actions. What lies within a standard error of the
-difference is no change. A judge must agree with the known outcomes no less often than before, likewise.
+difference is no change, and figures of fewer than `MIN_EPISODES` episodes refuse nothing. A judge must agree with the
+known outcomes no less often than before, likewise.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections.abc import Iterator
 
 from gymnast_core.workflows.learn_result import GateFigures, JudgeFigures, Pictures
+from gymnast_core.world_model.fidelity import MIN_EPISODES
 from gymnast_core.world_model.pictures import IGNORED
 
 
@@ -26,11 +28,13 @@ def _reasons(then: Pictures, now: Pictures, before: GateFigures, after: GateFigu
     ratios = then.action_shuffle, now.action_shuffle
     if ratios[0] is not None and ratios[1] is not None and ratios[1] <= IGNORED < ratios[0]:
         yield f"it ignores actions now (action-shuffle ratio {ratios[0]:.2f} -> {ratios[1]:.2f})"
-    if before.agreement is not None and after.agreement is not None:
+    enough = min(before.episodes, after.episodes) >= MIN_EPISODES
+    if enough and before.agreement is not None and after.agreement is not None:
         error = math.hypot(before.agreement_error or 0.0, after.agreement_error or 0.0)
         if after.agreement < before.agreement - error:
             yield f"it agrees with the robot less often ({before.agreement:.2f} -> {after.agreement:.2f} ± {error:.2f})"
-    if before.bias is not None and after.bias is not None:
+    enough = min(before.loop_episodes, after.loop_episodes) >= MIN_EPISODES
+    if enough and before.bias is not None and after.bias is not None:
         error = math.hypot(before.bias_error or 0.0, after.bias_error or 0.0)
         if abs(after.bias) > abs(before.bias) + error:
             yield f"its bias grew ({before.bias:+.2f} -> {after.bias:+.2f} ± {error:.2f})"
@@ -38,7 +42,7 @@ def _reasons(then: Pictures, now: Pictures, before: GateFigures, after: GateFigu
 
 def worse_judge(before: JudgeFigures, after: JudgeFigures) -> str:
     """Why a new judge is not to be used, in words; empty where it is not worse."""
-    if before.agreement is None:
+    if before.agreement is None or before.episodes < MIN_EPISODES:
         return ""
     if after.agreement is None:
         return "it gave no verdict on the episodes that measure"
