@@ -21,6 +21,8 @@ from gymnast_core.data.episode import read_header
 from gymnast_core.errors import ConfigError
 from gymnast_core.results import read_record, read_result
 from gymnast_core.station_file import open_station
+from gymnast_core.workflows.dyna_config import DynaOptions
+from gymnast_core.workflows.dyna_practice import RoundPractice, teaching_folder
 from gymnast_core.workflows.dyna_result import DynaResult
 from gymnast_core.workflows.learn_data import MEASURE, TEACH, Division, Side, held_out_resets
 from gymnast_core.workflows.learn_result import GateFigures, JudgeFigures, Learned, Pictures
@@ -35,6 +37,7 @@ from gymnast_core.workflows.lineage import (
     tree,
     write_lineage,
 )
+from gymnast_core.workflows.robot_trials import RobotTrials
 from tests.machine import HANG_S
 from tests.processes import wait_for
 from tests.tiny_station import build_tiny_station, let_practice_succeed
@@ -123,7 +126,7 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = build_tiny_station(tmp_path_factory.mktemp("tiny"), simulated=True)
     let_practice_succeed(file)
     content = yaml.safe_load(file.read_text())
-    content["adaptation"] |= {"iterations": 2, "evaluation_rollouts": 64}
+    content["adaptation"] |= {"iterations": 1}
     content["practise"] = {
         "world_model_learning_rate": 0.002,
         "world_model_batch": 2,
@@ -181,6 +184,16 @@ def test_rounds_use_what_is_better_and_a_killed_run_comes_to_the_same(
         second.data.new == 4 and set(second.practices) == {"close_drawer"} and second.practices["close_drawer"].updates
     )
     assert second.practices["close_drawer"].station == second.learned.station
+
+    # One training over all tasks, and the robot's word on its adapter; a finished one is read.
+    own, used = open_station(str(station)), open_station(result.station_file)
+    teach, trials = teaching_folder(cut / "rounds" / "1" / "learn"), RobotTrials(own, "seeds")
+    options = DynaOptions(config=str(station), tasks=("close_drawer",), trials=1)
+    practice = RoundPractice(options, cut / "rounds" / "1", 1, used, trials, teach, lambda doing: None)
+    record = practice.train(1)
+    assert record.adapter and record.canary is not None and record.canary.pairs == 1 and record.updates == 1
+    episodes_of_trials = sorted((cut / "rounds" / "1" / "train" / "episodes").iterdir())
+    assert len(episodes_of_trials) == 2 and practice.train(1).canary == record.canary
     assert code == int(not first.better)
     assert [(Path(one.episode).name, one.why.split(":")[0]) for one in first.data.left_out] == [
         (episodes[0].name, "frame_unreadable")
@@ -206,7 +219,6 @@ def test_rounds_use_what_is_better_and_a_killed_run_comes_to_the_same(
     assert made["world_model"].parents == (given_names["world_model"],)
     assert made["world_model"].state == ("used" if "world_model" in first.learned.models else "refused")
     assert "dB -> " in made["world_model"].figures["pictures"] and "agreement" in made["world_model"].figures["gate"]
-    used = open_station(result.station_file)
     assert used.config.models.policy == open_station(str(station)).config.models.policy
     capsys.readouterr()
     assert main(["dyna", "status", str(cut)]) == 0

@@ -28,7 +28,7 @@ from gymnast_core.reward.classifier import load_classifier, taught_by
 from gymnast_core.reward.train import train_judge
 from gymnast_core.reward.train_config import JudgeTrainConfig
 from gymnast_core.station_file import StationFile, open_station
-from gymnast_core.workflows.learn import GENTLY
+from gymnast_core.workflows.learn_config import GENTLY
 from gymnast_core.workflows.learn_data import held_out_resets
 from gymnast_core.workflows.learn_result import Learned
 from gymnast_core.workflows.learned_station import open_round

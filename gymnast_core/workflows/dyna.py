@@ -54,6 +54,7 @@ def dyna(options: DynaOptions) -> int:
     Raises: ConfigError, one line naming an option or a field; DataError, CheckpointError, StationError.
     """
     station = open_station(options.config, device=options.device)
+    options = dataclasses.replace(options, config=str(station.path))  # one name of it, wherever the command is given
     for task in options.tasks:
         station.config.task(task)
     check_data(station.config)

@@ -36,7 +36,7 @@ from gymnast_core.run_folder import refuse_other_options
 from gymnast_core.seeds import derive_seed
 from gymnast_core.station_file import StationFile, open_station
 from gymnast_core.workflows.child import run_apart
-from gymnast_core.workflows.learn_config import GENTLY, LearnConfig
+from gymnast_core.workflows.learn_config import LearnConfig
 from gymnast_core.workflows.learn_data import Division, Side, divide, find_resets, link_model
 from gymnast_core.workflows.learn_result import ALL, GateFigures, JudgeFigures, Learned, Pictures, figures_of
 from gymnast_core.workflows.learn_verdict import worse_judge, worse_world_model
@@ -52,7 +52,6 @@ STATION = "station.yaml"
 OPTIONS, DIVISION = "config.yaml", "division.json"
 FIXED = ("data", "measure", "earlier", "old_data", "world_model_steps", "share", "config", "seed")
 """Options with which a time of learning goes on."""
-__all__ = ["GENTLY", "Learning", "check_data", "check_sources", "learn"]
 WARMUP = 50
 """Steps of linear warm-up of the world model, at most a tenth of all."""
 
