@@ -49,8 +49,12 @@ EXTRAS = {
         "mcap-ros2-support>=0.5.3,<1",
         "lz4>=4.3,<5",
         "zstandard>=0.22,<1",
-        "rosbags>=0.10,<1",
+        "rosbags>=0.11,<1",
     ],
+    # LeRobot data sets, read and written: their tables.
+    "lerobot": ["pyarrow>=17,<28"],
+    # RLDS data sets, read and written without TensorFlow: fast checksums, and protobuf's wire format.
+    "rlds": ["google-crc32c>=1.5,<2", "protobuf>=4.21,<8"],
     # Published checkpoints: the autoencoder of WorldGym.
     "checkpoints": ["diffusers>=0.31,<1"],
     # Vision-language models that judge in process, Qwen3-VL among them; without it peft brings some version.
@@ -60,6 +64,8 @@ EXTRAS = {
     "four-bit": ["bitsandbytes>=0.46,<1"],
     # A policy for other programs (`gymnast serve`), and policies behind openpi's WebSocket interface.
     "serve": ["fastapi>=0.115,<1", "uvicorn>=0.35,<1", "websockets>=15,<18", "msgpack>=1.0.5,<2"],
+    # The station and the world model as environments of gymnasium.
+    "gymnasium": ["gymnasium>=1.1,<2"],
     # `make test`.
     "dev": [
         "pytest>=8,<10",
@@ -75,7 +81,18 @@ EXTRAS = {
 EXTRAS["full"] = sorted(
     {
         requirement
-        for name in ("station", "vlm", "log", "checkpoints", "local-judge", "four-bit", "serve")
+        for name in (
+            "station",
+            "vlm",
+            "log",
+            "lerobot",
+            "rlds",
+            "checkpoints",
+            "local-judge",
+            "four-bit",
+            "serve",
+            "gymnasium",
+        )
         for requirement in EXTRAS[name]
     }
 )

@@ -204,31 +204,47 @@ def websocket_client(port: int, side: int, seed: int = 0) -> Iterator[Callable[[
 def milliseconds(ask: Callable[[], object], repeats: int) -> list[float]:
     """Of each request, after a tenth more that are not counted."""
     spent = []
-    for _ in range(repeats + repeats // 10):
+    for _ in range(requests_of(repeats)):
         began = time.perf_counter()
         ask()
         spent.append((time.perf_counter() - began) * 1e3)
     return sorted(spent[repeats // 10 :])
 
 
+def requests_of(repeats: int) -> int:
+    """How many requests `milliseconds` makes."""
+    return repeats + repeats // 10
+
+
+def processor_ms(process: int) -> float:
+    """What a process and its threads have computed so far: other than a request's time, it is the same on a busy
+    machine."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1e3 / os.sysconf("SC_CLK_TCK")
+
+
 def latency_table(options: BenchmarkConfig, report: Report) -> None:
     """One client, a policy that answers at once; servers take turns, so that all meet the same machine."""
-    report.table("wire", "server", "p50 ms", "p90 ms", "p99 ms", "p50 against plain")
+    report.table("wire", "server", "p50 ms", "p90 ms", "p99 ms", "p50 against plain", "processor ms")
     for wire, client, plain in (
         ("HTTP, json_numpy", http_client, "plain HTTP"),
         ("WebSocket, msgpack", websocket_client, "plain WebSocket"),
     ):
-        with report.attempt(wire), server(*child("instant")) as (ours, _), server(*child(plain)) as (other, _):
+        with report.attempt(wire), server(*child("instant")) as (ours, own), server(*child(plain)) as (other, others):
             spent: dict[str, list[float]] = {plain: [], "gymnast serve": []}
+            busy = dict.fromkeys(spent, 0.0)
             with client(ours, 256) as ask, client(other, 256) as ask_other:
                 for _ in range(5):
-                    spent[plain] += milliseconds(ask_other, options.repeats // 5)
-                    spent["gymnast serve"] += milliseconds(ask, options.repeats // 5)
-            base = statistics.median(spent[plain])
+                    for name, one, process in ((plain, ask_other, others), ("gymnast serve", ask, own)):
+                        before = processor_ms(process)
+                        spent[name] += milliseconds(one, options.repeats // 5)
+                        busy[name] += processor_ms(process) - before
+            base, asked = statistics.median(spent[plain]), 5 * requests_of(options.repeats // 5)
             for name, times in spent.items():
                 times.sort()
                 shown = [times[int(share * (len(times) - 1))] for share in (0.5, 0.9, 0.99)]
-                report.row(wire, name, *(f"{one:.2f}" for one in shown), f"{statistics.median(times) / base:.2f}")
+                against = f"{statistics.median(times) / base:.2f}"
+                report.row(wire, name, *(f"{one:.2f}" for one in shown), against, f"{busy[name] / asked:.2f}")
 
 
 def throughput(port: int, clients: int, seconds: float) -> float:

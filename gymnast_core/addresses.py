@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import urllib.request
@@ -59,6 +60,12 @@ def address_problem(address: str, schemes: tuple[str, str] = HTTP) -> str:
     return ""
 
 
+def policy_server_problem(address: str) -> str:
+    """What is wrong with a policy server's address, and what is needed; empty: nothing that this machine can see."""
+    wrong = address_problem(address, WEBSOCKET if address.startswith("ws") else HTTP)
+    return f"{wrong}, needed http://host:port/path or ws://host:port/path" if wrong else ""
+
+
 def check_header(value: str, what: str) -> str:
     """A key that travels in a header: printable ASCII without spaces and quotation marks; white space at the ends is
     taken off. The message never holds the key.
@@ -105,3 +112,11 @@ def _character(one: str) -> str:
     names = {"\n": "a line break", "\r": "a line break", "\t": "a tab", " ": "a space"}
     quotes = "a quotation mark" if one in "\"'`“”‘’" else ""
     return names.get(one) or f"{quotes or 'a character that is not ASCII'} (U+{ord(one):04X})"
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

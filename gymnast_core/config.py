@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from gymnast_core.addresses import address_problem
+from gymnast_core.addresses import address_problem, policy_server_problem
 from gymnast_core.errors import ConfigError, DocumentError
 from gymnast_core.files import user_path
 from gymnast_core.plain_json import parse_json
@@ -55,6 +55,12 @@ PathText = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
 def _check_address(address: str) -> str:
     if address and (wrong := address_problem(address)):
         raise ValueError(f"{wrong}, needed http://host:port/path")
+    return address
+
+
+def _check_policy_server(address: str) -> str:
+    if wrong := policy_server_problem(address):
+        raise ValueError(wrong)
     return address
 
 
@@ -173,6 +179,12 @@ class ModelsConfig:
     """Checkpoint folders; relative paths are looked up beside the station file, then in the shipped weights."""
 
     policy: PathText = "mini/policy"
+    policy_token_env: dict[
+        Annotated[str, AfterValidator(_check_policy_server)],
+        Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")],
+    ] = field(default_factory=dict)
+    """Environment variables that hold the tokens of policy servers, by address: {"ws://lab-gpu:8000": LAB_TOKEN}. A
+    token goes to its address alone. Without an entry, the server of `policy` gets that of GYMNAST_POLICY_TOKEN."""
     unnorm_key: str = "station"
     """Which statistics of the policy's checkpoint un-normalise its actions."""
     world_model: PathText = "mini/world_model"
@@ -417,12 +429,27 @@ class ExecutorConfig:
 
 @dataclass(frozen=True)
 class RestConfig:
-    """A rest for the motors between trials: the arm stands at its start, and its torque stays on."""
+    """A rest for the motors between trials."""
 
     every_s: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False), SECONDS] = 0.0
     """Seconds of episodes after which the arm rests; 0: never."""
     seconds: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False), SECONDS] = 1200.0
     """How long it rests."""
+    torque: Literal["on", "off"] = "on"
+    """"on": the arm stands at its start. "off": it lies down in the driver's sleep pose, and its motors are let go."""
+
+
+@dataclass(frozen=True)
+class PersonPageConfig:
+    """The page on which a person who was called sees the scene, reads what to do, and says that it is done."""
+
+    host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,253}$")] = "127.0.0.1"
+    """Address to listen on from the first call on; by default this machine alone. 0.0.0.0: every network."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0: any free one."""
+    address: Address = ""
+    """How people reach the page from where they are ("http://lab-pc:8020"), as calls name it; empty: by host and
+    port."""
 
 
 @dataclass(frozen=True)
@@ -441,6 +468,10 @@ class EvaluationConfig:
     """After this time without a person trials count as paused, and the person is called again. They never end by it."""
     look_cleared: bool = False
     """Bring the arm to its start after each episode, and let the judge see the scene without it as last picture."""
+    reset_check: bool = False
+    """After each reset, see whether the scene is at the task's start: by the station's truth where it has one, else by
+    the judge. A wrong scene is reset again, within `reset_attempts`."""
+    page: PersonPageConfig = field(default_factory=PersonPageConfig)
     rest: RestConfig = field(default_factory=RestConfig)
 
 
@@ -453,6 +484,47 @@ class RecorderConfig:
     """Compression of the bag. Use none or lz4: camera frames hardly compress, and zstd is slower than the camera."""
     min_free_mb: Annotated[int, Field(ge=0)] = 500
     """A recording is refused when less disk space is free, megabytes."""
+
+
+@dataclass(frozen=True)
+class BagConfig:
+    """Bags that others recorded: which topic holds what, on which clock, at which rate."""
+
+    image: PathText = ""
+    """Topic of the pictures (sensor_msgs Image or CompressedImage). Empty: the only such topic in the bag."""
+    actions: PathText = ""
+    """Topic of Bridge actions: std_msgs Float32MultiArray or Float64MultiArray of 7 numbers (x, y, z in metres, roll,
+    pitch, yaw in radians, gripper 1 = open), or gymnast_msgs BridgeAction."""
+    poses: PathText = ""
+    """Topic of the measured end effector in the base's frame (geometry_msgs PoseStamped, Pose or TransformStamped)."""
+    actions_from: Literal["actions", "poses"] = "actions"
+    """What the actions are: those of the topic, or the differences of the measured poses, one step apart."""
+    tool_axis: Literal["x", "z"] = "x"
+    """The axis of the measured pose that points out of the gripper; the vendor's ee_gripper_link has "x"."""
+    gripper: PathText = ""
+    """Topic of the measured gripper: std_msgs Float32 or Float64, or sensor_msgs JointState."""
+    gripper_joint: str = ""
+    """Name of the gripper's joint, where its topic holds joint states."""
+    gripper_closed: Finite = 0.0
+    """What the gripper's topic says when it is closed."""
+    gripper_open: Finite = 1.0
+    """What it says when it is open."""
+    instruction: str = ""
+    """The instruction of bags that name none themselves."""
+    instruction_topic: PathText = ""
+    """Topic of the instruction (std_msgs String)."""
+    rate_hz: Annotated[float, Field(gt=0, le=50)] = 5.0
+    """Steps per second."""
+    stamps: Literal["header", "received"] = "header"
+    """The time of a message: the stamp in its header, where its type has one, or always that of receipt."""
+
+    def __post_init__(self) -> None:
+        if self.gripper_closed == self.gripper_open:
+            raise ConfigError(
+                f"gripper_closed and gripper_open: found {self.gripper_open:g} for both, needed two values"
+            )
+        if self.actions_from == "poses" and not (self.poses and self.gripper):
+            raise ConfigError("actions_from: poses: needed the topics `poses` and `gripper` as well")
 
 
 @dataclass(frozen=True)
@@ -483,6 +555,7 @@ class StationConfig:
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
+    bags: BagConfig = field(default_factory=BagConfig)
     simulation: SimulationConfig | None = None
 
     def __post_init__(self) -> None:

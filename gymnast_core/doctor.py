@@ -101,6 +101,9 @@ def examine(config: DoctorConfig) -> list[Finding]:
         ("peft", "adapters: practice, and acting with what it made"),
         ("diffusers", "the Stable Diffusion 3 autoencoder"),
         ("mcap", "episode logs"),
+        ("rosbags", "bags that others recorded"),
+        ("google-crc32c", "RLDS data sets"),
+        ("pyarrow", "LeRobot data sets"),
         ("fastapi", "gymnast serve and gymnast queue serve"),
         ("msgpack", "gymnast serve, and policy servers at ws://"),
     ):

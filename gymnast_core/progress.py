@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
 
@@ -25,6 +26,7 @@ from rich.progress import (
 )
 
 console = Console(stderr=True)
+STOPPING = b"\nstopping at the next safe place; once more to stop now\n"
 
 
 def progress_bar() -> Progress:
@@ -59,9 +61,7 @@ class Interruption:
             raise KeyboardInterrupt
         self.requested = True
         self.at = time.monotonic()
-        os.write(
-            2, b"\nstopping at the next safe place; once more to stop now\n"
-        )  # rich may be halfway through an import
+        os.write(2, STOPPING)  # not by rich, which may be halfway through an import of its own
 
 
 class Stopped(KeyboardInterrupt):
@@ -133,6 +133,19 @@ def die_with_parent(death: signal.Signals = signal.SIGTERM) -> None:
     """In a child: ask Linux for a signal when the parent dies, so that a killed parent leaves nobody behind."""
     if _LIBC is not None:
         _LIBC.prctl(1, death, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def worker_processes(count: int) -> ProcessPoolExecutor:
+    """Processes that leave Ctrl-C to this one: a worker finishes what it was given, and then the run ends. They end
+    with this one, however it ends.
+    """
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, context, initializer=_begin_worker)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
 
 
 def say(text: str, style: str = "") -> None:

@@ -237,6 +237,15 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "data formats": _verb(
             "data.", "list_formats:ListFormatsConfig", "list_formats:list_formats", "list the formats that are read"
         ),
+        "data topics": _verb(
+            "data.", "bag_topics:TopicsConfig", "bag_topics:topics", "say which topics of others' bags make an episode"
+        ),
+        "data convert": _verb(
+            "data.",
+            "convert_config:ConvertConfig",
+            "convert:convert",
+            "write episodes anew in another format, such as LeRobot's",
+        ),
         "data recover": _verb(
             "data.", "recover:RecoverConfig", "recover:recover", "repair recordings that were cut short"
         ),

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Hooks(ThreadingHTTPServer):
-    """calls: what came by path. status: what is answered, once `goes_on` is set."""
+    """calls: what came by path. status, reply: what is answered, once `goes_on` is set."""
 
     daemon_threads = True
 
@@ -20,6 +20,7 @@ class Hooks(ThreadingHTTPServer):
             path: queue.SimpleQueue() for path in ("/json", "/slack")
         }
         self.status = 200
+        self.reply = b""
         self.goes_on = threading.Event()
         self.goes_on.set()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -46,7 +47,8 @@ class _Handler(BaseHTTPRequestHandler):
         server.calls[self.path].put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         server.goes_on.wait()
         self.send_response(server.status)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(server.reply)))
         self.end_headers()
+        self.wfile.write(server.reply)
 
     def log_message(self, *_: object) -> None: ...

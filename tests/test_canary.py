@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from gymnast_core.data.outcome import ABORTED, FAILURE, SUCCESS
 from gymnast_core.errors import CheckpointError, DataError, StationError
 from gymnast_core.evaluation.canary import Canary, CanaryResult, pairs_of, plan_pairs
 from gymnast_core.evaluation.canary_page import write_canary_page
+from gymnast_core.evaluation.resets import ResetReport
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, read_records
 from gymnast_core.policy.adapter_state import Evidence, read_evidence, write_evidence
 from gymnast_core.robot.strain import ArmStrain, StepStrain
@@ -36,7 +38,10 @@ class CoinBench:
         self.dies_after = 10**9
         self.always_aborts: set[tuple[int, str]] = set()
 
-    def reset(self, task: str, seed: int) -> None: ...
+    def check(self, tasks: Sequence[str]) -> None: ...
+
+    def reset(self, task: str, seed: int) -> ResetReport:
+        return ResetReport()
 
     def practise(self, task: str, seed: int, tell: Tell) -> str:
         raise AssertionError("a canary does not practise")

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from gymnast_core.data.formats import episodes_of, open_episode
 from gymnast_core.data.frames import write_image
 from gymnast_core.data.labels import Label, write_label
 from gymnast_core.data.mcap_log import McapLog, Topic
+from gymnast_core.data.outcome import OUTCOMES
 from gymnast_core.data.pictures import read_image
 from gymnast_core.data.recover import LOG_FOLDER
 from gymnast_core.evaluation.check_episode import check_episode
@@ -34,6 +35,7 @@ from gymnast_core.evaluation.collect import _collect_one
 from gymnast_core.evaluation.collect_config import CollectConfig
 from gymnast_core.evaluation.findings import RULES
 from gymnast_core.evaluation.logbook import entries_of
+from gymnast_core.evaluation.logbook_config import OutcomeName
 from gymnast_core.station_file import find_station_file
 from tests.machine import HANG_S, overdue
 from tests.test_formats import made, write_worldgym, written
@@ -354,6 +356,7 @@ def test_a_log_folder_is_listed_and_filtered(tmp_path: Path, capsys: pytest.Capt
     assert rows[2].split()[:9] == ["2026-12-02", "12:00", "open_drawer", "base", "success", "person", "3", "0.6",
                                    str(tmp_path / "d")]  # fmt: skip
     assert "3 of 6 episodes, 1 cannot be read" in told.err and "next: gymnast data check --data" in told.err
+    assert set(get_args(OutcomeName)) == {"", *OUTCOMES}
     for wrong in (["--day", "yesterday"], ["--outcome", "won"]):
         assert main(["data", "list", "--data", str(tmp_path), *wrong]) == 2
     for verb in ("list", "check"):

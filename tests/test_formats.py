@@ -134,7 +134,9 @@ def written(name: str) -> Callable[[Path, Episode], Path]:
 
 @pytest.mark.parametrize("name", ["gymnast", "worldgym", "pictures", "toy"])
 def test_an_episode_is_the_same_in_every_format(toy: Format, tmp_path: Path, name: str) -> None:
-    assert {"gymnast", "worldgym", "pictures", "trials", "toy"} == {known.name for known in formats()}
+    assert {"gymnast", "worldgym", "pictures", "lerobot", "rlds", "bags", "trials", "toy"} == {
+        known.name for known in formats()
+    }
     for seed in range(3):
         written(name)(tmp_path / "data" / f"e{seed}", made(seed))
     found = find_all(tmp_path / "data")
@@ -391,6 +393,6 @@ def test_the_formats_are_listed(toy: Format, capsys: pytest.CaptureFixture[str])
     assert main(["data", "formats"]) == 0
     told = capsys.readouterr()
     lines = [" ".join(line.split()) for line in (told.out + told.err).splitlines()]
-    assert "worldgym read N.mp4 with N.npz beside it" in lines and "toy read, write X.toy" in lines
+    assert "worldgym read, write N.mp4 with N.npz beside it" in lines and "toy read, write X.toy" in lines
     page = (Path(__file__).resolve().parent.parent / "docs" / "reference" / "formats.md").read_text()
     assert all(f"## `{known.name}`" in page for known in formats() if known != toy)

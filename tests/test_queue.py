@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.films import film_index
 from gymnast_core.data.outcome import FAILURE
 from gymnast_core.evaluation.comparison_page import write_page_of_one
+from gymnast_core.evaluation.resets import ResetReport
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, TrialRecord, read_records
 from gymnast_core.files import read_json_lines
 from gymnast_core.policy.scripted import ScriptedPolicy
@@ -161,7 +162,10 @@ class StillBench:
     def __init__(self, store: JobStore, number: int, cancelled_in: int) -> None:
         self.store, self.number, self.cancelled_in = store, number, cancelled_in
 
-    def reset(self, task: str, seed: int) -> None: ...
+    def check(self, tasks: Sequence[str]) -> None: ...
+
+    def reset(self, task: str, seed: int) -> ResetReport:
+        return ResetReport()
 
     def practise(self, task: str, seed: int, tell: Tell) -> str:
         return "base"
@@ -218,8 +222,8 @@ def test_a_policy_server_that_fails_costs_its_job_and_the_next_that_fails_pauses
     assert store.job(kept.number).state == "running" and store.paused.startswith(f"job {kept.number}: ")
 
 
-def test_a_token_goes_to_the_server_of_the_station_file_and_not_to_a_users(
-    store: JobStore, monkeypatch: pytest.MonkeyPatch
+def test_a_token_goes_to_its_own_server_and_nothing_shows_it(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GYMNAST_POLICY_TOKEN", "of-this-station")
     own, stranger = (PolicyServer(ScriptedPolicy(np.zeros((50, 7), np.float32))) for _ in range(2))
@@ -230,10 +234,29 @@ def test_a_token_goes_to_the_server_of_the_station_file_and_not_to_a_users(
     jobs = [submit(store, 1, policy=name) for name in (stranger.address, own.address)]
     with runner(store, "--once") as process:
         assert process.wait(SLOW_S) == 0
+    assert stranger.tokens == {None} and own.tokens == {"Bearer of-this-station"}
+    monkeypatch.setenv("MINE", "of-ann-alone")
+    queue = ("--queue", str(store.folder))
+    words = ("--policy", stranger.address, "--policy-token-env", "MINE", "--trials", "3", "--max-steps", "3")
+    assert main(["queue", "submit", "open_drawer", *words, *queue]) == 0
+    number = jobs[-1].number + 1
+    file = store.folder / "tokens" / str(number)
+    assert file.read_text() == "of-ann-alone" and file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    stranger.tokens.clear()
+    stranger.spoil = lambda actions: b'{"error": "nothing for of-ann-alone"}' if len(stranger.frames) > 3 else None
+    monkeypatch.delenv("MINE")
+    with runner(store, "--once") as process:
+        assert process.wait(SLOW_S) == 0
     own.end()
     stranger.end()
-    assert [store.job(job.number).state for job in jobs] == ["done"] * 2
-    assert stranger.tokens == {None} and own.tokens == {"Bearer of-this-station"}
+    assert stranger.tokens == {"Bearer of-ann-alone"} and store.job(number).state == "failed"
+    assert "nothing for [secret]" in store.job(number).message
+    for verb in ("list", "show"):
+        main(["queue", verb, *(() if verb == "list" else (str(number),)), *queue])
+    told = capsys.readouterr()
+    kept = b"".join(path.read_bytes() for path in store.folder.rglob("*") if path.is_file())
+    assert "of-ann-alone" not in told.out + told.err and b"of-ann-alone" not in kept and not file.exists()
 
 
 def test_a_station_that_is_not_there_keeps_the_job_and_pauses_the_queue(store: JobStore) -> None:
@@ -257,6 +280,9 @@ def test_wrong_jobs_are_one_line(store: JobStore, capsys: pytest.CaptureFixture[
         (("open_drawer", "--policy", "../policy"), "policy: found '../policy'; needed 'base', an adapter's name"),
         (("open_drawer", "--policy", "ftp://a"), "'ftp' is not spoken, needed http://host:port/path or ws://"),
         (("open_drawer", "--policy", "http://me:word@a"), "a name or password in it"),
+        (("open_drawer", "--policy", "look-ahead:nobody"), "there is no such adapter on this station"),
+        (("open_drawer", "--policy", "look-ahead:http://a"), "a policy server cannot sample candidates"),
+        (("open_drawer", "--policy", "look-ahead-9999:base"), "allowed are 1 to 1024"),
         (("open_drawer", "--policy", "nobody"), "there is no such adapter on this station"),
         (("open_drawer", "--trials", "0"), "trials: found 0"),
         (("open_drawer", "--priority", "10"), "priority: found 10"),

@@ -88,6 +88,22 @@ def test_a_user_submits_sees_and_cancels_jobs_and_others_learn_little(lab: Lab) 
     assert status == 409 and answer == {"detail": f"job {job['number']}: has ended (cancelled)"}
 
 
+def test_a_jobs_token_is_kept_for_its_server_and_answered_to_nobody(lab: Lab) -> None:
+    status, job = lab.ask("ann", "POST", "/jobs", {**JOB, "policy_token": "of-anns-server"})
+    assert status == 201 and lab.store.tokens.of(job["number"]) == "of-anns-server"
+    path = f"/jobs/{job['number']}"
+    told = [job, *(lab.ask(user, "GET", where)[1] for user in ("ann", "root") for where in ("/jobs", path))]
+    assert "of-anns-server" not in json.dumps(told)
+    assert lab.ask("ann", "POST", f"{path}/cancel")[0] == 200 and lab.store.tokens.of(job["number"]) == ""
+    for more, words in (
+        ({"policy_token": 7}, "policy_token: found int, needed text"),
+        ({"policy_token": "of anns server"}, "policy_token: holds a space as character 3"),
+        ({"policy_token": "of-anns-server", "policy": "base"}, "policy_token: found a token, but policy 'base'"),
+    ):
+        status, answer = lab.ask("ann", "POST", "/jobs", {**JOB, **more})
+        assert status == 400 and words in answer["detail"] and "anns" not in answer["detail"], answer
+
+
 def test_limits_hold_for_each_user(lab: Lab) -> None:
     assert [lab.ask("ann", "POST", "/jobs", JOB)[0] for _ in range(3)] == [201, 201, 429]
     assert lab.ask("bob", "POST", "/jobs", JOB)[0] == 201

@@ -184,3 +184,14 @@ def test_a_token_is_its_users_alone_and_is_kept_nowhere(tmp_path: Path) -> None:
     for name in ("", "a b", "../x", "-a", "a" * 65):
         with pytest.raises(ConfigError, match="user: found"):
             users.set(User(name))
+
+
+def test_a_token_that_a_kill_left_is_forgotten_and_no_other(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "queue")
+    waiting, ended = (store.submit(JobRequest("open_drawer", "ws://a"), "ann", 9, f"of-{n}-alone") for n in (1, 2))
+    store.cancel(ended.number, "ann")
+    assert store.tokens.numbers() == [waiting.number]
+    for number in (ended.number, 77):
+        store.tokens.keep(number, "left-by-a-kill")
+    store.forget_tokens()
+    assert store.tokens.numbers() == [waiting.number] and store.tokens.of(waiting.number) == "of-1-alone"

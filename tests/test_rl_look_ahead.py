@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.openai_server import Server
 from gymnast_core.cli import main
 from gymnast_core.config import ArmConfig, LookAheadConfig, SafetyConfig
+from gymnast_core.data.episode import read_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.policy.load import open_policy
+from gymnast_core.policy.names import read_name
 from gymnast_core.policy.scripted import ScriptedPolicy
 from gymnast_core.protocols import Start, Verdict
 from gymnast_core.robot.safety import DeadReckoning
@@ -161,6 +165,39 @@ def test_trials_on_the_station_can_look_ahead(tmp_path: Path, capsys: pytest.Cap
     assert json.loads((tmp_path / "run" / "result.json").read_text())["all"]["n"] == 2
     assert main(["policy", "evaluate", "--policy", "expert", "--look-ahead", "3", "--run", str(tmp_path / "no")]) == 2
     assert "look_ahead: found 3 with policy expert" in capsys.readouterr().err
+
+
+def test_a_look_ahead_in_a_name_acts_as_one_in_the_station_file(tmp_path: Path) -> None:
+    station = build_tiny_station(tmp_path / "station", simulated=True)
+    content = yaml.safe_load(station.read_text())
+    content["look_ahead"] = {"rollouts": 2, "horizon": 5}
+    always = tmp_path / "station" / "always.yaml"
+    always.write_text(yaml.safe_dump(content))
+    content["look_ahead"]["rollouts"] = 0
+    station.write_text(yaml.safe_dump(content))
+    names = ("base", "look-ahead-2:base", f"look-ahead-2:{tmp_path / 'station' / 'policy'}")
+    for file, policies in ((station, names), (always, ("base", "look-ahead:base"))):
+        words = ["trials", str(file), "--policies", *policies, "--task", "open_drawer", "--trials", "1"]
+        assert main([*words, "--max-steps", "6", "--run", str(tmp_path / file.stem)]) == 0
+    episodes = {
+        (folder.parent.parent.name, episode.metadata["policy"]): episode
+        for folder in tmp_path.glob("*/episodes/*")
+        for episode in [read_episode(folder)]
+    }
+    looked = {key: episode.metadata["look_ahead"] for key, episode in episodes.items()}
+    assert looked.pop(("station", "base")) == 0 and list(looked.values()) == [2] * 4, looked
+    acted = [episodes[key].actions for key in looked]
+    assert all(np.array_equal(acted[0], other) for other in acted)
+    assert not np.array_equal(acted[0], episodes["station", "base"].actions)
+
+
+@given(st.one_of(st.none(), st.integers(1, 1024)), st.sampled_from(["base", "lab_1", "./a/b", "/models/x"]))
+def test_the_name_of_a_look_ahead_says_who_acts_and_how_many_candidates(count: int | None, acts: str) -> None:
+    name = f"look-ahead{'' if count is None else f'-{count}'}:{acts}"
+    assert read_name(name) == (True, acts, count or 0)
+    assert read_name(acts) == (False, acts, 0)
+    with pytest.raises(ConfigError, match=r"^policy: found"):
+        read_name(f"look-ahead:{name}")
 
 
 def test_a_model_behind_an_api_chooses_among_imagined_chunks_and_its_answers_are_kept(

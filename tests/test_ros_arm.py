@@ -16,8 +16,11 @@ from gymnast_msgs.srv import EmergencyStop, Rearm, ResetArm, ResetScene, SceneSt
 from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
 from interbotix_xs_msgs.srv import OperatingModes, Reboot, RegisterValues, RobotInfo, TorqueEnable
 from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
 
 from gymnast_core.config import ArmConfig
+from gymnast_core.errors import StationError
+from gymnast_core.robot.identity import SLEEP_POSE, check_sleep_pose
 from tests.machine import LATENESS, in_time, overdue
 from tests.ros_tools import SIMULATED, Client, call_reset, running_graph, set_faults, settle, wait_active, wait_until
 
@@ -367,6 +370,32 @@ def test_a_limp_arm_is_stopped_and_one_moved_by_hand_goes_on_from_where_it_is(ar
     time.sleep(0.3)
     result = arm.send_accepted([0, 0, 0, 0, 0, 0, 1])
     assert np.abs(np.array(result.joint_target) - arm.measured).max() < 0.1
+
+
+def test_an_arm_rests_without_torque_in_its_rest_pose_alone_and_a_reset_wakes_it_where_it_lies(arm: Arm) -> None:
+    """Torque goes when the arm has lain down, and comes back with a target where the arm lies by then."""
+
+    def torque() -> list[int]:
+        request = RegisterValues.Request(cmd_type="group", name="all", reg="Torque_Enable")
+        return list(arm.client.call(RegisterValues, "/wx250s/get_motor_registers", request).values)
+
+    arm.reset()
+    answer = arm.client.call(Trigger, "/arm/rest", Trigger.Request(), 30.0)
+    assert answer.success, answer.message
+    assert torque() == [0] * 7 and np.abs(arm.measured - SLEEP_POSE).max() < 0.5
+    sent = len(arm.commands)
+    refused = arm.send([0, 0, 0.002, 0, 0, 0, 1])
+    assert refused is not None and refused.safety_events == ["resting"] and len(arm.commands) == sent
+    assert "motors let go" in arm.state.detail and arm.state.mode == ArmState.MODE_UNCONFIGURED
+    lying = arm.measured
+    arm.reset()
+    assert torque() == [1] * 7 and len(arm.commands) > sent
+    assert np.abs(np.array(arm.commands[sent][1].cmd) - lying).max() < 0.1, "it holds where it lay before it moves"
+    assert arm.send_accepted([0, 0, 0.002, 0, 0, 0, 1])
+    info = RobotInfo.Request(cmd_type="group", name="arm")
+    assert check_sleep_pose(arm.client.call(RobotInfo, "/wx250s/get_robot_info", info).joint_sleep_positions).shape
+    with pytest.raises(StationError, match=r"found 0\.00, .*elsewhere an arm that is let go would fall"):
+        check_sleep_pose([0.0] * 6)  # what the vendor's driver says where nobody configured it
 
 
 def test_joint_states_cut_short_end_nothing(arm: Arm) -> None:

@@ -33,11 +33,12 @@ from gymnast_core.data.episode import read_episode
 from gymnast_core.data.formats import open_episode
 from gymnast_core.data.logged_by import station_file_of
 from gymnast_core.data.recover import RecoverConfig, recover
-from gymnast_core.errors import StationError
+from gymnast_core.errors import DataError, StationError
 from gymnast_core.policy import adapters
 from gymnast_core.policy.openvla import load_policy
 from gymnast_core.rollout.starts import read_frame, read_starts
 from gymnast_nodes.client import Station
+from gymnast_nodes.driving import Driving
 from tests.machine import HANG_S, LATENESS, in_time
 from tests.ros_tools import Client, Process, assert_held, process_of, running_station, set_faults, settle, wait_until
 from tests.tiny_station import build_tiny_station, put_on_graph
@@ -136,6 +137,33 @@ def test_a_stranger_who_commands_ends_the_episode_by_name_and_moves_nothing(runn
     assert all(list(m.safety_events) == ["not_the_commander"] and not m.accepted for m in during), during
     assert (read_episode(Path(result.episode_path)).executed[:, 1] < 0.045).all()
     wait_until(lambda: running.raw.heard["/arm/state"][-1][1].commander == "", 5.0, "a free arm")
+
+
+def test_a_script_drives_the_arm_and_an_emergency_stop_takes_it_away(running: Running) -> None:
+    """Ten steps forth and back again: the arm is where it was sent, and belongs to nobody afterwards."""
+
+    def move(arm: Driving, metres: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        for _ in range(steps):
+            arm.act(np.float32([metres, 0, 0, 0, 0, 0, 1]))
+            time.sleep(0.2)
+        time.sleep(0.4)
+        return arm.observe()
+
+    with running.station.drive(str(running.config)) as arm:
+        frame, before = arm.observe()
+        size = load_config(StationConfig, running.config).camera.observation_size
+        assert frame.shape == (size, size, 3) and np.isfinite(before).all()
+        _, after = move(arm, 0.01, 5)
+        assert after[0] - before[0] == pytest.approx(0.05, abs=0.02)
+        with pytest.raises(DataError, match="needed 7 finite numbers"):
+            arm.act(np.float32([np.nan] * 7))
+        running.station.emergency_stop("test")
+        with pytest.raises(StationError, match="stopped"):
+            move(arm, 0.01, 50)
+    wait_until(lambda: running.raw.heard["/arm/state"][-1][1].commander == "", 5.0, "a free arm")
+    running.station.rearm()
+    with running.station.drive(str(running.config)) as arm:
+        move(arm, -0.01, 5)
 
 
 def test_an_episode_is_recorded_whole_at_the_control_rate(running: Running) -> None:

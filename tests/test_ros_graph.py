@@ -217,6 +217,7 @@ def test_nodes_are_active_and_topics_have_their_types_and_qos(graph: tuple[Proce
         "/arm/reset": "gymnast_msgs/srv/ResetArm",
         "/arm/emergency_stop": "gymnast_msgs/srv/EmergencyStop",
         "/arm/rearm": "gymnast_msgs/srv/Rearm",
+        "/arm/rest": "std_srvs/srv/Trigger",
         "/camera/capture_frame": "gymnast_msgs/srv/CaptureFrame",
         "/station/reset_scene": "gymnast_msgs/srv/ResetScene",
         "/station/scene_state": "gymnast_msgs/srv/SceneState",

@@ -53,6 +53,16 @@ def test_the_arm_holds_while_the_executor_thinks(running: tuple[Client, Station]
     assert len(places) < 3 or np.linalg.norm(places - places[0], axis=1).max() < 0.006
 
 
+def test_a_goal_asks_for_a_look_ahead_by_its_name(running: tuple[Client, Station]) -> None:
+    _, station = running
+    result = station.run_trials("open_drawer", 1, "look-ahead-2:base", 5, 5).result(HANG_S)
+    assert result.success, result.message
+    facts = json.loads((Path(result.episode_paths[0]) / "episode.json").read_text())["metadata"]
+    assert (facts["policy"], facts["look_ahead"], bool(facts["checkpoint"])) == ("look-ahead-2:base", 2, True)
+    wrong = station.run_episode("open the drawer", "look-ahead:nobody", judge=False).result(HANG_S)
+    assert "no adapter 'nobody'" in wrong.message
+
+
 def test_a_cancel_does_not_wait_for_the_thought(running: tuple[Client, Station]) -> None:
     _, station = running
     wait_until(lambda: set(station.states().values()) == {"active"}, 60.0, "all nodes active")

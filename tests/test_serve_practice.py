@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +16,26 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from gymnast_core.cli import main
+from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.policy import adapters
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
+from gymnast_core.policy.remote import RemotePolicy
+from gymnast_core.policy.remote_websocket import WebSocketPolicy
+from gymnast_core.policy.scripted import ScriptedPolicy
 from tests.machine import HANG_S, overdue
+from tests.policy_server import PolicyServer
 from tests.serving import Served, body_of, from_json_numpy, from_msgpack_numpy, msgpack_numpy, post, serving
 from tests.tiny_station import INSTRUCTION, build_tiny_station, let_practice_succeed, picture
 
 FRAMES = [picture(seed) for seed in range(4)]
 START = FRAMES[0]
+GRACE_S = 4.0
+
+
+def practice_of(served: Served) -> int:
+    """The process that practises."""
+    (child,) = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
+    return int(child)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +48,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Served]:
     words = ("--config", str(folder / "station.yaml"), "--adapters", str(folder / "adapters"))
-    with serving(*words, "--practise", "--practice-runs", str(folder / "runs")) as served:
+    words += ("--practise", "--practice-runs", str(folder / "runs"), "--practice-grace", str(GRACE_S))
+    with serving(*words) as served:
         yield served
         with connect(served.ws, compression=None) as link:
             link.recv(timeout=HANG_S)
             ask(link, image=START, prompt=INSTRUCTION, capture=True)
             assert ask(link, endpoint="practise", instruction=INSTRUCTION, iterations=1000)["state"] == "running"
-        process = f"/proc/{served.process.pid}"
-        (child,) = Path(f"{process}/task/{served.process.pid}/children").read_text().split()
+        child = practice_of(served)
         assert served.end(20.0) == 0 and not Path(f"/proc/{child}").exists(), "practice ends with the server"
         assert "Traceback" not in served.output.read_text()
 
@@ -139,8 +153,63 @@ def test_a_practice_is_cancelled_and_wrong_wishes_are_told(server: Served) -> No
     while (now := request("GET")[1])["state"] == "running":
         assert not overdue(60.0, began)
         time.sleep(0.1)
-    assert (now["state"], now["message"], now["adapter"]) == ("cancelled", "its client cancelled it", "")
+    assert (now["state"], now["adapter"]) == ("cancelled", "")
+    assert now["message"].startswith("its client cancelled it")
     link.close()
+
+
+def test_our_clients_practise_over_both_wires_and_a_practice_that_hangs_blocks_nobody(
+    server: Served, policy: OpenVLAPolicy, folder: Path
+) -> None:
+    base = chunks(policy)
+    over_http, over_ws = RemotePolicy(server.http), WebSocketPolicy(server.ws)
+    hanging = over_http.practise(START, INSTRUCTION, iterations=1000)
+    assert hanging.now().state == "running"
+    with pytest.raises(DataError, match="another practice is under way"):
+        over_ws.practise(START, INSTRUCTION)
+    os.kill(practice_of(server), signal.SIGSTOP)  # it hears no SIGINT any more
+    assert hanging.cancel().message == "its client cancelled it"
+    with pytest.raises(DataError, match=r"its client cancelled it; it did not end within 4 s and was killed"):
+        hanging.adapter(0.1)
+    practice = over_ws.practise(np.stack(FRAMES), INSTRUCTION, iterations=6)
+    over_ws.close()  # a lost connection costs neither pictures nor practice
+    told = list(practice.progress(0.2))
+    assert {now.state for now in told[:-1]} == {"running"} and told[-1].state == "accepted", told[-1]
+    name = practice.adapter()
+    adapters.AdapterStore(folder / "adapters").load(policy, name)
+    adapters.activate(policy, name)
+    adapted = chunks(policy)
+    adapters.detach(policy, name)
+    assert not np.array_equal(adapted, base)
+    for client in (over_http, over_ws):
+        for chosen, expected in ((name, adapted), ("", base)):
+            client.use_adapter(chosen)
+            acted = client.act(np.stack(FRAMES), [INSTRUCTION] * len(FRAMES))
+            assert np.allclose(acted, expected, atol=1e-6)
+        with pytest.raises(ConfigError, match="which is no adapter's name"):
+            client.use_adapter("../x")
+        with pytest.raises(ConfigError, match="practise: iterations: found 0"):
+            client.practise(START, INSTRUCTION, iterations=0)
+        with pytest.raises(DataError, match="found 17 frames, needed 1 to 16"):
+            client.practise(np.stack([START] * 17), INSTRUCTION)
+        client.use_adapter("missing")
+        with pytest.raises(DataError, match="no adapter 'missing'"):
+            client.act(START[None], [INSTRUCTION])
+        client.close()
+
+
+def test_a_server_that_knows_no_practice_is_one_line() -> None:
+    stock = PolicyServer(ScriptedPolicy(np.zeros((5, 7), np.float32)))
+    with serving(module=("-m", "tests.openpi_server")) as openpi:
+        for client in (RemotePolicy(stock.address), WebSocketPolicy(openpi.ws)):
+            asked = len(stock.frames)
+            for deed, given in ((client.practise, (START, INSTRUCTION)), (client.use_adapter, ("x",))):
+                with pytest.raises(DataError, match=r"lets no client practise .*; needed `gymnast serve --practise`"):
+                    deed(*given)  # type: ignore[operator]
+            assert len(stock.frames) == asked, "no picture was sent"
+            assert client.act(START[None], ["open"]).shape[2] == 7
+            client.close()
+    stock.end()
 
 
 def test_a_server_that_does_not_practise_says_so_and_one_that_cannot_does_not_start(
@@ -153,6 +222,10 @@ def test_a_server_that_does_not_practise_says_so_and_one_that_cannot_does_not_st
             status, answer = post(link, "/act", body_of(START, INSTRUCTION, **more))
             assert status == 400 and "runs without --practise" in answer["detail"]
         assert post(link, "/practise", b"{}")[0] == 400
+        client = RemotePolicy(served.http)
+        with pytest.raises(DataError, match=r"runs without --practise.*needed `gymnast serve --practise`"):
+            client.practise(START, INSTRUCTION)
+        client.close()
         assert post(link, "/act", body_of(START, INSTRUCTION, capture=False))[0] == 200
         link.close()
     assert main(["serve", "--practise", "--port", "0", "--policy", str(tmp_path / "script.npz")]) == 2

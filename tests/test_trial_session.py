@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from gymnast_core.data.outcome import ABORTED, FAILURE, SUCCESS, UNJUDGED
 from gymnast_core.errors import DataError, StationError
+from gymnast_core.evaluation.comparison_page import write_page_of_one
+from gymnast_core.evaluation.resets import ResetReport
 from gymnast_core.evaluation.session import (
     TRIALS_LOG,
     EpisodeOutcome,
@@ -28,9 +32,15 @@ class ScriptedBench:
         self._truth = truth
         self.done: list[tuple[str, int, str]] = []
         self.dies_at = -1
+        self.judge_is_dead = False
 
-    def reset(self, task: str, seed: int) -> None:
+    def check(self, tasks: Sequence[str]) -> None:
+        if self.judge_is_dead:
+            raise StationError(f"no trial begins, the judge does not answer about {', '.join(tasks)}")
+
+    def reset(self, task: str, seed: int) -> ResetReport:
         self.done.append(("reset", seed, task))
+        return ResetReport(2, "station", ("the drawer is stuck",), 1.25)
 
     def practise(self, task: str, seed: int, tell: Tell) -> str:
         self.done.append(("practise", seed, task))
@@ -59,6 +69,33 @@ def test_a_fault_is_tried_again_once_and_the_reset_with_it(tmp_path: Path) -> No
     assert (result.successes, result.abstentions, result.success_rate) == (1, 1, 0.5) and result.success
     assert result.events == {"holding": 6}, "what was hard on the arm is counted"
     assert json.loads((tmp_path / "result.json").read_text())["outcomes"] == ["success", "failure", "unjudged"]
+
+
+def test_a_judge_that_does_not_answer_ends_the_session_before_the_arm_moves(tmp_path: Path) -> None:
+    bench = ScriptedBench({0: [SUCCESS]})
+    bench.judge_is_dead = True
+    with pytest.raises(StationError, match="no trial begins, the judge does not answer about open"):
+        TrialSession(bench, plan(1), tmp_path)()
+    assert not bench.done and not read_records(tmp_path)
+    bench.judge_is_dead = False
+    TrialSession(bench, plan(1), tmp_path)()
+    bench.judge_is_dead = True  # nobody need answer where nothing is left to try
+    assert len(TrialSession(bench, plan(1), tmp_path)()) == 1
+
+
+def test_what_resets_took_stands_with_each_trial_and_files_of_before_are_read(tmp_path: Path) -> None:
+    bench = ScriptedBench({0: [ABORTED, SUCCESS], 1: [FAILURE]})
+    records = TrialSession(bench, plan(2), tmp_path)()
+    assert records[0].reset == ResetReport(4, "station", ("the drawer is stuck",) * 2, 2.5)
+    assert read_records(tmp_path) == records
+    page = write_page_of_one(tmp_path, "lab", "base", "open", 2, records).read_text()
+    assert "2 by station; 2 of 2 needed more than one attempt; mean 1.9 s" in page
+    assert "station, 4 attempts, 2.5 s" in page and "reset: the drawer is stuck" in page
+    older = [{name: value for name, value in asdict(record).items() if name != "reset"} for record in records]
+    (tmp_path / TRIALS_LOG).write_text("".join(json.dumps(line) + "\n" for line in older))
+    again = read_records(tmp_path)
+    assert [record.reset for record in again] == [ResetReport()] * 2
+    assert "more than one attempt" not in write_page_of_one(tmp_path, "lab", "base", "open", 2, again).read_text()
 
 
 def test_three_faults_in_a_row_end_the_session_with_what_was_said(tmp_path: Path) -> None:

@@ -178,6 +178,12 @@ def test_what_cannot_be_tried_is_one_line_and_leaves_no_folder(
         (("base", "missing"), (), "no adapter 'missing'; present: newer"),
         (("base", "./missing"), (), "model './missing' not found"),
         (("http://127.0.0.1:9",), (), "no policy server answers"),
+        (("look-ahead:missing",), (), "no adapter 'missing'; present: newer"),
+        (("look-ahead:./missing",), (), "model './missing' not found"),
+        (("look-ahead-0:base",), (), "found 0 candidates in 'look-ahead-0:base', allowed are 1 to 1024"),
+        (("look-ahead-x:base",), (), "found 'look-ahead-x:base'; needed look-ahead:NAME"),
+        (("look-ahead:ws://a",), (), "a policy server cannot sample candidates"),
+        (("look-ahead:practise",), (), "behind look-ahead: stands 'base'"),
         (("practise",), (), "policies: found practise, which needs a station over ROS"),
         (("base",), ("--stop-when-clear",), "stop_when_clear: found one policy, needed two or more"),
         (("base",), ("--task", "fly"), "unknown task 'fly'; station 'tiny' has: close_drawer, open_drawer"),
@@ -194,6 +200,10 @@ def test_a_run_goes_on_only_under_its_own_conditions(
     assert main(words(station, run, "base", trials=1)) == 0
     assert main([*words(station, run, "base", trials=1), "--seed", "3"]) == 2
     assert "holds a run with seed 0, found 3" in capsys.readouterr().err
+    conditions = read_json(run / "conditions.json")
+    del conditions["settings"]["safety.max_drift"]  # as a version wrote that had no such field
+    (run / "conditions.json").write_text(json.dumps(conditions))
+    assert main(words(station, run, "base", trials=1)) == 0
     content = yaml.safe_load(station.read_text())
     content["safety"]["max_drift"] = 0.05
     other = station.with_name("other.yaml")
@@ -252,3 +262,21 @@ def test_a_file_that_is_no_policy_is_not_quoted(station: Path, tmp_path: Path) -
     with pytest.raises(CheckpointError) as caught:
         StationPolicies(open_station(str(station))).choose(str(tmp_path / "private"))
     assert "a text file" in str(caught.value) and "diary" not in str(caught.value)
+
+
+def test_the_adapter_asked_for_longest_ago_leaves_the_memory_first(tmp_path: Path) -> None:
+    path = build_tiny_station(tmp_path)
+    policy, store = load_policy(path.parent / "policy"), adapters.AdapterStore(tmp_path / "adapters")
+    for name in ("own", "z", "a", "m"):
+        adapters.attach(policy, name, rank=2)
+        store.save(policy, name, name)
+        if name != "own":
+            adapters.detach(policy, name)
+    kept = adapters.KeptAdapters(policy, store, "own", most=2)
+    for name, present in (("z", "z"), ("a", "az"), ("z", "az"), ("own", "az"), ("m", "mz"), ("a", "am")):
+        kept.bring(name)
+        assert [other for other in adapters.attached(policy) if other != "own"] == list(present), name
+        assert kept.has("own")
+    with pytest.raises(CheckpointError, match="no adapter 'missing'"):
+        kept.bring("missing")
+    assert kept.has("a") and kept.has("m")

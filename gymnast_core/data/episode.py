@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -337,13 +337,31 @@ def iterate_frames(folder: str | os.PathLike[str], count: int) -> Iterator[np.nd
         yield read_image(Path(folder) / "frames" / f"{number:06d}.png")
 
 
-def write_episode(folder: str | os.PathLike[str], episode: Episode, facts: Sequence[Mapping[str, Any]] = ()) -> Path:
-    """Write a whole episode at once, for converters and imagined rollouts. facts: what else is known of each step."""
+def write_episode(
+    folder: str | os.PathLike[str],
+    episode: Episode,
+    facts: Sequence[Mapping[str, Any]] = (),
+    frames: Iterable[np.ndarray] | None = None,
+) -> Path:
+    """Write a whole episode at once, for converters and imagined rollouts.
+
+    facts: what else is known of each step. frames: taken one at a time instead of the episode's own.
+
+    Raises: DataError, also where there are not T + 1 frames; what was written then is marked incomplete.
+    """
     with EpisodeWriter(folder, episode.instruction, episode.metadata) as writer:
-        writer.add_observation(episode.frames[0], episode.states[0], int(episode.stamps[0]))
-        for step in range(episode.length):
-            writer.add_step(episode.actions[step], episode.executed[step], **(facts[step] if step < len(facts) else {}))
-            writer.add_observation(episode.frames[step + 1], episode.states[step + 1], int(episode.stamps[step + 1]))
+        seen = 0
+        for frame in episode.frames if frames is None else frames:
+            seen += 1
+            if seen > episode.length + 1:
+                break
+            if step := seen - 1:
+                known = facts[step - 1] if step <= len(facts) else {}
+                writer.add_step(episode.actions[step - 1], episode.executed[step - 1], **known)
+            writer.add_observation(frame, episode.states[step], int(episode.stamps[step]))
+        if seen != episode.length + 1:
+            found = "more" if seen > episode.length + 1 else str(seen)
+            raise DataError(f"{folder}: found {found} frames, needed {episode.length + 1}, one more than actions")
         return writer.finish(success=episode.success, complete=episode.complete)
 
 

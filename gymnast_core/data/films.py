@@ -7,7 +7,7 @@ patched-up frame; films carry no checksums, so some changed bytes within one fra
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -75,6 +75,36 @@ def film_frames(path: str | os.PathLike[str], size: int | None = None) -> Iterat
             raise DataError(f"{path}: damaged: {len(shown) - seen} of its {len(shown)} frames cannot be decoded")
         if (missing := _missing(container, stream, shown)) is not None:
             raise DataError(f"{path}: {missing}")
+
+
+def film_section(
+    path: str | os.PathLike[str], times: Sequence[float], near: float, size: int | None = None
+) -> Iterator[np.ndarray]:
+    """The frames shown at these times (seconds, ascending), as `film_frames` gives them: of one episode in a film of
+    many. Decoding begins at the last place before the first time from which that is possible.
+
+    near: seconds; a frame is that of a time when it is shown within this of it.
+
+    Raises: DataError, as `film_frames` does, and where a time has no frame.
+    """
+    path = Path(path)
+    viewer, seen = _Viewer(path, size), 0
+    with _opened(path) as (container, stream):
+        container.seek(max(0, int(times[0] / stream.time_base)), stream=stream, backward=True)
+        decoded = (frame for packet in container.demux(stream) for frame in _decoded(packet, path, seen))
+        for frame in decoded:
+            check_stop()
+            if frame.pts is None:
+                raise DataError(f"{path}: its frames carry no times, by which those of an episode are found")
+            late = float(frame.pts * stream.time_base) - times[seen]
+            if late > near:
+                break
+            if late >= -near:
+                yield viewer.pixels(frame, seen)
+                seen += 1
+            if seen == len(times):
+                return
+    raise DataError(f"{path}: found no frame at {times[seen]:.3f} s, where frame {seen} of an episode was expected")
 
 
 def _missing(container: av.container.InputContainer, stream: Any, shown: list[tuple[Any, int]]) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gymnast_core.data.dataset_writer import DatasetSettings, DatasetWriter
 from gymnast_core.data.episode import Episode
 from gymnast_core.data.labels import read_label
 from gymnast_core.data.outcome import Outcome, labelled_outcome, logged_outcome
@@ -28,6 +29,9 @@ BUILT_IN = (
     "gymnast_core.data.gymnast_episodes",
     "gymnast_core.data.worldgym_episodes",
     "gymnast_core.data.picture_episodes",
+    "gymnast_core.data.lerobot_episodes",
+    "gymnast_core.data.rlds_episodes",
+    "gymnast_core.data.bag_episodes",
     "gymnast_core.data.trial_pictures",
 )
 """Modules that hold a `FORMAT` each; of two formats that know a path, the first reads it."""
@@ -51,7 +55,8 @@ class StoredEpisode(ABC):
     """
 
     path: Path
-    """What names the episode: its folder, or its one file."""
+    """What names the episode: its folder, or its one file; or, in a data set of many, a name of its own below the data
+    set's folder (`DATASET/episode_000012`), where nothing of that name need be."""
     decoded_together: ClassVar[bool] = False
     """Whether reading one frame costs the decoding of others, as in a film."""
 
@@ -78,6 +83,10 @@ class StoredEpisode(ABC):
     @abstractmethod
     def frame(self, number: int, size: int | None = None) -> np.ndarray:
         """Frame `number` alone, counted from 0."""
+
+    def seen_by(self, camera: str) -> StoredEpisode:
+        """The same episode, with the frames of its camera of this name. Raises: DataError where there is none such."""
+        raise DataError(f"{self.path}: camera: found '{camera}', but this format keeps one camera, without a name")
 
     def vectors(self) -> np.ndarray | None:
         """(T + 1, 10) float32: the rows that condition a world model, where the format keeps them: exactly as they
@@ -201,9 +210,11 @@ class Format:
 
     name: one word. layout: what an episode looks like, in a few words. find: the detector: given a folder and the names
     of the files in it (hidden ones left out), the paths of the episodes that they make up: the folder itself, or files
-    in it. It goes by names alone and is called for every folder below `--data`. open: the reader of such a path. write:
-    writes an `Episode` to a path that does not exist yet; None where the format is only read. starts_only: its episodes
-    have no step, so they are where rollouts begin, and no data to learn from or to label.
+    in it, or names below it that the format makes up for the episodes of a data set. It is called for every folder
+    below `--data`, and goes by names alone; only in a folder that is a data set of many episodes may it read how many
+    there are. open: the reader of such a path. write: writes an `Episode` to a path that does not exist yet; None where
+    the format cannot. open_writer: writes whole data sets (`gymnast data convert`); None where the format cannot.
+    starts_only: its episodes have no step, so they are where rollouts begin, and no data to learn from or to label.
     """
 
     name: str
@@ -212,6 +223,7 @@ class Format:
     open: Callable[[Path], StoredEpisode]
     write: Callable[[Path, Episode], Path] | None = None
     starts_only: bool = False
+    open_writer: Callable[[Path, DatasetSettings], DatasetWriter] | None = None
 
 
 _registered: list[Format] = []

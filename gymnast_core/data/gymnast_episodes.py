@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gymnast_core.data.dataset_writer import EpisodeFiles, to_be_copied
 from gymnast_core.data.episode import (
     FRAMES_FOLDER,
     HEADER_FILE,
@@ -90,10 +91,17 @@ class GymnastEpisode(StoredEpisode):
         return self.path / FRAMES_FOLDER / f"{number:06d}.png"
 
 
+def copy_episode(folder: Path, source: StoredEpisode) -> Path:
+    """Write an episode of any format as one of ours, frame by frame. Raises: DataError."""
+    episode, facts = to_be_copied(source)
+    return write_episode(folder, episode, facts, source.frames())
+
+
 FORMAT = Format(
     "gymnast",
     "a folder with episode.json",
     lambda folder, names: (folder,) if HEADER_FILE in names else (),
     GymnastEpisode,
     write_episode,
+    open_writer=partial(EpisodeFiles, write_one=copy_episode),
 )

@@ -17,6 +17,7 @@ def list_formats(config: ListFormatsConfig) -> int:
     """Print a line for each format."""
     width = max(len(known.name) for known in formats())
     for known in formats():
-        say(f"{known.name:<{width}}  {'read, write' if known.write else 'read':<11}  {known.layout}")
+        able = "read, write" if known.write or known.open_writer else "read"
+        say(f"{known.name:<{width}}  {able:<11}  {known.layout}")
     say("docs/reference/formats.md says what each holds")
     return 0

@@ -14,13 +14,14 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from gymnast_core.data.arrays import read_array
+from gymnast_core.data.dataset_writer import EpisodeFiles, to_be_copied
 from gymnast_core.data.episode import ACTION_DIM, HEADER_FILE, STATE_DIM, Episode
 from gymnast_core.data.formats import Description, Format, StoredEpisode
 from gymnast_core.data.frames import read_image, resize_frame, write_image
@@ -133,6 +134,12 @@ def write_pictures(folder: Path, episode: Episode) -> Path:
     return folder
 
 
+def copy_pictures(folder: Path, source: StoredEpisode) -> Path:
+    """Write an episode of any format as a folder of pictures; it is in memory meanwhile. Raises: DataError."""
+    episode, _ = to_be_copied(source)
+    return write_pictures(folder, replace(episode, frames=source.read().frames))
+
+
 def _find(folder: Path, names: Sequence[str]) -> Iterable[Path]:
     there = ACTIONS_FILE in names and HEADER_FILE not in names and (folder / FRAMES_FOLDER).is_dir()
     return (folder,) if there else ()
@@ -144,4 +151,5 @@ FORMAT = Format(
     _find,
     PictureEpisode,
     write_pictures,
+    open_writer=partial(EpisodeFiles, write_one=copy_pictures),
 )

@@ -49,16 +49,27 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     with _opened(path) as image:
-        try:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            plain = _opaque(upright, path)
-            profile = image.info.get("icc_profile")
-            if profile:
-                plain = _in_srgb(plain, profile, path)
-            return np.array(plain, dtype=np.uint8)
-        except (*UNREADABLE, struct.error) as error:
-            raise DataError(f"{path}: not a whole image ({_one_line(error)})") from error
+        return _pixels(image, str(path))
+
+
+def decode_image(content: bytes, name: str) -> np.ndarray:
+    """The same from the content of an image file, as tables keep it. name: of the picture, for errors."""
+    with _readable(io.BytesIO(content), name) as image:
+        return _pixels(image, name)
+
+
+def _pixels(image: Image.Image, name: str) -> np.ndarray:
+    """(H, W, 3) uint8. Raises: DataError."""
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        plain = _opaque(upright, name)
+        profile = image.info.get("icc_profile")
+        if profile:
+            plain = _in_srgb(plain, profile, name)
+        return np.array(plain, dtype=np.uint8)
+    except (*UNREADABLE, struct.error) as error:
+        raise DataError(f"{name}: not a whole image ({_one_line(error)})") from error
 
 
 def check_image(path: str | os.PathLike[str]) -> None:
@@ -77,47 +88,53 @@ def _opened(path: Path) -> Image.Image:
     """The image with its header read and checked, its pixels not decoded yet."""
     if not path.is_file():
         raise DataError(f"{path}: no such image file")
+    return _readable(path, str(path))
+
+
+def _readable(source: Path | io.BytesIO, name: str) -> Image.Image:
+    """A file, or its content, as an image whose header was checked. Raises: DataError."""
     try:
-        image = Image.open(path, formats=FORMATS)
+        image = Image.open(source, formats=FORMATS)
     except Image.DecompressionBombError as error:
         sides = f"allowed are sides of {MIN_SIDE} to {MAX_SIDE} pixels"
-        raise DataError(f"{path}: its header declares too many pixels ({_one_line(error)}); {sides}") from error
+        raise DataError(f"{name}: its header declares too many pixels ({_one_line(error)}); {sides}") from error
     except PermissionError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror}") from error
+        raise DataError(f"{name}: cannot read: {error.strerror}") from error
     except (*UNREADABLE, struct.error) as error:
-        found = found_instead(path, "picture")
+        found = found_instead(source, "picture") if isinstance(source, Path) else ""
         expected = f"{found}; " * bool(found) + "PNG, JPEG, WebP, BMP or TIFF expected"
-        raise DataError(f"{path}: not a readable image ({expected})") from error
+        raise DataError(f"{name}: not a readable image ({expected})") from error
     try:
-        check_sides(*image.size, str(path))
-        _check_kind(image, path)
+        check_sides(*image.size, name)
+        _check_kind(image, source, name)
     except (*UNREADABLE, struct.error) as error:
         image.close()
-        raise DataError(f"{path}: not a whole image ({_one_line(error)})") from error
+        raise DataError(f"{name}: not a whole image ({_one_line(error)})") from error
     except DataError:
         image.close()
         raise
     return image
 
 
-def _check_kind(image: Image.Image, path: Path) -> None:
+def _check_kind(image: Image.Image, source: Path | io.BytesIO, name: str) -> None:
     """Refuse, by the header, what is no 8-bit RGB picture."""
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # an MPO holds a photograph and its previews
-        raise DataError(f"{path}: found {getattr(image, 'n_frames', 1)} pictures in it, needed one")
+        raise DataError(f"{name}: found {getattr(image, 'n_frames', 1)} pictures in it, needed one")
     if _bits(image) > 8:
-        raise DataError(f"{path}: found uint16 pixels or deeper, needed 8 bits a channel; convert the image first")
+        raise DataError(f"{name}: found uint16 pixels or deeper, needed 8 bits a channel; convert the image first")
     if image.mode not in ("RGB", "RGBA", "P", "PA"):
         channels = len(image.getbands())
-        raise DataError(f"{path}: found {channels} channel(s), {image.mode}, needed 3 (RGB); convert the image first")
+        raise DataError(f"{name}: found {channels} channel(s), {image.mode}, needed 3 (RGB); convert the image first")
     if image.info.get("icc_profile"):
         return
     gamma = image.info.get("gamma")
     if gamma and "srgb" not in image.info and abs(gamma - SCREEN_GAMMA) > 0.02:
-        raise DataError(f"{path}: found a gamma of {gamma:.3f}, needed sRGB; convert the image first")
-    if image.format == "PNG" and _png_code_points(path) not in ((), (1, 13), (2, 2)):
-        raise DataError(f"{path}: found colours of code points {_png_code_points(path)}, needed sRGB; convert it first")
+        raise DataError(f"{name}: found a gamma of {gamma:.3f}, needed sRGB; convert the image first")
+    points = _png_code_points(source) if image.format == "PNG" else ()
+    if points not in ((), (1, 13), (2, 2)):
+        raise DataError(f"{name}: found colours of code points {points}, needed sRGB; convert it first")
     if image.format != "PNG" and image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03":
-        raise DataError(f"{path}: found Adobe RGB colours without their profile, needed sRGB; convert the image first")
+        raise DataError(f"{name}: found Adobe RGB colours without their profile, needed sRGB; convert the image first")
 
 
 def _bits(image: Image.Image) -> int:
@@ -129,18 +146,18 @@ def _bits(image: Image.Image) -> int:
     return 16 if any(";16" in str(tile.args) for tile in getattr(image, "tile", ())) else 8
 
 
-def _opaque(image: Image.Image, path: Path) -> Image.Image:
+def _opaque(image: Image.Image, name: str) -> Image.Image:
     """RGB. Raises: DataError where something shines through."""
     if image.mode in ("RGBA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
             raise DataError(
-                f"{path}: found 4 channel(s), transparent in places, needed 3 (RGB); convert the image first"
+                f"{name}: found 4 channel(s), transparent in places, needed 3 (RGB); convert the image first"
             )
     return image.convert("RGB")
 
 
-def _in_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
+def _in_srgb(image: Image.Image, profile: bytes, name: str) -> Image.Image:
     """The same colours in sRGB."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -154,12 +171,12 @@ def _in_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
             return image
         return ImageCms.applyTransform(image, turn) or image
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: its colour profile is damaged or not of RGB ({_one_line(error)})") from error
+        raise DataError(f"{name}: its colour profile is damaged or not of RGB ({_one_line(error)})") from error
 
 
-def _png_code_points(path: Path) -> tuple[int, ...]:
+def _png_code_points(source: Path | io.BytesIO) -> tuple[int, ...]:
     """(primaries, transfer) of a PNG's cICP chunk, which stands before the pixels; () where there is none."""
-    with open(path, "rb") as stream:
+    with open(source, "rb") if isinstance(source, Path) else io.BytesIO(source.getbuffer()) as stream:
         stream.seek(len(PNG_START))
         while len(head := stream.read(8)) == 8 and head[4:] != b"IDAT":
             length = int.from_bytes(head[:4], "big")

@@ -38,3 +38,16 @@ def read_sidecar(path: Path) -> tuple[str, bool | None]:
     if not isinstance(success, (bool, type(None))):
         raise DataError(f"{path}: success: found {shorten(repr(success), 60)}, needed true, false or null")
     return text, success
+
+
+def named_camera(folder: Path) -> str:
+    """The camera that `{"camera": "NAME"}` in a dataset.json names, in this folder or up to two above; "" where none
+    does. Raises: DataError."""
+    whole = folder.resolve()
+    for place in (above / "dataset.json" for above in [whole, *whole.parents][:3]):
+        said = read_description(place).get("camera")
+        if said is not None and not isinstance(said, str):
+            raise DataError(f"{place}: camera: found {type(said).__name__}, needed the name of a camera")
+        if said:
+            return said
+    return ""

@@ -46,6 +46,22 @@ def scale_actions(actions: np.ndarray) -> np.ndarray:
     return scaled
 
 
+def check_scalable(actions: np.ndarray, name: str) -> np.ndarray:
+    """Return Bridge actions (T, 7) that WorldGym's rows can hold, so that `unscale_actions` gives them back.
+
+    Raises: DataError naming column, value and row of one that would be clipped or rounded.
+    """
+    size = np.abs(actions)
+    for columns, bad, allowed in (
+        (slice(0, 3), size[:, :3] * TRANSLATION_SCALE > TRANSLATION_LIMIT + ROUNDING, "-0.05 to 0.05 (metres)"),
+        (slice(3, 6), size[:, 3:6] * ROTATION_SCALE > ROTATION_LIMIT + ROUNDING, "-0.25 to 0.25 (radians)"),
+        (slice(6, 7), np.abs(actions[:, 6:7] - np.rint(actions[:, 6:7])) > GRIPPER_ROUNDING, "0 and 1 (open)"),
+    ):
+        told = f"WorldGym's rows hold {allowed}; clip with --clip"
+        _refuse(actions[:, columns], bad, columns.start, name, told)
+    return actions
+
+
 def unscale_actions(scaled: np.ndarray, name: str = "WorldGym actions") -> np.ndarray:
     """WorldGym's (..., 10) actions of a Bridge arm back to Bridge (..., 7) float32; gripper 1 = open, 0 = closed.
 

@@ -15,6 +15,7 @@ from gymnast_core.data.films import FilmIndex, film_frame, film_frames, film_ind
 from gymnast_core.data.formats import Description, Format, StoredEpisode
 from gymnast_core.data.sidecar import read_sidecar
 from gymnast_core.data.worldgym import read_vectors, unscale_actions
+from gymnast_core.data.worldgym_writer import WorldGymWriter
 
 PERIOD_NS = 200_000_000
 """Between two frames: Bridge's data were recorded at 5 Hz, and nothing in the layout says more."""
@@ -80,4 +81,4 @@ def _find(folder: Path, names: Sequence[str]) -> Iterable[Path]:
     return (film for film in films if film.with_suffix(".npz").name in there)
 
 
-FORMAT = Format("worldgym", "N.mp4 with N.npz beside it", _find, WorldGymEpisode)
+FORMAT = Format("worldgym", "N.mp4 with N.npz beside it", _find, WorldGymEpisode, open_writer=WorldGymWriter)

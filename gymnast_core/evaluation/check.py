@@ -51,7 +51,7 @@ class _Check:
             except DataError as error:
                 say(f"warning: {error}", "yellow")
             source = GymnastEpisode(source.path)  # the old one remembers its count
-            found = check_episode(source) if is_recording_left(source.path) else ()
+            found = check_episode(source) if _is_left(source.path) else ()
         self.checked += 1
         self.clean += not found
         self.findings += found
@@ -64,7 +64,7 @@ class _Check:
         )
 
 
-def is_recording_left(folder: Path) -> bool:
+def _is_left(folder: Path) -> bool:
     """Whether mending left an episode: one without a single readable picture was set aside."""
     return bool(recordings_below(folder))
 

@@ -26,12 +26,12 @@ def check_episode(source: StoredEpisode) -> tuple[Finding, ...]:
 
     Frames are read one at a time. Damage is a finding, never an error. Raises: Stopped.
     """
-    path = str(source.path)
+    path, recording = str(source.path), is_recording(source.path)
     try:
-        return tuple(problem.of(path) for problem in _problems(source))
+        return tuple(problem.of(path, recording) for problem in _problems(source))
     except Exception as error:  # whatever one episode holds, the others are checked
         words = " ".join(str(error).split())[:200]
-        return (Problem("unexpected", f"{type(error).__name__}: {words}").of(path),)
+        return (Problem("unexpected", f"{type(error).__name__}: {words}").of(path, recording),)
 
 
 def _problems(source: StoredEpisode) -> list[Problem]:

@@ -6,13 +6,11 @@ A collection is resumable: episode k of a folder always has seed `first_seed + k
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import re
 import shutil
-import signal
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from gymnast_core.data.episode import iterate_episodes, read_header
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.collect_config import CollectConfig
 from gymnast_core.locks import lock_folder
-from gymnast_core.progress import console, die_with_parent, interruptible, progress_bar
+from gymnast_core.progress import console, interruptible, progress_bar, worker_processes
 from gymnast_core.protocols import Policy, Start
 from gymnast_core.rollout.trials import TrialLog, run_trials
 from gymnast_core.simulation.environment import StationEnvironment
@@ -71,7 +69,7 @@ def collect_episodes(options: CollectConfig) -> int:
         elif folder.parent == root and OWN_NAME.fullmatch(folder.name):
             shutil.rmtree(folder)
     pending = _seeds(options, root)
-    with interruptible() as stop, progress_bar() as bar, _workers(options.workers) as pool:
+    with interruptible() as stop, progress_bar() as bar, worker_processes(options.workers) as pool:
         row = bar.add_task(f"collecting {options.policy}", total=options.episodes, completed=done, note="")
         running: set[Future[tuple[bool, bool]]] = set()
         successes = tried = 0
@@ -102,17 +100,6 @@ def _seeds(options: CollectConfig, root: Path) -> Iterator[int]:
         if not (root / f"episode_{options.first_seed + index:06d}").exists():
             yield options.first_seed + index
         index += 1
-
-
-def _workers(count: int) -> ProcessPoolExecutor:
-    """Processes that leave Ctrl-C to this one: a worker finishes its episode, and then the collection ends."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, context, initializer=_begin_worker)
-
-
-def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent()
 
 
 _cache: dict[str, Any] = {}

@@ -22,6 +22,7 @@ from gymnast_core.evaluation.comparison import (
     in_brackets,
     outcomes_by_reset,
 )
+from gymnast_core.evaluation.resets import tell_resets
 from gymnast_core.evaluation.session import TrialRecord
 from gymnast_core.reporting.media import film_strip, write_picture
 from gymnast_core.reporting.report import Bar, BarTone, Curve, Figure, Section, Series, write_report
@@ -38,7 +39,7 @@ CAP = 1000.0
 def write_comparison_page(run: Path, plan: ComparisonPlan, result: ComparisonResult, tried: Sequence[Tried]) -> Path:
     """Write report.html into `run`. Raises: DataError when it cannot be written."""
     title = "Trials" if len(plan.policies) == 1 else f"Trials of {len(plan.policies)} policies"
-    sections = [_found(plan, result), *_evidence(plan, result, tried), *_films(run, tried), _every_trial(tried)]
+    sections = [_found(plan, result, tried), *_evidence(plan, result, tried), *_films(run, tried), _every_trial(tried)]
     return write_report(run, f"{title}: {result.station}", sections, f"run {run.name}")
 
 
@@ -51,12 +52,14 @@ def write_page_of_one(
     return write_comparison_page(run, plan, compare(plan, tried, station, str(run), stopped_by), tried)
 
 
-def _found(plan: ComparisonPlan, result: ComparisonResult) -> Section:
+def _found(plan: ComparisonPlan, result: ComparisonResult, tried: Sequence[Tried]) -> Section:
     facts = [("trials", f"{result.done} of {result.planned}")]
     if result.stopped_by and result.done < result.planned:
         facts.append(("ended early", result.stopped_by))
     facts += [("difference", str(gap)) for gap in result.gaps]
     facts += [(f"what {rate.policy} cost the arm", _cost(rate)) for rate in result.rates if rate.task in _whole(plan)]
+    if resets := tell_resets([one.record.reset for one in tried]):
+        facts.append(("resets", resets))
     facts += [(f"weights of {name}", weights) for name, weights in result.weights.items() if weights]
     return Section(
         "What was found",
@@ -165,12 +168,20 @@ def _said(record: TrialRecord) -> str:
 
 
 def _every_trial(tried: Sequence[Tried]) -> Section:
-    rows: list[tuple[str, ...]] = [("trial", "policy", "task", "seed", "outcome", "steps", "attempts", "arm", "said")]
+    head = ("trial", "policy", "task", "seed", "outcome", "steps", "attempts", "reset", "arm", "said")
+    rows: list[tuple[str, ...]] = [head]
     for one in tried:
         record = one.record
         fault = record.message if record.outcome == ABORTED or record.attempts > 1 else ""
+        said = "; ".join((*([one_line(fault, 80)] if fault else []), *_reset_said(record)))
         rows.append((
             str(record.trial + 1), one.policy, record.task, str(record.seed), OUTCOMES[record.outcome],
-            str(record.steps), str(record.attempts), str(record.strain), one_line(fault, 80),
+            str(record.steps), str(record.attempts), str(record.reset), str(record.strain), said,
         ))  # fmt: skip
     return Section("Every trial", rows=tuple(rows))
+
+
+def _reset_said(record: TrialRecord) -> list[str]:
+    """Why resets of a trial failed before one did not, and what was seen of the last one."""
+    check = [one_line(record.reset.check, 80)] if record.reset.check else []
+    return [*(f"reset: {one_line(why, 80)}" for why in record.reset.failures), *check]

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from gymnast_core.config import StationConfig
 from gymnast_core.contents import one_line
 from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.files import write_json
@@ -18,8 +19,8 @@ from gymnast_core.station_file import StationFile
 from gymnast_core.version import describe_version
 
 CONDITIONS = "conditions.json"
-APART = ("version", "models.device")
-"""What a run may go on with other values of."""
+APART = ("version", "models.device", "models.policy_token_env", "evaluation.page.")
+"""What a run may go on with other values of: conditions whose names begin so."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,10 @@ class Change:
 
 
 def changes_between(first: Conditions, second: Conditions) -> list[Change]:
-    """What differs, the weights first. Weights that one of them does not know are passed over."""
+    """What differs, the weights first. Weights that one of them does not know are passed over. A field that one of them
+    does not have came with a later version: it had its default."""
     found = []
+    defaults = dict(_flat(dataclasses.asdict(StationConfig("default", {})), ""))
     for name in sorted(first.weights.keys() & second.weights.keys()):
         one, other = first.weights[name], second.weights[name]
         if one and other and one != other:
@@ -73,7 +76,7 @@ def changes_between(first: Conditions, second: Conditions) -> list[Change]:
         if (one := getattr(first, name)) != (other := getattr(second, name)):
             found.append(Change(name, one, other))
     for name in sorted(first.settings.keys() | second.settings.keys()):
-        one, other = (side.settings.get(name, "absent") for side in (first, second))
+        one, other = (side.settings.get(name, defaults.get(name, "absent")) for side in (first, second))
         if one != other:
             found.append(Change(name, one, other))
     return found
@@ -89,7 +92,7 @@ def keep_conditions(run: Path, now: Conditions) -> Conditions:
         write_json(path, dataclasses.asdict(now))
         return now
     before = read_conditions(run)
-    changed = [change for change in changes_between(before, now) if change.what not in APART]
+    changed = [change for change in changes_between(before, now) if not change.what.startswith(APART)]
     if changed:
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         raise ConfigError(f"{run}: holds trials under other conditions; {changed[0]}{more}; choose another --run")

@@ -11,7 +11,8 @@ from pathlib import Path
 from gymnast_core.config import SCRIPTED_POLICIES, JudgeConfig, find_model
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.imagined_config import ImaginePolicyConfig
-from gymnast_core.policy.load import REMOTE, check_policy, open_policy
+from gymnast_core.policy.load import check_policy, open_policy
+from gymnast_core.policy.names import REMOTE
 from gymnast_core.policy.openvla import OpenVLAPolicy
 from gymnast_core.policy.scripted import ScriptedPolicy
 from gymnast_core.protocols import Judge, Policy

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from gymnast_core.contents import one_line
 from gymnast_core.data.episode import HEADER_FILE, read_header
 from gymnast_core.data.formats import StoredEpisode
+from gymnast_core.data.labels import BY_PERSON
 from gymnast_core.data.outcome import FAILURE, OUTCOMES, SUCCESS, UNJUDGED, Outcome, ended_early
 from gymnast_core.errors import DataError
 from gymnast_core.evaluation.logbook_config import ListEpisodesConfig
@@ -120,7 +121,7 @@ def _began(source: StoredEpisode, first_ns: int) -> str:
 
 def _name(outcome: Outcome, logged: object) -> str:
     """A person's word, the end of an episode that did not come to its end, then what station or judge say."""
-    if outcome.success is None or (ended_early(logged) and outcome.by != "person"):
+    if outcome.success is None or (ended_early(logged) and outcome.by != BY_PERSON):
         return str(logged) if ended_early(logged) else OUTCOMES[UNJUDGED]
     return OUTCOMES[SUCCESS if outcome.success else FAILURE]
 

@@ -23,6 +23,7 @@ from gymnast_core.config import parse_config
 from gymnast_core.data.outcome import ABORTED, BY_STATION, CANCELLED, FAILURE, OUTCOMES, SUCCESS, set_outcome
 from gymnast_core.errors import ConfigError, DataError, StationError
 from gymnast_core.estimates import success_rate
+from gymnast_core.evaluation.resets import ResetReport
 from gymnast_core.files import append_line, finite_or_none, read_json_lines
 from gymnast_core.results import write_result
 from gymnast_core.robot.strain import ArmStrain, StepStrain, count_events, total
@@ -57,7 +58,7 @@ def trial_name(trial: PlannedTrial) -> str:
 @dataclass(frozen=True)
 class EpisodeOutcome:
     """What became of one episode. outcome: a number of `data.outcome`. events: safety events and holds, by name.
-    strain: what it cost the arm."""
+    strain: what it cost the arm. reset: of whoever resets and runs in one."""
 
     outcome: int
     steps: int = 0
@@ -66,6 +67,7 @@ class EpisodeOutcome:
     message: str = ""
     events: dict[str, int] = field(default_factory=dict)
     strain: ArmStrain = field(default_factory=ArmStrain)
+    reset: ResetReport = field(default_factory=ResetReport)
 
     def at_the_cost_of(self, steps: Sequence[StepStrain]) -> EpisodeOutcome:
         """The same with what its steps cost."""
@@ -75,7 +77,7 @@ class EpisodeOutcome:
 @dataclass(frozen=True)
 class TrialRecord:
     """One line of trials.jsonl. truth: the station's own word, None where it has none. attempts: episodes it took.
-    events, strain: what it cost the arm, see `EpisodeOutcome`."""
+    events, strain: what it cost the arm, see `EpisodeOutcome`. reset: what all its resets took."""
 
     trial: int
     seed: int
@@ -91,6 +93,7 @@ class TrialRecord:
     attempts: int = 1
     events: dict[str, int] = field(default_factory=dict)
     strain: ArmStrain = field(default_factory=ArmStrain)
+    reset: ResetReport = field(default_factory=ResetReport)
 
     @property
     def value(self) -> float:
@@ -121,8 +124,12 @@ class TrialsResult:
 class Bench(Protocol):
     """What a session needs of a station. Every method may raise StationError; a cancel ends it by an exception."""
 
-    def reset(self, task: str, seed: int) -> None:
-        """Arm and scene to the start of `task` that `seed` decides."""
+    def check(self, tasks: Sequence[str]) -> None:
+        """See, before the arm moves, that whoever will judge trials of these tasks answers."""
+        ...
+
+    def reset(self, task: str, seed: int) -> ResetReport:
+        """Arm and scene to the start of `task` that `seed` decides; what that took."""
         ...
 
     def practise(self, task: str, seed: int, tell: Tell) -> str:
@@ -167,7 +174,13 @@ class TrialSession:
         """Why the session ended before its plan did; empty where it did not."""
 
     def __call__(self) -> list[TrialRecord]:
-        """The records of all trials. Raises: StationError when faults stop one trial after the other."""
+        """The records of all trials.
+
+        Raises: StationError when the judge does not answer, or faults stop one trial after the other.
+        """
+        if (left := self.plan[len(self.records) :]) and not self.stopped_by:
+            self._tell(len(self.records), "check", None)
+            self.bench.check(tuple(dict.fromkeys(trial.task for trial in left)))
         while len(self.records) < len(self.plan) and not self.stopped_by:
             number = len(self.records)
             record = self._one_trial(number, self.plan[number])
@@ -186,15 +199,16 @@ class TrialSession:
             self._tell(number, phase, nested)
 
         began = time.monotonic()
-        trial, attempt = planned, 0
+        trial, attempt, reset = planned, 0, ResetReport()
         for attempt in range(1, EPISODE_ATTEMPTS + 1):
             tell("reset")
-            self.bench.reset(trial.task, trial.seed)
+            reset = reset.then(self.bench.reset(trial.task, trial.seed))
             if trial.policy == "practise":
                 adapter = self.bench.practise(trial.task, trial.seed, lambda _, nested: tell("adapt", nested))
                 trial = PlannedTrial(trial.task, trial.seed, adapter)
             tell("run")
             episode = self.bench.run(trial, self.max_steps, lambda _, nested: tell("run", nested))
+            reset = reset.then(episode.reset)
             if episode.outcome == CANCELLED:
                 raise StationError(f"the episode was cancelled by someone else: {episode.message}")
             if episode.outcome != ABORTED:
@@ -220,6 +234,7 @@ class TrialSession:
             attempts=attempt,
             events=episode.events,
             strain=episode.strain,
+            reset=reset,
         )
 
 

@@ -11,13 +11,16 @@ import numpy as np
 
 from gymnast_core.config import StationConfig
 from gymnast_core.data.outcome import ABORTED, FAILURE, SUCCESS
-from gymnast_core.errors import DataError, StationError
+from gymnast_core.errors import DataError, JudgeError, StationError
+from gymnast_core.evaluation.resets import SIMULATED, ResetReport
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, trial_name
-from gymnast_core.policy.choice import BASE, StationPolicies
+from gymnast_core.policy.choice import StationPolicies
+from gymnast_core.progress import say
 from gymnast_core.protocols import Judge, Policy, Start
+from gymnast_core.reward.check import check_judge
 from gymnast_core.reward.factory import load_judge
 from gymnast_core.rollout.ending import station_ending
-from gymnast_core.rollout.look_ahead import open_look_ahead
+from gymnast_core.rollout.look_ahead import ActingPolicies, LookAheadPolicy
 from gymnast_core.rollout.trials import TrialLog, run_trials
 from gymnast_core.simulation.environment import StationEnvironment
 from gymnast_core.station_file import StationFile
@@ -47,14 +50,32 @@ class SimulatedBench:
         self._practise = practise
         self._temperature = temperature
         self._environment = StationEnvironment(station)
+        self._judge = judge
         self._ending = station_ending(station.executor, judge)
         self._start: Start | None = None
         self._outcome: bool | None = None
 
-    def reset(self, task: str, seed: int) -> None:
+    def check(self, tasks: Sequence[str]) -> None:
+        """A judge that ends episodes answers; elsewhere the truth alone says what became of them.
+
+        Raises: StationError naming what is wrong.
+        """
+        if self._judge is None:
+            return
+        words = [self._station.task(task).instruction for task in tasks]
+        picture = self._environment.reset([Start(words[0], None, tasks[0], 0)])[0]
+        try:
+            answer = check_judge(self._judge, picture, words)
+        except JudgeError as error:
+            raise StationError(f"no trial begins, the judge does not answer: {error}") from error
+        for line in (str(answer), *answer.abstained.values()) if answer is not None else ():
+            say(line)
+
+    def reset(self, task: str, seed: int) -> ResetReport:
         """Note the start; the episode's own reset brings arm and scene there."""
         self._start = Start(self._station.task(task).instruction, None, task, seed)
         self._outcome = None
+        return ResetReport(attempts=1, method=SIMULATED)
 
     def frame(self) -> np.ndarray:
         """The scene at the start as the camera sees it, (S, S, 3) uint8."""
@@ -70,22 +91,11 @@ class SimulatedBench:
         """One episode from the start, ended as the executor ends it. As over ROS, wrong actions and a server that does
         not answer abort it."""
         start, task = self._begun(), self._station.task(trial.task)
-        log = None
-        path = ""
-        if self._log is not None:
-            folder = self._log / trial_name(trial)
-            path = str(folder)
-            shutil.rmtree(folder, ignore_errors=True)  # of the same trial, cut short before it was on record
-            facts = {
-                "station": self._station.name,
-                "policy": trial.policy,
-                "look_ahead": 0,
-                "temperature": self._temperature,
-            }
-            log = TrialLog(lambda number, begun: folder, facts)
+        path = "" if self._log is None else str(self._log / trial_name(trial))
         self._outcome, steps = None, max_steps or task.max_steps
         try:
             policy = self._choose(trial.policy)
+            log = self._log_of(trial, policy, path) if path else None
             (done,) = run_trials(policy, self._environment, [start], steps, self._temperature, log, ending=self._ending)
         except DataError as error:
             return EpisodeOutcome(ABORTED, message=str(error))
@@ -100,6 +110,17 @@ class SimulatedBench:
     def close(self) -> None:
         """Give the renderer back."""
         self._environment.close()
+
+    def _log_of(self, trial: PlannedTrial, policy: Policy, path: str) -> TrialLog:
+        """The log of one episode, in the folder `path`."""
+        shutil.rmtree(path, ignore_errors=True)  # of the same trial, cut short before it was on record
+        facts = {
+            "station": self._station.name,
+            "policy": trial.policy,
+            "look_ahead": policy.candidates if isinstance(policy, LookAheadPolicy) else 0,
+            "temperature": self._temperature,
+        }
+        return TrialLog(lambda number, begun: Path(path), facts)
 
     def _begun(self) -> Start:
         if self._start is None:
@@ -118,24 +139,8 @@ def open_simulated_bench(
     station = opened.config
     judge = load_judge(station, opened.path, run) if station.executor.stop_at_success else None
     with contextlib.closing(policies):
-        choose = _open_all(opened, policies, names, run)
-        with contextlib.closing(SimulatedBench(station, choose, run / "episodes", judge=judge)) as bench:
+        acting = ActingPolicies(opened, policies, str(run))
+        for name in names:
+            acting.choose(name)
+        with contextlib.closing(SimulatedBench(station, acting.choose, run / "episodes", judge=judge)) as bench:
             yield bench
-
-
-def _open_all(
-    opened: StationFile, policies: StationPolicies, names: Sequence[str], run: Path
-) -> Callable[[str], Policy]:
-    """The policies behind the station's look-ahead, where it has one."""
-    for name in names:
-        policies.choose(name)
-    candidates = opened.config.look_ahead.rollouts
-    if not candidates:
-        return policies.choose
-    looking = open_look_ahead(policies.choose(BASE), opened.path, candidates, opened.config.models.device, str(run))
-
-    def choose(name: str) -> Policy:
-        policies.choose(name)
-        return looking
-
-    return choose

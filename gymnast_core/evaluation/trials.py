@@ -9,6 +9,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from gymnast_core.evaluation.conditions import Conditions, keep_conditions
 from gymnast_core.evaluation.session import MAX_ABORTED_IN_A_ROW, Bench, TrialRecord, TrialSession
 from gymnast_core.evaluation.trials_config import TrialsOptions
 from gymnast_core.policy.choice import StationPolicies
+from gymnast_core.policy.names import REMOTE, read_name
+from gymnast_core.policy.server_tokens import lend_tokens, read_tokens
 from gymnast_core.progress import interrupts, progress_bar, say
 from gymnast_core.results import write_result
 from gymnast_core.ros_client import become_ros_client
@@ -37,7 +40,7 @@ from gymnast_core.run_folder import RunFolder, refuse_other_options
 from gymnast_core.station_file import StationFile, open_station
 
 PRACTISE = "practise"
-MAY_CHANGE = ("run", "trials", "repeats", "seconds", "device", "namespace", "where")
+MAY_CHANGE = ("run", "trials", "repeats", "seconds", "device", "namespace", "where", "policy_token_env")
 """Options that a run may go on with other values of: none of them changes a trial that is on record."""
 
 
@@ -61,7 +64,7 @@ def trials(options: TrialsOptions) -> int:
             f"a simulated station needs the Python package '{error.name}'; `gymnast doctor` says how to get it"
         ) from error
     run = flow.begin()
-    with open_simulated_bench(flow.station, flow.policies, flow.plan.policies, run.path) as bench:
+    with flow.lend(), open_simulated_bench(flow.station, flow.policies, flow.plan.policies, run.path) as bench:
         return flow(bench)
 
 
@@ -77,7 +80,12 @@ class Trials:
         self.where = where_of(options, self.station)
         self.plan = plan_of(options, self.station)
         self.policies = StationPolicies(self.station, user_names=True)
+        self._tokens = tokens_of(options, self.station)
         self.run: RunFolder | None = None
+
+    def lend(self) -> AbstractContextManager[None]:
+        """Let whoever opens the policies, here or in the graph, send each server its token. Raises: DataError."""
+        return lend_tokens(self._tokens)
 
     def begin(self) -> RunFolder:
         """The run folder, new or to go on in.
@@ -149,10 +157,20 @@ def plan_of(options: TrialsOptions, station: StationFile) -> ComparisonPlan:
             raise ConfigError(f"{name}: found {twice[0]!r} twice; name each once")
     for task in options.tasks:
         station.config.task(task)
+    for policy in options.policies:
+        read_name(policy)
     if options.stop_when_clear and len(options.policies) < 2:
         raise ConfigError("stop_when_clear: found one policy, needed two or more")
     tasks = options.tasks or tuple(sorted(station.config.tasks))
     return ComparisonPlan(options.policies, tasks, options.trials, options.repeats, options.seed, options.alpha)
+
+
+def tokens_of(options: TrialsOptions, station: StationFile) -> dict[str, str]:
+    """Tokens by the addresses of the policy servers that act or reset. Raises: ConfigError naming the option."""
+    named = [*options.policies, station.config.models.policy]
+    named += [task.reset_policy for task in station.config.tasks.values()]
+    servers = [name for name in named if name.startswith(REMOTE)]
+    return read_tokens(options.policy_token_env, servers, "policy_token_env") if options.policy_token_env else {}
 
 
 def publish(

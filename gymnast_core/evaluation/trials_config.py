@@ -19,9 +19,10 @@ class TrialsOptions:
     config: tyro.conf.Positional[str] = "simulated_drawer"
     """Station file: a path, or the name of a shipped one."""
     policies: Annotated[tuple[str, ...], Field(min_length=1, max_length=50)] = ("base",)
-    """The policies: "base" (the station file's own), an adapter's name, a checkpoint folder (with a slash), recorded
-    actions (.npz), a policy server's address (http:// or ws://host:port); over ROS also "practise", which adapts before
-    each trial. The first one is what the others are compared with."""
+    """The policies: "base" (the station file's own), an adapter's name, a checkpoint folder (with a slash), each of
+    these behind "look-ahead:" or "look-ahead-16:" (it then imagines 16 candidates before each chunk), recorded actions
+    (.npz), a policy server's address (http:// or ws://host:port); over ROS also "practise", which adapts before each
+    trial. The first one is what the others are compared with."""
     tasks: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--task"])] = ()
     """Tasks; none: all of the station's."""
     trials: Annotated[int, Field(ge=1, le=10_000)] = 20
@@ -36,6 +37,9 @@ class TrialsOptions:
     """Steps after which an episode ends; 0: as the station file says for the task."""
     seconds: Positive | None = None
     """Begin no further trial after this much wall-clock time of this call. None: no limit."""
+    policy_token_env: tuple[str, ...] = ()
+    """Tokens of policy servers that act or reset here, each an ADDRESS=VARIABLE: the environment variable that holds
+    the token for that address. It goes to no other one. The station file has the same: `models.policy_token_env`."""
     where: Literal["auto", "here", "graph"] = "auto"
     """"here": simulate, in this process, without ROS. "graph": over ROS, on the station that `gymnast up` has brought
     up. "auto": here where the station file has a simulation section, else over ROS."""

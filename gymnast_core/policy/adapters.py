@@ -40,12 +40,14 @@ from gymnast_core.plain_json import parse_json
 from gymnast_core.policy.adapter_state import Evidence, read_evidence
 from gymnast_core.policy.lora import adapted_layers, adapter_of, base_modules, factors, put_in, set_active, take_out
 from gymnast_core.policy.lora_files import CONFIG, MAX_ALPHA, PREFIX, TENSORS, read_lora, read_lora_config
+from gymnast_core.policy.names import ADAPTER as NAME
 from gymnast_core.policy.openvla import OpenVLAPolicy
 
 LANGUAGE = "language_model."
 VISION = "vision_backbone."
 PROJECTOR = "projector."
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+MOST_IN_MEMORY = 8
+"""Stored adapters that one policy of a server, or of a station, keeps in memory."""
 
 
 @dataclass(frozen=True)
@@ -362,6 +364,39 @@ class AdapterStore:
     def _folder(self, name: str) -> Path:
         check_name(name)
         return self.root / name
+
+
+class KeptAdapters:
+    """Which stored adapters of a running policy stay in memory: at most `most`, the one asked for longest ago leaves
+    first (its folder stays).
+
+    own: an adapter that the policy came with; it stays, does not count, and is not looked up.
+    """
+
+    def __init__(self, policy: OpenVLAPolicy, store: AdapterStore, own: str = "", most: int = MOST_IN_MEMORY) -> None:
+        self._policy, self._store, self._own, self._most = policy, store, own, most
+        self._names: list[str] = []
+
+    def bring(self, name: str) -> None:
+        """Have an adapter on the policy, where `activate` lets it act.
+
+        Raises: CheckpointError when there is none, it does not fit, or it was rolled back, also since it was loaded;
+            ConfigError for a name that is not allowed.
+        """
+        if name == self._own:
+            return
+        self._store.check_fit_to_act(name)
+        present = self._policy.model.adapter_configs
+        self._names = [other for other in self._names if other in present and other != name]
+        if name not in present:
+            while len(self._names) >= self._most:
+                detach(self._policy, self._names.pop(0))
+            self._store.load(self._policy, name)
+        self._names.append(name)
+
+    def has(self, name: str) -> bool:
+        """Whether an adapter is in memory."""
+        return name in self._policy.model.adapter_configs
 
 
 def check_name(name: str) -> None:

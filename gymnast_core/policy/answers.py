@@ -62,6 +62,19 @@ def read_actions(answer: Answer, where: str) -> np.ndarray:
         return check_actions(actions, where)
 
 
+def read_object(answer: Answer, where: str) -> dict[str, Any]:
+    """The JSON object of an answer with status 200. Raises: DataError naming `where`, with the server's own words."""
+    if answer.status != 200:
+        raise DataError(f"{where}: answered {describe(answer)}, needed 200")
+    try:
+        content = _parse(_unpack(answer, where))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: answered no JSON: {name_content(answer.body) or one_line(str(error))}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: answered {_kind(content)}, needed a JSON object")
+    return content
+
+
 def check_reset(answer: Answer, where: str) -> None:
     """See that an answer to /reset reports no error; a server that has no /reset answers 404.
 

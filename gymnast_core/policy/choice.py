@@ -10,35 +10,24 @@ from gymnast_core.contents import one_line
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policy import adapters
 from gymnast_core.policy.checkpoint import fingerprint
-from gymnast_core.policy.load import REMOTE, check_policy, open_policy
+from gymnast_core.policy.load import check_policy, open_policy
 from gymnast_core.policy.lora_files import TENSORS
+from gymnast_core.policy.names import BASE, REMOTE, USUAL_CANDIDATES, names_another, read_name
 from gymnast_core.policy.openvla import OpenVLAPolicy
+from gymnast_core.policy.server_tokens import lent_token, token_in
 from gymnast_core.protocols import Policy
 from gymnast_core.station_file import StationFile
 
-BASE = "base"
 LONGEST_NAME = 500
-MAX_ADAPTERS = 8
-"""At most this many stay in memory; the oldest names leave first (their folders stay)."""
 MAX_OTHERS = 2
 """Checkpoints and scripts beside the station's own policy that stay in memory when others than its user name them."""
 
 
-def names_another(name: str) -> bool:
-    """Whether this names a policy of its own: a server's address, a path with a slash, or a script (`.npz`). Any other
-    name is the station's own policy ("base") or an adapter on it."""
-    return name.startswith(REMOTE) or "/" in name or name.endswith(".npz")
-
-
 class StationPolicies:
-    """Opens the policies of a station by their names, and keeps them open.
+    """Opens the policies of a station by their names (`names.py`), and keeps them open.
 
-    "base" is the policy of the station file. A name without a slash is an adapter on it. Anything else is what
-    `open_policy` opens: a checkpoint folder, a script, a policy server's address.
-
-    Names may come from anybody who can send a goal or a job. So the token of this process (GYMNAST_POLICY_TOKEN) goes
-    to the server of the station file (`models.policy`), and to no other one. user_names: whether the user of this
-    process names the policies himself; then the token goes to each of their servers.
+    Names may come from anybody who can send a goal or a job. user_names: whether the user of this process names the
+    policies himself. `_token` is the one rule of which server is sent which token.
     """
 
     def __init__(self, station: StationFile, user_names: bool = False) -> None:
@@ -46,47 +35,57 @@ class StationPolicies:
         self._user_names = user_names
         self._store = adapters.AdapterStore(station.config.models.adapters)
         self._open: dict[str, Policy] = {}
+        self._sent: dict[str, str | None] = {}
+        """The token that each open server was sent; see `_token`."""
+        self._kept: adapters.KeptAdapters | None = None
 
     def check(self, name: str) -> None:
         """See that there is such a policy, at no cost: nothing is loaded, and no server is asked.
 
-        Raises: ConfigError (no such folder), CheckpointError (no such adapter, or one that was rolled back).
+        Raises: ConfigError (no such folder, no such look-ahead), CheckpointError (no such adapter, or one that was
+            rolled back).
         """
         _refuse_odd(name)
-        if name == BASE:
-            check_policy(self._station.config.models.policy, self._station.path)
-        elif names_another(name):
-            check_policy(name, self._station.path)
-        else:
-            self._check_adapter(name)
+        acts, own = read_name(name).acts, self._station.config.models.policy
+        if acts != BASE and not names_another(acts):
+            self._check_adapter(acts)
+            acts = BASE
+        target = own if acts == BASE else acts
+        check_policy(target, self._station.path)
+        self._check_look_ahead(name, target)
+
+    def candidates(self, name: str) -> int:
+        """How many sampled candidates this policy imagines before each chunk; 0: it does not look ahead."""
+        asked, usual = read_name(name), self._station.config.look_ahead.rollouts
+        return asked.candidates or usual or USUAL_CANDIDATES if asked.looks_ahead else usual
 
     def choose(self, name: str) -> Policy:
-        """The policy of that name, ready to act; the one chosen before it may act no more.
+        """The policy of that name, ready to act; of a look-ahead the one that proposes. The one chosen before it may
+        act no more.
 
         Raises: CheckpointError when there is no such adapter or folder, or the adapter may not act; ConfigError;
             DataError when no policy server answers.
         """
         _refuse_odd(name)
-        own = self._station.config.models.policy
-        if names_another(name):
-            if name != own:
-                return self._opened(name, name)
-            name = BASE
+        acts, own = read_name(name).acts, self._station.config.models.policy
+        self._check_look_ahead(name, acts if names_another(acts) else own)
+        if names_another(acts):
+            if acts != own:
+                return self._opened(acts, acts)
+            acts = BASE
         policy = self._opened(BASE, own)
         if not isinstance(policy, OpenVLAPolicy):
-            if name != BASE:
-                raise CheckpointError(f"policy '{name}': {own} takes no adapters; use 'base'")
+            if acts != BASE:
+                raise CheckpointError(f"policy '{acts}': {own} takes no adapters; use 'base'")
             return policy
-        if name == BASE:
+        if acts == BASE:
             adapters.deactivate(policy)
             return policy
-        self._check_adapter(name)  # also where it is attached: it may have been rolled back since
-        present = adapters.attached(policy)
-        if name not in present:
-            for other in present[: max(0, len(present) - MAX_ADAPTERS + 1)]:
-                adapters.detach(policy, other)
-            self._store.load(policy, name)
-        adapters.activate(policy, name)
+        self._check_adapter(acts)  # its words name a folder that was meant
+        if self._kept is None:
+            self._kept = adapters.KeptAdapters(policy, self._store)
+        self._kept.bring(acts)
+        adapters.activate(policy, acts)
         return policy
 
     def warm_up(self) -> None:
@@ -98,6 +97,7 @@ class StationPolicies:
         """What identifies the weights behind a name: a fingerprint, "FINGERPRINT of the base + FINGERPRINT" for an
         adapter; empty where this machine cannot tell (a server, files that lie elsewhere)."""
         try:
+            name = read_name(name).acts
             if name.startswith(REMOTE):
                 return ""
             if not names_another(name) and name != BASE:
@@ -113,26 +113,48 @@ class StationPolicies:
     def close(self) -> None:
         """Close the connections to policy servers; the next action opens them again."""
         for policy in self._open.values():
-            if callable(leave := getattr(policy, "close", None)):
-                leave()
+            _close(policy)
 
     def _opened(self, key: str, target: str) -> Policy:
-        candidates = self._station.config.look_ahead.rollouts
-        if candidates and key != BASE:
-            raise ConfigError(
-                f"{self._station.path}: look_ahead.rollouts: found {candidates}, but only the station's own policy and "
-                f"its adapters look ahead; set it to 0 to try '{key}'"
-            )
+        token = self._token(target) if target.startswith(REMOTE) else None
+        if key in self._open and self._sent.get(key) != token:  # whoever asks now gets nothing by another one's token
+            _close(self._open.pop(key))
         if key in self._open:
             self._open[key] = self._open.pop(key)  # the latest is the last
         else:
             self._make_room()
             models = self._station.config.models
-            with_token = self._user_names or key == BASE
             self._open[key] = open_policy(
-                target, models.unnorm_key, models.device, beside=self._station.path, with_token=with_token
+                target, models.unnorm_key, models.device, beside=self._station.path, token=token
             )
+            self._sent[key] = token
         return self._open[key]
+
+    def _token(self, address: str) -> str | None:
+        """What a policy server is sent: the token that is for its address, and no other one. "": none; None: that of
+        GYMNAST_POLICY_TOKEN, if any.
+
+        First comes what a running command lends for this address (a job's token, `--policy-token-env`), then what
+        `models.policy_token_env` of the station file says of it. Without either, GYMNAST_POLICY_TOKEN goes to the
+        server of the station file (`models.policy`), and to others only where the user of this process names them.
+
+        Raises: ConfigError where the station file names a variable that is not set.
+        """
+        if lent := lent_token(address):
+            return lent
+        models = self._station.config.models
+        for known, variable in models.policy_token_env.items():
+            if known.rstrip("/") == address.rstrip("/"):
+                return token_in(variable, f"{self._station.path}: models.policy_token_env")
+        return None if self._user_names or address == models.policy else ""
+
+    def _check_look_ahead(self, name: str, target: str) -> None:
+        """Raises: ConfigError for a policy that looks ahead and cannot sample."""
+        if (target.startswith(REMOTE) or target.endswith(".npz")) and (count := self.candidates(name)):
+            raise ConfigError(
+                f"policy '{one_line(name, 100)}': looks ahead with {count} candidates (look_ahead.rollouts of "
+                f"{self._station.path}, or its name), but {one_line(target, 100)} cannot sample them; needed 0"
+            )
 
     def _make_room(self) -> None:
         """Before another policy is opened: names that come from anybody must not fill the memory."""
@@ -156,6 +178,11 @@ def _refuse_odd(name: str) -> None:
         raise ConfigError(
             f"policy: found {one_line(name, 60)!r}; needed a name that prints, of at most {LONGEST_NAME} characters"
         )
+
+
+def _close(policy: Policy) -> None:
+    if callable(leave := getattr(policy, "close", None)):
+        leave()
 
 
 def _hash_of(path: Path) -> str:

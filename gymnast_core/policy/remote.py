@@ -3,7 +3,8 @@
     POST /act     {"image": uint8 (H, W, 3), "instruction": text}  ->  actions (7,) or (K, 7), Bridge convention
     POST /reset   before each episode; a server without it answers 404
 
-A further field, "chunk": true, asks `gymnast serve` for the whole chunk; other servers ignore it.
+A further field, "chunk": true, asks `gymnast serve` for the whole chunk; other servers ignore it. What lets a client
+practise there is in `remote_practice.py`.
 
 Arrays travel as json_numpy writes them: {"__numpy__": base64, "dtype": ..., "shape": ...}. `answers.py` says what else
 a server may answer, and checks it like any other input: shape, type and finiteness.
@@ -15,53 +16,68 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from gymnast_core.addresses import check_address, check_header
 from gymnast_core.contents import one_line
 from gymnast_core.errors import DataError
-from gymnast_core.policy.answers import MAX_REPLY, Answer, check_reset, read_actions
+from gymnast_core.policy.answers import MAX_REPLY, Answer, check_reset, describe, read_actions, read_object
 from gymnast_core.policy.config import MAX_CHUNK
 from gymnast_core.policy.deadline import cut_late
 from gymnast_core.policy.images import check_batch
+from gymnast_core.policy.practice_wire import NO_PRACTICE
+from gymnast_core.policy.remote_practice import Deed, PractisingClient
 from gymnast_core.policy.wire_arrays import encode_array
+from gymnast_core.redaction import remember_secret
 
 TOKEN_VARIABLE = "GYMNAST_POLICY_TOKEN"
 """Environment variable with the token that policy servers ask for."""
+METHODS: dict[Deed, str] = {"practise": "POST", "progress": "GET", "cancel": "DELETE"}
+NOTHING: Mapping[str, str] = MappingProxyType({})
 BROKEN = (OSError, http.client.HTTPException)
 
 
-def authorisation(with_token: bool) -> dict[str, str]:
-    """The header with the token of GYMNAST_POLICY_TOKEN, where that is set and may go along.
+def authorisation(token: str | None) -> dict[str, str]:
+    """The header with a token, empty where there is none. None: the token of GYMNAST_POLICY_TOKEN, where that is set.
 
     Raises: ConfigError for an odd token.
     """
-    token = os.environ.get(TOKEN_VARIABLE, "") if with_token else ""
-    return {"Authorization": f"Bearer {check_header(token, TOKEN_VARIABLE)}"} if token else {}
+    given = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
+    named = TOKEN_VARIABLE if token is None else "token"
+    if not given:
+        return {}
+    checked = check_header(given, named)
+    remember_secret(checked)
+    return {"Authorization": f"Bearer {checked}"}
 
 
-class RemotePolicy:
+class RemotePolicy(PractisingClient):
     """Asks a policy server for each row of a batch, over one connection that is kept open.
 
     A policy that remembers what it saw learns of a new episode by `restart`. Give such a policy one row at a time: it
     would mix the frames of several.
 
     address: "http://host:port", with a path in front of /act where the server has one. timeout_s: for each answer.
-    with_token: whether a token in GYMNAST_POLICY_TOKEN is sent along.
+    token: sent along; "": none; None: that of GYMNAST_POLICY_TOKEN.
 
     Raises: ConfigError when the address is not one, DataError when no policy answers there.
     """
 
-    def __init__(self, address: str, timeout_s: float = 30.0, with_token: bool = True) -> None:
+    def __init__(self, address: str, timeout_s: float = 30.0, token: str | None = None) -> None:
         parts = check_address(address, "policy")
         port = parts.port
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self.address = address.rstrip("/")
         self._timeout_s = timeout_s
         self._path = parts.path.rstrip("/")
-        self._headers = {"Content-Type": "application/json", **authorisation(with_token)}
+        self._headers = {"Content-Type": "application/json", **authorisation(token)}
+        self._session = {"session": uuid.uuid4().hex}
+        """Names this client where the server must know it again: its pictures and its practice are its own."""
         self._connection = kind(parts.hostname or "", port, timeout=timeout_s)
         self._chunk_length = 0
         try:
@@ -78,7 +94,7 @@ class RemotePolicy:
 
     def restart(self) -> None:
         """Tell the server that a new episode begins. Raises: DataError when it answers that it cannot."""
-        check_reset(self._post("/reset", b""), f"{self.address}/reset")
+        check_reset(self._send_whole("POST", "/reset", b""), f"{self.address}/reset")
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
@@ -88,21 +104,39 @@ class RemotePolicy:
         """Chunks (N, K, 7) float32. Raises: DataError for bad input, or when the server's answer is none."""
         return np.stack([self._ask(frame, text) for frame, text in zip(*check_batch(frames, instructions))])
 
-    def _ask(self, frame: np.ndarray, instruction: str) -> np.ndarray:
+    def _check_practises(self) -> None:
+        answer = self._send_whole("GET", "/practise", b"", self._session)
+        if answer.status in (400, 404, 405, 501) and NO_PRACTICE.encode() not in answer.body:
+            raise self._no_practice(f"answered {describe(answer)}")
+        if answer.status not in (200, 404):
+            raise DataError(f"{self.address}/practise: answered {describe(answer)}")
+
+    def _capture(self, frame: np.ndarray, instruction: str) -> None:
+        self._ask(frame, instruction, capture=True)
+
+    def _do(self, what: Deed, content: Mapping[str, Any]) -> dict[str, Any]:
+        method, body = METHODS[what], json.dumps(dict(content)).encode() if content else b""
+        return read_object(self._send_whole(method, "/practise", body, self._session), f"{self.address}/practise")
+
+    def _ask(self, frame: np.ndarray, instruction: str, capture: bool = False) -> np.ndarray:
         where = f"{self.address}/act"
-        request = json.dumps({"image": encode_array(frame), "instruction": instruction, "chunk": True}).encode()
-        actions = read_actions(self._post("/act", request), where)
+        content = {"image": encode_array(frame), "instruction": instruction, "chunk": True}
+        content |= {"capture": True} if capture else {}
+        content |= {"adapter": self._adapter} if self._adapter else {}
+        answer = self._send_whole("POST", "/act", json.dumps(content).encode(), self._session if capture else {})
+        actions = read_actions(answer, where)
         wanted = self._chunk_length or len(actions)
         if len(actions) != wanted or not 1 <= wanted <= MAX_CHUNK:
             needed = self._chunk_length or f"1 to {MAX_CHUNK}"
             raise DataError(f"{where}: answered {len(actions)} actions, needed {needed}")
         return actions
 
-    def _post(self, path: str, body: bytes) -> Answer:
+    def _send_whole(self, method: str, path: str, body: bytes, more: Mapping[str, str] = NOTHING) -> Answer:
+        """The answer to one request. more: headers. Raises: DataError."""
         for last in (False, True):
             try:
                 with cut_late(self._timeout_s, lambda: self._connection.sock, BROKEN) as end:
-                    whole = self._send(path, body)
+                    whole = self._send(method, path, body, more)
                     answer = self._connection.getresponse()
                 reply, whole = _read_any(answer, end, whole)
             except BROKEN as error:
@@ -118,13 +152,13 @@ class RemotePolicy:
             return Answer(answer.status, reply, head.get("Content-Encoding", ""), head.get("Location", ""))
         raise AssertionError("unreachable")
 
-    def _send(self, path: str, body: bytes) -> bool:
+    def _send(self, method: str, path: str, body: bytes, more: Mapping[str, str]) -> bool:
         """Whether the server took the whole request: one that refuses it may have answered before its end.
 
         Raises: OSError when there is no connection.
         """
         try:
-            self._connection.request("POST", self._path + path, body, self._headers)
+            self._connection.request(method, self._path + path, body, {**self._headers, **more})
         except (BrokenPipeError, ConnectionResetError):
             if self._connection.sock is None:
                 raise

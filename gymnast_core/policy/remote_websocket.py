@@ -6,7 +6,8 @@
 
 Messages are `wire_msgpack`'s. No `observation/state` is sent, because a policy here is asked about frames alone; a
 server that cannot do without says so. `gymnast serve` names "reset" in its metadata: {"endpoint": "reset"} begins an
-episode there. Any other server learns of an episode by a new connection.
+episode there. Any other server learns of an episode by a new connection. What lets a client practise is in
+`remote_practice.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,29 +32,32 @@ from gymnast_core.policy.config import MAX_CHUNK
 from gymnast_core.policy.deadline import cut_late
 from gymnast_core.policy.images import check_batch
 from gymnast_core.policy.remote import authorisation
+from gymnast_core.policy.remote_practice import Deed, PractisingClient
 from gymnast_core.policy.wire_msgpack import pack, unpack
 
 BROKEN = (OSError, EOFError, ValueError, WebSocketException)
 """What an exchange over a connection raises; ValueError for a redirect, which is not followed."""
 
 
-class WebSocketPolicy:
+class WebSocketPolicy(PractisingClient):
     """Asks a policy server for each row of a batch, over one connection that is kept open and opened again once lost.
 
     address: "ws://host:port", perhaps with a path; "wss://" for TLS. timeout_s: for each whole answer, with connecting
-    where that is needed. with_token: whether a token in GYMNAST_POLICY_TOKEN is sent along.
+    where that is needed. token: sent along; "": none; None: that of GYMNAST_POLICY_TOKEN.
 
     Raises: ConfigError when the address is not one, DataError when no policy answers there.
     """
 
-    def __init__(self, address: str, timeout_s: float = 30.0, with_token: bool = True) -> None:
+    def __init__(self, address: str, timeout_s: float = 30.0, token: str | None = None) -> None:
         parts = check_address(address, "policy", WEBSOCKET)
         self.address = address
         self._place = (parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80))
         self.metadata: dict[Any, Any] = {}
         """What the server said of itself when the connection was opened."""
         self._timeout_s = timeout_s
-        self._headers = authorisation(with_token)
+        self._headers = authorisation(token)
+        self._session = uuid.uuid4().hex
+        """Names this client where the server must know it again, also over another connection."""
         self._link: ClientConnection | None = None
         self._socket: socket.socket | None = None
         self._chunk_length = 0
@@ -85,8 +90,21 @@ class WebSocketPolicy:
         """Chunks (N, K, 7) float32. Raises: DataError for bad input, or when the server's answer is none."""
         return np.stack([self._ask(frame, text) for frame, text in zip(*check_batch(frames, instructions))])
 
-    def _ask(self, frame: np.ndarray, instruction: str) -> np.ndarray:
-        actions = read_chunk(self._exchange({"observation/image": frame, "prompt": instruction}), self.address)
+    def _check_practises(self) -> None:
+        if self.metadata.get("practise") is not True:
+            raise self._no_practice("its metadata does not name practise")
+
+    def _capture(self, frame: np.ndarray, instruction: str) -> None:
+        self._ask(frame, instruction, capture=True)
+
+    def _do(self, what: Deed, content: Mapping[str, Any]) -> dict[Any, Any]:
+        return self._exchange({"endpoint": what, "session": self._session, **content})
+
+    def _ask(self, frame: np.ndarray, instruction: str, capture: bool = False) -> np.ndarray:
+        content = {"observation/image": frame, "prompt": instruction}
+        content |= {"capture": True, "session": self._session} if capture else {}
+        content |= {"adapter": self._adapter} if self._adapter else {}
+        actions = read_chunk(self._exchange(content), self.address)
         wanted = self._chunk_length or len(actions)
         if len(actions) != wanted or not 1 <= wanted <= MAX_CHUNK:
             needed = self._chunk_length or f"1 to {MAX_CHUNK}"

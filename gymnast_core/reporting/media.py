@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from gymnast_core.data.film_writer import write_film
 from gymnast_core.data.frames import encode_image, resize_frame
 from gymnast_core.errors import DataError
-from gymnast_core.files import remove, write_bytes
+from gymnast_core.files import write_bytes
 
 GAP = 3
 BACKGROUND = 255
@@ -67,24 +67,7 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float = 5
 
     Raises: DataError when the file cannot be written, or its suffix names no video format.
     """
-    import av  # tens of megabytes, for videos alone
-
     path = Path(path)
     height, width = (frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(temporary), "w") as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {"crf": "20", "preset": "veryfast"}
-            for frame in frames:
-                picture = np.ascontiguousarray(frame[:height, :width])
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-        os.replace(temporary, path)
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise DataError(f"{path}: cannot write the video ({error}); the name must end in .mp4") from error
-    finally:
-        remove(temporary)
+    write_film(path, (frame[:height, :width] for frame in frames), fps)
     return path

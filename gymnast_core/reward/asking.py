@@ -81,6 +81,7 @@ class AskingJudge:
         self._raw_lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(config.concurrency)
         self.pace = Pace(config.requests_per_minute)
+        self._who = who
         self._turns = Turns(who)
         self.spending = Spending(config, *spent, name=f"{self.name} judge")
         self._has_scored, self._unscored = False, 0
@@ -130,6 +131,20 @@ class AskingJudge:
         self._take_stock(list(verdicts.values()))
         return [verdicts[question.digest] for question in questions]
 
+    def ask_anew(self, video: np.ndarray, instruction: str) -> Verdict:
+        """The verdict of one vote on a video (n, H, W, 3) uint8, asked for now whatever was answered earlier.
+
+        Raises: JudgeError, see the class, and where the answer holds no score.
+        """
+        question = self.question(video, instruction)
+        self._turns.begin()
+        vote = self._vote(question, 0, anew=True)
+        self._turns.end()
+        verdict = self.decide(question, [vote])
+        if verdict.score is None:
+            raise JudgeError(f"{self._who}: {verdict.reason}")
+        return verdict
+
     def _take_stock(self, verdicts: Sequence[Verdict]) -> None:
         """Raises: JudgeError when this judge has never given a score, to however many different videos."""
         self._has_scored = self._has_scored or any(one.score is not None for one in verdicts)
@@ -139,11 +154,11 @@ class AskingJudge:
                 f"judge: no score for any of the first {self._unscored} videos; the last one: {verdicts[-1].reason}"
             )
 
-    def _vote(self, question: Question, number: int) -> Said:
-        """One answer, from the cache or asked for; without text when none was given in spite of retries."""
+    def _vote(self, question: Question, number: int, anew: bool = False) -> Said:
+        """One answer, from the cache (not `anew`) or asked for; without text when none was given despite retries."""
         cached = self._cache / question.digest[:2] / f"{question.digest}-{number}.json" if self._cache else None
         line: dict[str, Any] = {"instruction": question.instruction, "digest": question.digest, "vote": number}
-        earlier = _read_cached(cached) if cached is not None else None
+        earlier = _read_cached(cached) if cached is not None and not anew else None
         if earlier is not None and self.can_read(question, earlier):
             with self.spending.lock:
                 self.spending.cached_votes += 1

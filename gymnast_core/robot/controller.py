@@ -231,6 +231,11 @@ class BridgeController:
         legs.append(self._leg(joints, goal, seconds, period_s))
         return np.concatenate(legs)
 
+    def straight_path(self, joints_measured: np.ndarray, goal: np.ndarray, period_s: float) -> np.ndarray:
+        """(n, 6) joints, one row per period, from the measured arm to the joints `goal` (6,): each joint goes its own
+        way at the speed of a reset."""
+        return self._leg(_valid_joints(joints_measured), goal, self.arm.reset_seconds, period_s)
+
     def _solve(self, target: np.ndarray, seed: np.ndarray, max_iterations: int = 40) -> IKResult:
         return solve_ik(target, seed, self._lower, self._upper, max_iterations=max_iterations)
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from gymnast_core.errors import StationError
 from gymnast_core.robot.gripper import FINGER_CLOSED, FINGER_OPEN
@@ -20,6 +23,10 @@ FINGER_TOLERANCE = 0.003
 """Metres; the ViperX's fingers open 20 mm wider."""
 LINK_TOLERANCE = 0.003
 """Metres; the ViperX's links are 9 to 50 mm longer."""
+SLEEP_POSE = (0.0, -1.80, 1.55, 0.0, 0.8, 0.0)
+"""Radians: folded upon itself, where a WidowX 250s lies without torque (the vendor's configuration)."""
+SLEEP_TOLERANCE = 0.2
+"""Radians; the vendor's driver says 0 for each joint where nobody configured the pose, and there the arm would fall."""
 LINKS = {
     "waist": (0.0, 0.0, 0.072),
     "shoulder": (0.0, 0.0, 0.03865),
@@ -62,6 +69,19 @@ def check_limits(limits: ArmLimits) -> ArmLimits:
     if wrong:
         raise StationError(_no_widowx(wrong))
     return limits
+
+
+def check_sleep_pose(joints: Sequence[float]) -> np.ndarray:
+    """The driver's sleep pose (6,), radians. Raises: StationError when a WidowX 250s does not lie there."""
+    pose = np.array(joints, dtype=np.float64)
+    if pose.shape != (6,) or not (np.abs(pose - SLEEP_POSE) <= SLEEP_TOLERANCE).all():
+        found = ", ".join(f"{value:.2f}" for value in joints) or "none"
+        needed = ", ".join(f"{value:g}" for value in SLEEP_POSE)
+        raise StationError(
+            f"the driver's sleep pose: found {found}, needed {needed} within {SLEEP_TOLERANCE:g} rad; elsewhere an arm "
+            "that is let go would fall (sleep_positions in the driver's motor configuration)"
+        )
+    return pose
 
 
 def check_description(description: str) -> None:

@@ -16,12 +16,13 @@ import numpy as np
 
 from gymnast_core.config import LookAheadConfig
 from gymnast_core.errors import ConfigError
+from gymnast_core.policy.choice import StationPolicies
 from gymnast_core.protocols import Environment, Judge, Policy, Start, TrainablePolicy
 from gymnast_core.robot.safety import DeadReckoning
 from gymnast_core.rollout.open import open_imagination
 from gymnast_core.rollout.rollout import Rollout, RolloutOptions, run_rollouts
 from gymnast_core.seeds import derive_seed
-from gymnast_core.station_file import open_station
+from gymnast_core.station_file import StationFile, open_station
 
 SAME_CONFIDENCE = 0.1
 """Confidences are compared in steps of this size: a judge's last decimals do not outweigh finishing sooner."""
@@ -64,6 +65,11 @@ class LookAheadPolicy:
     @property
     def chunk_length(self) -> int:
         return self.policy.chunk_length
+
+    @property
+    def candidates(self) -> int:
+        """Sampled candidates beside the greedy one, before each chunk."""
+        return self._options.rollouts
 
     def begin(self, seed: int) -> None:
         """Start an episode; `seed` decides its candidates and the imagination's noise."""
@@ -140,12 +146,57 @@ def open_look_ahead(
 
     Raises: ConfigError (the policy cannot sample, or no such model), CheckpointError (damaged), JudgeError (no key).
     """
-    from gymnast_core.reward.factory import load_judge
+    return LookAheads(open_station(str(station_file), device=device), run_folder).over(policy, rollouts)
 
-    opened = open_station(str(station_file), device=device)
-    options = dataclasses.replace(opened.config.look_ahead, rollouts=rollouts)
-    if opened.config.judge.kind == "truth":
-        raise ConfigError(f"{opened.path}: judge.kind: found truth, but imagination has none; needed another judge")
-    judge = load_judge(opened.config, opened.path, run_folder or None)
-    arm = DeadReckoning(opened.config.arm, opened.config.safety)
-    return LookAheadPolicy(policy, open_imagination(opened), judge, options, arm=arm)
+
+class LookAheads:
+    """The look-aheads of one station: its imagination and its judge, loaded once, before whichever policy acts.
+
+    run_folder: where the raw answers of a judge behind an API are kept.
+
+    Raises: ConfigError (no such model, a judge that imagination has none of), CheckpointError, JudgeError.
+    """
+
+    def __init__(self, station: StationFile, run_folder: str = "") -> None:
+        from gymnast_core.reward.factory import load_judge
+
+        config = station.config
+        if config.judge.kind == "truth":
+            raise ConfigError(
+                f"{station.path}: judge.kind: found truth, but imagination has none; needed another judge to look ahead"
+            )
+        self.judge = load_judge(config, station.path, run_folder or None)
+        self._imagination, self._options = open_imagination(station), config.look_ahead
+        self._arm = DeadReckoning(config.arm, config.safety)
+
+    def over(self, policy: Policy, rollouts: int) -> LookAheadPolicy:
+        """`policy` with this many candidates. Raises: ConfigError where it cannot sample."""
+        options = dataclasses.replace(self._options, rollouts=rollouts)
+        return LookAheadPolicy(policy, self._imagination, self.judge, options, arm=self._arm)
+
+
+class ActingPolicies:
+    """The policies of a station as they act: by their names (`policy.names`), behind a look-ahead where the name or the
+    station file asks for one. answers: where the raw answers of a judge behind an API are kept."""
+
+    def __init__(self, station: StationFile, policies: StationPolicies, answers: str) -> None:
+        self._station, self._policies, self._answers = station, policies, answers
+        self._looks: LookAheads | None = None
+
+    def choose(self, name: str) -> Policy:
+        """The policy of that name, ready to act. Raises: see `StationPolicies.choose` and `LookAheads`."""
+        policy, count = self._policies.choose(name), self._policies.candidates(name)
+        if not count:
+            return policy
+        if self._looks is None:
+            self._looks = LookAheads(self._station, self._answers)
+        return self._looks.over(policy, count)
+
+    def candidates(self, name: str) -> int:
+        """How many candidates it imagines before each chunk; 0: it does not look ahead."""
+        return self._policies.candidates(name)
+
+    @property
+    def judge(self) -> Judge | None:
+        """The judge of the look-aheads, once one is loaded."""
+        return None if self._looks is None else self._looks.judge

@@ -117,14 +117,14 @@ def read_frame(source: str, index: int = 0) -> StartFrame:
     Raises: DataError naming the file and what is wrong with it, or the range of indices there is.
     """
     path = user_path(source)
-    if not source.strip() or not path.exists():
-        raise DataError(f"frame '{source}': no such image, video or episode folder")
-    if path.suffix.lower() in PICTURES and path.is_file():
+    if source.strip() and path.suffix.lower() in PICTURES and path.is_file():
         return StartFrame(read_image(path), _position_beside(path))
-    episode = episode_at(path)
+    episode = episode_at(path) if source.strip() else None
     if episode is not None:
         number = episode.number(index)
         return StartFrame(episode.frame(number), episode.position(number))
+    if not source.strip() or not path.exists():
+        raise DataError(f"frame '{source}': no such image, video or episode folder")
     if path.is_dir():
         raise DataError(f"{path}: no episode; needed an image, a video, or {layouts()}")
     if path.suffix.lower() in VIDEO_SUFFIXES:

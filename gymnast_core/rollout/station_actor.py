@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import numpy as np
 from gymnast_core.config import StationConfig
 from gymnast_core.data.episode import check_actions, read_episode
 from gymnast_core.errors import DataError, StationError
-from gymnast_core.policy.choice import BASE, StationPolicies
+from gymnast_core.policy.choice import StationPolicies
+from gymnast_core.policy.names import BASE
 from gymnast_core.policy.openvla import OpenVLAPolicy
 from gymnast_core.protocols import EpisodicPolicy, Judge, Policy, Verdict
+from gymnast_core.reward.check import JudgeAnswer, check_judge
 from gymnast_core.reward.factory import load_judge
 from gymnast_core.rollout.ending import SuccessWatch, station_ending
-from gymnast_core.rollout.look_ahead import LookAheadPolicy, open_look_ahead
+from gymnast_core.rollout.look_ahead import ActingPolicies, LookAheadPolicy
 from gymnast_core.station_file import StationFile
 
 
@@ -27,51 +30,54 @@ class StationActor:
         self._station = station
         self._station_file = station_file
         self._answers = answers
-        self._policies = StationPolicies(StationFile(station_file, station))
         self._policy: Policy | None = None
         """The one that acts now."""
-        self._looking: LookAheadPolicy | None = None
         self._judge: Judge | None = None
+        self._open()
 
     def load(self) -> float:
         """Load the policy and let it act once; returns the seconds that one chunk takes.
 
         Raises: ConfigError, CheckpointError, JudgeError, DataError.
         """
-        candidates = self._station.look_ahead.rollouts
-        self._policy = self._policies.choose(BASE)
+        self._policy = self._acting.choose(BASE)
         self._policies.warm_up()
-        self._looking = (
-            open_look_ahead(self._policy, self._station_file, candidates, run_folder=str(self._answers))
-            if candidates
-            else None
-        )
         size = self._station.camera.observation_size
         started = time.monotonic()
-        self._actor.act(np.zeros((1, size, size, 3), np.uint8), ["warm up"])
+        self._policy.act(np.zeros((1, size, size, 3), np.uint8), ["warm up"])
         return time.monotonic() - started
 
     def unload(self) -> None:
         """Forget policies and judge."""
-        self._policies = StationPolicies(StationFile(self._station_file, self._station))
-        self._policy = self._judge = self._looking = None
+        self._policy = self._judge = None
+        self._open()
+
+    def _open(self) -> None:
+        station = StationFile(self._station_file, self._station)
+        self._policies = StationPolicies(station)
+        self._acting = ActingPolicies(station, self._policies, str(self._answers))
 
     @property
     def fingerprint(self) -> str:
         """Of the checkpoint that acts; empty for a policy without one."""
-        return self._policy.checkpoint.fingerprint if isinstance(self._policy, OpenVLAPolicy) else ""
+        acts = self._policy.policy if isinstance(self._policy, LookAheadPolicy) else self._policy
+        return acts.checkpoint.fingerprint if isinstance(acts, OpenVLAPolicy) else ""
+
+    def candidates(self, name: str) -> int:
+        """How many candidates the policy of a name imagines before each chunk; 0: it does not look ahead."""
+        return self._acting.candidates(name)
 
     def select(self, name: str, seed: int) -> None:
         """Let one policy act in the next episode, which has this seed: see `StationPolicies`.
 
         Raises: StationError without a policy; CheckpointError when there is no such adapter, or it may not act;
-            ConfigError, DataError when another policy cannot be opened, or the station looks ahead.
+            ConfigError, DataError when another policy cannot be opened, or looks ahead and cannot; JudgeError.
         """
         if self._policy is None:
             raise StationError("the executor has no policy; configure it first")
-        self._policy = self._policies.choose(name)
-        if self._looking is not None:
-            self._looking.begin(seed)
+        self._policy = self._acting.choose(name)
+        if isinstance(self._policy, LookAheadPolicy):
+            self._policy.begin(seed)
 
     @property
     def remembers(self) -> bool:
@@ -88,11 +94,13 @@ class StationActor:
 
         frame: (S, S, 3) uint8. position: of the end effector, metres in the arm's base frame, where it is known.
 
-        Raises: DataError when the policy gives something else; what the policy raises.
+        Raises: DataError when the policy gives something else; StationError without a policy; what the policy raises.
         """
-        if self._looking is not None and position is not None:
-            self._looking.place(np.array([position]))
-        actions = self._actor.act(frame[None], [instruction])
+        if self._policy is None:
+            raise StationError("the executor has no policy; configure it first")
+        if isinstance(self._policy, LookAheadPolicy) and position is not None:
+            self._policy.place(np.array([position]))
+        actions = self._policy.act(frame[None], [instruction])
         if actions.ndim != 3 or len(actions) != 1 or not len(actions[0]):
             raise DataError(f"policy: found actions of shape {actions.shape}, needed (1, chunk, 7)")
         return check_actions(actions[0], "policy")
@@ -115,6 +123,14 @@ class StationActor:
             verdict = replace(verdict, completed_at=min(chosen[verdict.completed_at], last))
         return judge.name, verdict
 
+    def look(self, picture: np.ndarray, instruction: str) -> Verdict:
+        """The judge's verdict on one picture (S, S, 3) uint8. Raises: as `judge`."""
+        return self._open_judge().judge([picture[None]], [instruction])[0]
+
+    def check_judge(self, picture: np.ndarray, instructions: Sequence[str]) -> JudgeAnswer | None:
+        """Whether the judge answers, see `reward.check`. Raises: as `judge`."""
+        return check_judge(self._open_judge(), picture, instructions)
+
     def watch(self, instruction: str) -> SuccessWatch | None:
         """Who says from the frames as they come when an episode has succeeded; None where nobody can, since the
         station's truth is in no frame.
@@ -126,13 +142,6 @@ class StationActor:
 
     def _open_judge(self) -> Judge:
         if self._judge is None:
-            looking = self._looking
-            self._judge = looking.judge if looking else load_judge(self._station, self._station_file, self._answers)
+            looking = self._acting.judge
+            self._judge = looking or load_judge(self._station, self._station_file, self._answers)
         return self._judge
-
-    @property
-    def _actor(self) -> Policy:
-        actor = self._looking or self._policy
-        if actor is None:
-            raise StationError("the executor has no policy; configure it first")
-        return actor

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import secrets
 from collections.abc import Mapping
 
-from gymnast_core.addresses import check_header
+from gymnast_core.addresses import check_header, is_this_machine
 from gymnast_core.errors import ConfigError
 from gymnast_core.redaction import remember_secret
 from gymnast_core.serve.refusal import Refusal
@@ -24,7 +23,7 @@ def choose_token(config: ServeConfig) -> str:
     """
     given = config.token or os.environ.get(TOKEN_VARIABLE, "")
     token = check_header(given, "--token" if config.token else TOKEN_VARIABLE) if given else ""
-    if not token and not config.insecure and not _is_this_machine(config.host):
+    if not token and not config.insecure and not is_this_machine(config.host):
         raise ConfigError(
             f"--host: found {config.host[:60]}, which other machines reach; needed --token (or {TOKEN_VARIABLE}), or "
             "--insecure to let anyone there use the policy"
@@ -51,10 +50,3 @@ def given_token(headers: Mapping[str, str]) -> str:
 def unauthorised(found: str) -> Refusal:
     """401 for a request that has no right token. found: in words."""
     return Refusal(401, f"found {found}; needed the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from gymnast_core.serve.refusal import Refusal
 
+CLOSE = {"Connection": "close"}
 SKIPPED = 4
 """A body that is too large is read, and thrown away, up to this many times the limit: only then does the client read
 why it is refused. Behind that the connection is closed."""
@@ -19,19 +20,16 @@ class Gone(Exception):
 
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """The body, at most `limit` bytes, whole within `seconds`. Raises: Refusal 408, 413; Gone."""
-    close = {"Connection": "close"}
     length = request.headers.get("content-length", "")
-    too_large = Refusal(
-        413, f"found {length or 'more than ' + str(limit)} bytes, allowed are {limit} (--max-body)", close
-    )
-    if length.isdigit() and int(length) > SKIPPED * limit:
-        raise too_large
-    try:
-        body = await asyncio.wait_for(_collect(request, limit), seconds)
-    except (TimeoutError, asyncio.TimeoutError) as error:
-        raise Refusal(408, f"the request did not arrive whole within {seconds:g} s", close) from error
+    body = None
+    if not length.isdigit() or int(length) <= SKIPPED * limit:
+        try:
+            body = await asyncio.wait_for(_collect(request, limit), seconds)
+        except (TimeoutError, asyncio.TimeoutError) as error:
+            raise Refusal(408, f"the request did not arrive whole within {seconds:g} s", CLOSE) from error
     if body is None:
-        raise too_large
+        found = length or f"more than {limit}"
+        raise Refusal(413, f"found {found} bytes, allowed are {limit} (--max-body)", CLOSE)
     return body
 
 

@@ -38,12 +38,13 @@ class HttpWire:
 
     def add_to(self, app: FastAPI) -> None:
         """Answer these addresses in `app`."""
-        app.add_api_route("/act", self.act, methods=["POST"])
-        app.add_api_route("/reset", self.reset, methods=["POST"])
+        # Plain routes: FastAPI's own read the arguments of a handler from the request, and here there are none.
+        app.add_route("/act", self.act, methods=["POST"])
+        app.add_route("/reset", self.reset, methods=["POST"])
         for method, what in (("POST", "practise"), ("GET", "progress"), ("DELETE", "cancel")):
-            app.add_api_route("/practise", self._command(what), methods=[method], response_model=None)
-        app.add_api_route("/health", self.health, methods=["GET"])
-        app.add_api_route("/healthz", self.healthz, methods=["GET"])
+            app.add_route("/practise", self._command(what), methods=[method])
+        app.add_route("/health", self.health, methods=["GET"])
+        app.add_route("/healthz", self.healthz, methods=["GET"])
 
     async def act(self, request: Request) -> Response:
         """Actions for one observation."""
@@ -53,13 +54,13 @@ class HttpWire:
         """A new episode."""
         return await answered(self._gate, lambda: self._reset(request))
 
-    async def health(self) -> Response:
+    async def health(self, request: Request) -> Response:
         """Whether the server takes requests; asks for no token."""
         if self._gate.closed:
             return JSONResponse({"status": "ending"}, 503)
         return JSONResponse({"status": "healthy"})
 
-    async def healthz(self) -> Response:
+    async def healthz(self, request: Request) -> Response:
         """The same in openpi's form."""
         return PlainTextResponse("ending\n", 503) if self._gate.closed else PlainTextResponse("OK\n")
 

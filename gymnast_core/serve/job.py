@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from gymnast_core.addresses import HTTP, WEBSOCKET, address_problem
+from gymnast_core.addresses import policy_server_problem
+from gymnast_core.errors import ConfigError
+from gymnast_core.policy.names import ADAPTER, BASE, read_name
 
-BASE = "base"
-"""The policy that the station file names."""
 FIRST_SEED = 800_000
 """Seeds from here on were not used to collect any training data."""
 PRIORITIES = (-9, 9)
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 STATES: tuple[State, ...] = ("waiting", "running", "done", "failed", "cancelled")
 OPEN: tuple[State, ...] = ("waiting", "running")
-ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 LINE = r"^[^\x00-\x1f\x7f]*$"
 
 
 def is_address(policy: str) -> bool:
     """Whether a job's policy is a policy server's address."""
-    return "://" in policy
+    return "://" in policy and not policy.startswith("look-ahead")
 
 
 def _check_policy(policy: str) -> str:
     if is_address(policy):
-        schemes = WEBSOCKET if policy.startswith("ws") else HTTP
-        if wrong := address_problem(policy, schemes):
-            raise ValueError(f"{wrong}, needed http://host:port/path or ws://host:port/path")
-    elif not ADAPTER.fullmatch(policy) or policy == "practise":
-        raise ValueError(f"needed '{BASE}', an adapter's name, or a policy server's address (http:// or ws://)")
+        if wrong := policy_server_problem(policy):
+            raise ValueError(wrong)
+        return policy
+    try:
+        acts = read_name(policy).acts
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("policy: ")) from error
+    if not ADAPTER.fullmatch(acts) or acts == "practise":
+        raise ValueError(
+            f"needed '{BASE}', an adapter's name, look-ahead: and one of these, or a policy server's address (http:// "
+            "or ws://)"
+        )
     return policy
 
 
@@ -53,7 +58,8 @@ class JobRequest:
     task: TaskName
     """Task of the station."""
     policy: PolicyName = BASE
-    """ "base" (the station's own policy), an adapter's name, or a policy server's address (http:// or ws://)."""
+    """ "base" (the station's own policy), an adapter's name, either behind "look-ahead:" or "look-ahead-16:" (it then
+    looks ahead, with 16 candidates), or a policy server's address (http:// or ws://)."""
     trials: TrialCount = 20
     contact: Contact = ""
     """Whom to ask about this job: an address, a name, a channel."""

@@ -26,6 +26,7 @@ from gymnast_core.evaluation.session import (
     summarise,
 )
 from gymnast_core.locks import wait_for_folder
+from gymnast_core.policy.server_tokens import keep_secret, lend_tokens
 from gymnast_core.progress import Interruption, Stopped, interruptible, interrupts, say
 from gymnast_core.serve.job import Job, JobRequest, State
 from gymnast_core.serve.job_films import film_trials
@@ -113,7 +114,7 @@ class JobRun:
             with interrupts():
                 self._station.task(job.request.task)
                 self._check_disk()
-                with self._open(job, self._folder) as bench:
+                with lend_tokens(self._tokens(job)), self._open(job, self._folder) as bench:
                     session = self._session(job, bench)
         except StationError as error:
             return self._faulty(job, str(error))
@@ -122,6 +123,11 @@ class JobRun:
         if len(session.records) == job.request.trials:
             return self._end("done", "")
         return self._cancelled() if session.stopped_by == CANCEL else self._wait()
+
+    def _tokens(self, job: Job) -> dict[str, str]:
+        """The token for the job's policy server, by its address. Raises: DataError, ConfigError."""
+        token = self._store.tokens.of(job.number)
+        return {job.request.policy: keep_secret(token, f"job {job.number}: token")} if token else {}
 
     def _session(self, job: Job, bench: Bench) -> TrialSession:
         session = TrialSession(

@@ -19,6 +19,7 @@ from gymnast_core.config import parse_config
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.files import sync_folder, user_path
 from gymnast_core.serve.job import OPEN, Job, JobRequest, State
+from gymnast_core.serve.job_tokens import JobTokens
 
 FILE = "queue.sqlite"
 VERSION = 1
@@ -62,6 +63,7 @@ class JobStore:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = user_path(folder, "--queue").resolve()
         self.path = self.folder / FILE
+        self.tokens = JobTokens(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -128,8 +130,11 @@ class JobStore:
 
     # Jobs
 
-    def submit(self, request: JobRequest, user: str, limit: int) -> Job:
-        """Add a job. limit: jobs of this user that may wait or run at once. Raises: TooManyJobsError."""
+    def submit(self, request: JobRequest, user: str, limit: int, token: str = "") -> Job:
+        """Add a job. limit: jobs of this user that may wait or run at once. token: for its policy server.
+
+        Raises: TooManyJobsError.
+        """
         with self.transaction() as database:
             (due,) = database.execute(
                 "SELECT count(*) FROM jobs WHERE user = ? AND state IN (?, ?)", (user, *OPEN)
@@ -143,7 +148,9 @@ class JobStore:
             done = database.execute(
                 f"INSERT INTO jobs (user, {', '.join(ASKED)}, state, submitted) VALUES ({marks})", values
             )
-            return self._read(database, int(done.lastrowid or 0))
+            number = int(done.lastrowid or 0)
+            self.tokens.keep(number, token)  # a job that is seen has its token
+            return self._read(database, number)
 
     def job(self, number: int) -> Job:
         """The job of that number. Raises: NoSuchJobError."""
@@ -183,7 +190,9 @@ class JobStore:
 
     def finish(self, number: int, state: State, message: str) -> Job:
         """The end of a running job. Raises: JobStateError where it does not run."""
-        return self._change_running(number, state=state, message=message, ended=_now())
+        job = self._change_running(number, state=state, message=message, ended=_now())
+        self.tokens.forget(number)
+        return job
 
     def cancel(self, number: int, by: str) -> Job:
         """End a job: at once where it waits, by its process where it runs. Raises: JobStateError where it has ended."""
@@ -194,7 +203,20 @@ class JobStore:
             changes: dict[str, Any] = {"cancelled_by": by}
             if job.state == "waiting":
                 changes |= {"state": "cancelled", "ended": _now(), "message": f"cancelled by {by} before it began"}
-            return self._change(database, number, changes)
+            job = self._change(database, number, changes)
+        if job.state not in OPEN:
+            self.tokens.forget(number)
+        return job
+
+    def forget_tokens(self) -> None:
+        """Forget tokens that a kill has left: those of jobs that have ended, or were never added."""
+        for number in self.tokens.numbers():
+            try:
+                ended = self.job(number).state not in OPEN
+            except NoSuchJobError:
+                ended = True
+            if ended:
+                self.tokens.forget(number)
 
     def _create(self) -> None:
         """Make an empty queue beside its place and give it its name: nobody sees half of one. Raises: DataError."""

@@ -1,31 +1,27 @@
-"""Labelling on a page: a small server on this machine alone, the film of an episode, and a key for each label.
+"""Labelling on a page of this machine alone: the film of an episode, and a key for each label.
 
-The page is reached by an address with a secret in it, which no other page knows; requests under another host's name
-(a name that was made to lead here) are refused. It asks for numbers of episodes and frames, never for files.
+It asks for numbers of episodes and frames, never for files.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 import threading
+from collections.abc import Mapping
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from gymnast_core.data.frames import encode_image
 from gymnast_core.errors import DataError, GymnastError
 from gymnast_core.evaluation.labelling import Labelling
-from gymnast_core.plain_json import parse_json
 from gymnast_core.progress import interruptible, say
+from gymnast_core.serve.local_page import HTML, JSON, PNG, Answer, LocalPage
 
 PAGE = Path(__file__).with_name("label.html")
-MAX_BODY = 4096
 KEPT_EPISODES = 4
 """Episodes whose encoded frames are kept."""
 POLL_S = 0.2
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src 'self'; connect-src 'self'"
 
 
 def serve_page(session: Labelling, port: int = 0) -> None:
@@ -40,56 +36,30 @@ def serve_page(session: Labelling, port: int = 0) -> None:
             page.close()
 
 
-class LabelPage:
-    """The server, in threads of its own. address: of the page. ended: set once the person has ended it."""
+class LabelPage(LocalPage):
+    """ended: set once the person has ended it. Raises: DataError where the port is taken."""
 
     def __init__(self, session: Labelling, port: int = 0) -> None:
         self.session = session
         self.ended = threading.Event()
         self._ending = False
-        self._secret = secrets.token_urlsafe(16)
         self._frames = lru_cache(maxsize=KEPT_EPISODES)(self._encode)
         self._decoding = threading.Lock()
-        page = self
+        super().__init__("label page", port=port)
 
-        class Handler(_Handler):
-            answer = page.answer
-            answered = page.answered
-
+    def respond(self, parts: list[str], headers: Mapping[str, str], body: dict[str, Any] | None) -> Answer:
+        """The page, a frame, or what it asks for and changes."""
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        except OSError as error:
-            raise DataError(f"port {port}: {error.strerror or error}; choose another --port") from error
-        self._server.daemon_threads = True
-        self.port = int(self._server.server_address[1])
-        self.address = f"http://127.0.0.1:{self.port}/{self._secret}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="label page", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=5.0)
-
-    def answer(self, host: str, path: str, body: dict[str, Any] | None) -> tuple[int, str, bytes]:
-        """Status, type and content for a request. host: of its header. body: None for one that only looks."""
-        if host not in (f"127.0.0.1:{self.port}", f"localhost:{self.port}"):
-            return 403, "text/plain", b"this page answers under the name of this machine alone"
-        parts = path.split("?")[0].strip("/").split("/")
-        if not secrets.compare_digest(parts[0].encode(), self._secret.encode()):
-            return 404, "text/plain", b"no such page; the whole address stands in the terminal"
-        try:
-            if body is None and len(parts) == 1:
-                return 200, "text/html; charset=utf-8", PAGE.read_bytes()
-            if body is None and len(parts) == 4 and parts[1] == "frame":
-                number = self._number(parts[2])
+            if body is None and not parts:
+                return 200, HTML, PAGE.read_bytes()
+            if body is None and len(parts) == 3 and parts[0] == "frame":
+                number = self._number(parts[1])
                 frames = self._frames(number)
-                return 200, "image/png", frames[_index(parts[3], len(frames), "frame")]
-            found = self._look(parts[1:]) if body is None else self._change(parts[1:], body)
-            return 200, "application/json", json.dumps(found).encode()
+                return 200, PNG, frames[_index(parts[2], len(frames), "frame")]
+            found = self._look(parts) if body is None else self._change(parts, body)
+            return 200, JSON, json.dumps(found).encode()
         except GymnastError as error:
-            return 400, "application/json", json.dumps({"error": " ".join(str(error).split())}).encode()
+            return 400, JSON, json.dumps({"error": " ".join(str(error).split())}).encode()
 
     def answered(self) -> None:
         """An answer has been sent: only then may the process end that was asked to."""
@@ -155,51 +125,3 @@ def _index(text: str, count: int, name: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) >= count:
         raise DataError(f"{name}: found {text[:40]!r}, allowed are 0 to {count - 1}")
     return int(text)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """HTTP around `LabelPage.answer`."""
-
-    timeout = 60.0
-
-    @staticmethod
-    def answer(host: str, path: str, body: dict[str, Any] | None) -> tuple[int, str, bytes]:
-        raise NotImplementedError
-
-    @staticmethod
-    def answered() -> None:
-        raise NotImplementedError
-
-    def do_GET(self) -> None:
-        self._send(*self.answer(self.headers.get("Host", ""), self.path, None))
-
-    def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
-        json_only = self.headers.get_content_type() == "application/json"  # a form of another page cannot send it
-        if not json_only or not length.isascii() or not length.isdigit() or int(length) > MAX_BODY:
-            self._send(400, "text/plain", b"needed a small JSON object")
-            return
-        try:
-            body = parse_json(self.rfile.read(int(length)))
-        except ValueError:
-            body = None
-        if not isinstance(body, dict):
-            self._send(400, "text/plain", b"needed a JSON object")
-            return
-        self._send(*self.answer(self.headers.get("Host", ""), self.path, body))
-        self.wfile.flush()
-        self.answered()
-
-    def _send(self, status: int, kind: str, content: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Content-Security-Policy", POLICY)
-        self.send_header("Cache-Control", "private, max-age=3600" if kind == "image/png" else "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Referrer-Policy", "no-referrer")
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """No line for each request."""

@@ -17,6 +17,7 @@ from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.files import user_path
 from gymnast_core.progress import say
 from gymnast_core.serve.gate import Gate
+from gymnast_core.serve.joined_writes import JoinedProtocol
 from gymnast_core.serve.listen_config import ListenConfig
 from gymnast_core.serve.sessions import Peer
 
@@ -165,6 +166,7 @@ def _settings(app: FastAPI, config: ListenConfig) -> uvicorn.Config:
     certificate, key = (str(user_path(name)) if name else None for name in (config.tls_cert, config.tls_key))
     settings = uvicorn.Config(
         app,
+        http=JoinedProtocol,
         ws="websockets-sansio",
         ws_max_size=MESSAGE_ROOM * int(config.max_body * 1e6),
         ws_per_message_deflate=False,

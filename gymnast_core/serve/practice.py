@@ -13,19 +13,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from gymnast_core.config import Coordinate, Positive, Seed, dump_config, parse_config
+from gymnast_core.config import dump_config, parse_config
 from gymnast_core.data.frames import write_image
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.files import read_json_lines, user_path, write_bytes
+from gymnast_core.policy.practice_wire import PracticeNow, PractiseRequest
 from gymnast_core.policy.prompt import normalise_instruction
+from gymnast_core.progress import say
 from gymnast_core.results import RESULT, read_result
 from gymnast_core.rl.adapt_config import AdaptConfig
 from gymnast_core.rl.adapt_result import AdaptResult
@@ -38,44 +39,22 @@ NICENESS = 10
 MARGIN_S = 1200.0
 """Loading and the measurements before and after may take this long besides three times the training budget."""
 GRACE_S = 5.0
-
-
-@dataclass(frozen=True)
-class PractiseRequest:
-    """What a client may say of a practice. None: as the station file says."""
-
-    instruction: Annotated[str, Field(min_length=1, max_length=500)]
-    iterations: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """At most this many updates."""
-    seconds: Positive | None = None
-    """Training takes at most this long; no longer than the station file says."""
-    position: tuple[Coordinate, Coordinate, Coordinate] | None = None
-    """Where the end effector is in the captured pictures: x y z, metres, base frame."""
-    seed: Seed = 0
-
-
-@dataclass(frozen=True)
-class PracticeNow:
-    """How a practice stands. state: "running", "accepted" (by the gate: act with `adapter`), "refused" (the base is
-    kept), "failed" or "cancelled". success_before, success_after: in imagination, 0 to 1."""
-
-    state: str
-    phase: str = ""
-    iteration: int = 0
-    iterations: int = 0
-    seconds_left: float | None = None
-    adapter: str = ""
-    success_before: float | None = None
-    success_after: float | None = None
-    message: str = ""
+"""How long the end of the server waits for that of a practice."""
 
 
 class Practice:
-    """One process of `gymnast adapt` in the folder `run`. limit_s: after which it is ended."""
+    """One process of `gymnast adapt` in the folder `run`.
 
-    def __init__(self, run: Path, options: Path, limit_s: float) -> None:
-        self._run, self._end_at = run, time.monotonic() + limit_s
+    limit_s: after which it is ended. grace_s: between the request that it end and its kill, so that a practice that
+    hangs blocks nobody else's for longer.
+    """
+
+    def __init__(self, run: Path, options: Path, limit_s: float, grace_s: float) -> None:
+        self._run, self._end_at, self._grace_s = run, time.monotonic() + limit_s, grace_s
         self._told = ""
+        self._asked_at = 0.0
+        """When it was asked to end."""
+        self._killed = False
         threads = str(max(1, (os.cpu_count() or 2) - 1))  # one core is left to the policy
         environment = {"OMP_NUM_THREADS": threads, **os.environ, "COLUMNS": "160"}
         with open(run / LOG, "ab") as log:
@@ -89,14 +68,22 @@ class Practice:
         return self._process.poll() is None
 
     def tend(self) -> None:
-        """End it once its time is up; called now and then."""
-        if self.runs and time.monotonic() > self._end_at:
+        """End it once its time is up, and kill it where it does not end by itself; called now and then."""
+        if not self.runs:
+            return
+        now = time.monotonic()
+        if now > self._end_at:
             self.cancel("it took too long")
+        if self._told and not self._killed and now - self._asked_at > self._grace_s:
+            self._killed = True
+            self._told += f"; it did not end within {self._grace_s:g} s and was killed"
+            say(f"practice in {self._run}: {self._told}", "yellow")
+            self._process.kill()
 
     def cancel(self, why: str) -> None:
         """Ask it to end."""
         if self.runs and not self._told:
-            self._told = why
+            self._told, self._asked_at = why, time.monotonic()
             self._process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
@@ -119,6 +106,7 @@ class Practice:
                 int(last.get("iteration") or 0),
                 int(last.get("iterations") or 0),
                 float(left) if isinstance(left, (int, float)) else None,
+                message=self._told,
             )
         code = self._process.returncode
         if self._told:
@@ -141,10 +129,12 @@ class Practice:
 
 class Practices:
     """The practices of one server. policy: a checkpoint folder, "" for the station's. own_adapter: the one that acts
-    where a client names none. adapters: folder of the stored ones. root: folder of the runs."""
+    where a client names none. adapters: folder of the stored ones. root: folder of the runs. grace_s: of `Practice`."""
 
-    def __init__(self, station: StationFile, policy: str, own_adapter: str, adapters: str, root: str) -> None:
-        self._station, self._policy = station, policy
+    def __init__(
+        self, station: StationFile, policy: str, own_adapter: str, adapters: str, root: str, grace_s: float
+    ) -> None:
+        self._station, self._policy, self._grace_s = station, policy, grace_s
         self.own_adapter, self.adapters = own_adapter, adapters
         self._root = user_path(root, "--practice-runs").resolve()
         self._last: Practice | None = None
@@ -173,7 +163,8 @@ class Practices:
         self._begins = True
         try:
             run = await asyncio.to_thread(self._write, asked, frames)
-            self._last = Practice(run, run / "request.yaml", 3.0 * (asked.seconds or budget) + MARGIN_S)
+            limit = 3.0 * (asked.seconds or budget) + MARGIN_S
+            self._last = Practice(run, run / "request.yaml", limit, self._grace_s)
         finally:
             self._begins = False
         return self._last

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from gymnast_core.data.frames import resize_frame
+from gymnast_core.policy.practice_wire import NO_PRACTICE
 from gymnast_core.protocols import Policy
 from gymnast_core.serve.adapter_choice import AdapterChoice
 from gymnast_core.serve.batching import PolicyThread
@@ -41,7 +42,7 @@ class Practising:
             session.practice = await self._practices.begin(dict(command.content), list(session.captured))
             session.captured.clear()
         elif session.practice is None:
-            raise Refusal(404, "this client has asked for no practice")
+            raise Refusal(404, NO_PRACTICE)
         elif command.what == "cancel":
             session.practice.cancel("its client cancelled it")
         return dataclasses.asdict(session.practice.now())

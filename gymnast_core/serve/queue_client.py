@@ -23,9 +23,10 @@ MAX_REPLY = 1 << 24
 
 
 class Queue(Protocol):
-    """Jobs, as the JSON objects that `QueueDesk` answers. Every method raises ConfigError or DataError, one line."""
+    """Jobs, as the JSON objects that `QueueDesk` answers. token: for a job's policy server. Every method raises
+    ConfigError or DataError, one line."""
 
-    def submit(self, request: JobRequest) -> dict[str, Any]: ...
+    def submit(self, request: JobRequest, token: str = "") -> dict[str, Any]: ...
 
     def overview(self) -> dict[str, Any]: ...
 
@@ -53,8 +54,8 @@ class LocalQueue:
         store = JobStore(folder)
         self._desk, self._user = QueueDesk(store, config), Users(store).local()
 
-    def submit(self, request: JobRequest) -> dict[str, Any]:
-        return self._desk.submit(self._user, request)
+    def submit(self, request: JobRequest, token: str = "") -> dict[str, Any]:
+        return self._desk.submit(self._user, request, token)
 
     def overview(self) -> dict[str, Any]:
         return self._desk.overview(self._user)
@@ -83,8 +84,9 @@ class RemoteQueue:
         if token:
             self._headers["Authorization"] = f"Bearer {check_header(token, TOKEN_VARIABLE)}"
 
-    def submit(self, request: JobRequest) -> dict[str, Any]:
-        return self._ask("POST", "/jobs", dataclasses.asdict(request))
+    def submit(self, request: JobRequest, token: str = "") -> dict[str, Any]:
+        more = {"policy_token": token} if token else {}
+        return self._ask("POST", "/jobs", {**dataclasses.asdict(request), **more})
 
     def overview(self) -> dict[str, Any]:
         return self._ask("GET", "/jobs")

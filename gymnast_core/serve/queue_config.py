@@ -24,6 +24,9 @@ class SubmitConfig(JobRequest):
 
     task: tyro.conf.Positional[TaskName]
     """Task of the station."""
+    policy_token_env: str = ""
+    """Environment variable that holds the token which the job's policy server asks for. The queue keeps the token until
+    the job has ended, in a file that its owner alone can read, and shows it to nobody."""
     queue: WhereText = QUEUE
     """Folder of the queue, or the address of `gymnast queue serve` (http://host:port)."""
     config: str = ""

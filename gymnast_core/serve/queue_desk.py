@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gymnast_core.errors import ConfigError, DataError
-from gymnast_core.serve.job import Job, JobRequest
+from gymnast_core.policy.server_tokens import keep_secret
+from gymnast_core.serve.job import Job, JobRequest, is_address
 from gymnast_core.serve.job_films import FOLDER
 from gymnast_core.serve.job_store import JobStore
 from gymnast_core.serve.job_users import User
@@ -31,11 +32,14 @@ class QueueDesk:
         """The queue's station, as its file is now. Raises: ConfigError."""
         return station_of(self.store, self._config)
 
-    def submit(self, user: User, request: JobRequest) -> dict[str, Any]:
-        """Raises: ConfigError (task, adapter, priority), TooManyJobsError."""
+    def submit(self, user: User, request: JobRequest, token: str = "") -> dict[str, Any]:
+        """token: for the job's policy server. Raises: ConfigError (task, adapter, priority), TooManyJobsError."""
         check_request(request, self.station.config)
         user.check(request)
-        return describe_job(self.store.submit(request, user.name, user.jobs))
+        if token and not is_address(request.policy):
+            raise ConfigError(f"policy_token: found a token, but policy {request.policy!r} is no policy server")
+        checked = keep_secret(token, "policy_token") if token else ""
+        return describe_job(self.store.submit(request, user.name, user.jobs, checked))
 
     def overview(self, user: User) -> dict[str, Any]:
         """Whether the queue is paused, and its jobs: others' without what is their own business."""

@@ -76,6 +76,7 @@ class Runner:
 
     def __call__(self) -> int:
         """Until SIGINT or SIGTERM; with `once` until no job waits."""
+        self._store.forget_tokens()
         with interruptible() as stop:
             while not stop:
                 job = self._store.take()

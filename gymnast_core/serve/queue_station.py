@@ -7,7 +7,8 @@ from pathlib import Path
 from gymnast_core.config import StationConfig
 from gymnast_core.errors import ConfigError
 from gymnast_core.files import user_path
-from gymnast_core.serve.job import BASE, JobRequest, is_address
+from gymnast_core.policy.names import BASE, read_name
+from gymnast_core.serve.job import JobRequest, is_address
 from gymnast_core.serve.job_store import JobStore
 from gymnast_core.station_file import StationFile, find_station_file, open_station
 
@@ -47,8 +48,9 @@ def open_queue_station(store: JobStore) -> StationFile | None:
 def check_request(request: JobRequest, station: StationConfig) -> None:
     """See what can be seen now, at no cost, to be wrong with a job. Raises: ConfigError."""
     station.task(request.task)
-    if request.policy == BASE or is_address(request.policy):
+    if is_address(request.policy):
         return
+    acts = read_name(request.policy).acts
     folder = user_path(station.models.adapters, "models.adapters")
-    if not (folder / request.policy).is_dir():
+    if acts != BASE and not (folder / acts).is_dir():
         raise ConfigError(f"policy: found {request.policy}; there is no such adapter on this station")

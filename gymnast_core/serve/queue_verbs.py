@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from gymnast_core.commands import gymnast, name_next
+from gymnast_core.policy.server_tokens import token_in
 from gymnast_core.progress import say
 from gymnast_core.serve.job import JobRequest
 from gymnast_core.serve.job_store import JobStore
@@ -27,7 +28,8 @@ from gymnast_core.serve.queue_config import (
 def submit(config: SubmitConfig) -> int:
     """Add a job and print its number. Raises: ConfigError, DataError."""
     request = JobRequest(**{field.name: getattr(config, field.name) for field in dataclasses.fields(JobRequest)})
-    job = open_queue(config.queue, config.config).submit(request)
+    token = token_in(config.policy_token_env, "--policy-token-env") if config.policy_token_env else ""
+    job = open_queue(config.queue, config.config).submit(request, token)
     say(line_of(job))
     print(job["number"])
     name_next(gymnast("queue show", str(job["number"]), queue=config.queue))

@@ -1,6 +1,6 @@
 """A station's queue over HTTP.
 
-    POST /jobs                      {"task", "policy"?, "trials"?, "contact"?, "priority"?, ...}  ->  201, the job
+    POST /jobs                      {"task", "policy"?, "trials"?, "policy_token"?, ...}       ->  201, the job
     GET  /jobs                      {"paused", "jobs"}
     GET  /jobs/N                    the job, its trials with links of videos, and its result
     POST /jobs/N/cancel             the job
@@ -89,7 +89,10 @@ class QueueWire:
             raise Refusal(status, str(error)) from error
 
     def _submit(self, user: User, request: Request, content: dict[str, Any]) -> Response:
-        job = self._desk.submit(user, parse_config(JobRequest, content, "job"))
+        token = content.pop("policy_token", "")
+        if not isinstance(token, str):
+            raise ConfigError(f"policy_token: found {type(token).__name__}, needed text")
+        job = self._desk.submit(user, parse_config(JobRequest, content, "job"), token)
         return JSONResponse(job, 201, {"Location": f"/jobs/{job['number']}"})
 
     def _overview(self, user: User, request: Request, content: dict[str, Any]) -> Response:

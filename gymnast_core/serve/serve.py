@@ -40,7 +40,8 @@ def serve(config: ServeConfig) -> int:
     about = {"server": "gymnast", "policy": name, "adapter": config.adapter, "station": station.config.name}
     practices = None
     if config.practise:
-        practices = Practices(station, config.policy, config.adapter, config.adapters, config.practice_runs)
+        runs, grace = config.practice_runs, config.practice_grace
+        practices = Practices(station, config.policy, config.adapter, config.adapters, runs, grace)
     server = PolicyServer(config, opener, about, practices)
     if config.host != "127.0.0.1" and not config.tls_cert:
         say("without --tls-cert whoever is on the way reads pictures and token; --tls-cert encrypts them", "yellow")

@@ -46,5 +46,7 @@ class ServeConfig(ListenConfig):
     practise: bool = False
     """Let clients ask for test-time practice, and act by the adapters that it makes. It runs `gymnast adapt` in a
     process of its own, one at a time, by the station's world model and judge."""
+    practice_grace: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Seconds in which a practice that was cancelled, or took too long, must end by itself; then it is killed."""
     practice_runs: PathText = "runs/served_practice"
     """Folder of the practices' run folders."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gymnast_core.data.episode import ACTION_DIM
+from gymnast_core.policy.practice_wire import MOST_PICTURES
 from gymnast_core.protocols import Policy
 from gymnast_core.serve.refusal import Refusal
 
@@ -27,8 +28,6 @@ Peer = tuple[str, int]
 """Host and port that a connection comes from."""
 MAX_DUE = 8
 """Answers that one client may wait for at once."""
-MAX_CAPTURED = 16
-"""Pictures of one client to practise from; the oldest leave first."""
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Session:
     due: int = 0
     """Answers under way."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    captured: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=MAX_CAPTURED))
+    captured: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=MOST_PICTURES))
     """Pictures to practise from, the latest last."""
     practice: Practice | None = None
     """The one that this client asked for last."""

@@ -11,17 +11,15 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from gymnast_core.config import find_model
+from gymnast_core.data.dataset_writer import to_be_copied
 from gymnast_core.data.episode import write_episode
 from gymnast_core.data.formats import StoredEpisode, find_all
-from gymnast_core.data.outcome import Outcome
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.files import user_path
 from gymnast_core.progress import progress_bar
@@ -84,22 +82,10 @@ def _write(source: StoredEpisode, target: Path, frames: np.ndarray) -> None:
     went silent. It is written beside its place first, so that what is in its place is whole."""
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-    outcome = source.outcome()
-    told = {"outcome_by": outcome.by} if outcome.by else {}
-    episode = source.steps()
-    copied = replace(episode, frames=frames, success=outcome.success, metadata={**episode.metadata, **told})
-    write_episode(temporary, copied.until(len(frames) - 1), _facts(source, outcome))
+    episode, facts = to_be_copied(source)
+    write_episode(temporary, replace(episode, frames=frames).until(len(frames) - 1), facts)
     try:
         os.replace(temporary, target)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(f"{target}: cannot write: {error.strerror or error}") from error
-
-
-def _facts(source: StoredEpisode, outcome: Outcome) -> list[dict[str, Any]]:
-    """What was logged of each step, with whether the task was done after it by the best authority there is."""
-    found: list[dict[str, Any]] = []
-    for fact, done in zip_longest(source.facts(), outcome.frames[1:]):
-        kept = {name: value for name, value in (fact or {}).items() if name != "success"}
-        found.append(kept if done is None else {**kept, "success": done})
-    return found

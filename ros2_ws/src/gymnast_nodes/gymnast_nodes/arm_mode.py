@@ -19,13 +19,20 @@ class Mode:
     def __init__(self) -> None:
         self.value: int = ArmState.MODE_UNCONFIGURED
         self.detail = "not configured"
+        self.resting = False
+        """Whether the arm lies with its motors let go; to others it is then not active."""
 
     def __str__(self) -> str:
-        return NAMES[self.value] + (f": {self.detail}" if self.detail else "")
+        return ("resting" if self.resting else NAMES[self.value]) + (f": {self.detail}" if self.detail else "")
 
     def set(self, value: int, detail: str) -> None:
         """Whatever it was before."""
-        self.value, self.detail = value, detail
+        self.value, self.detail, self.resting = value, detail, False
+
+    def rest(self) -> None:
+        """The arm lies; nobody keeps it where it is."""
+        self.set(ArmState.MODE_UNCONFIGURED, "it rests with its motors let go; arm/reset wakes it")
+        self.resting = True
 
     def set_unless_stopped(self, value: int, detail: str) -> None:
         """A stopped arm stays stopped until it is re-armed."""

@@ -19,6 +19,7 @@ import numpy as np
 from gymnast_msgs.msg import ArmState, BridgeAction, ExecutedAction
 from gymnast_msgs.srv import Rearm, ResetArm
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from gymnast_core.errors import DataError, StationError
 from gymnast_core.robot.lease import UNNAMED
@@ -28,6 +29,7 @@ from gymnast_nodes.arm_actions import OTHER_SPEAKERS
 from gymnast_nodes.arm_gripper import Gripper
 from gymnast_nodes.arm_mode import Mode
 from gymnast_nodes.arm_reset import ResetMotion
+from gymnast_nodes.arm_rest import RestMotion
 from gymnast_nodes.arm_state import ArmStates
 from gymnast_nodes.arm_watch import ArmWatch
 from gymnast_nodes.clocks import STEADY, WALL
@@ -78,7 +80,9 @@ class ArmNode(ManagedNode):
         self._watch = ArmWatch(*parts, self._stop, self._speakers, self._touch, self._check_motors)
         self._reset = ResetMotion(*parts, self._watch)
         self._states = ArmStates(*parts, self._watch)
+        self._rest = RestMotion(self._mode, self._arm, self._gripper, self._driver, self._reset, self._states.publish)
         self.create_service(ResetArm, "arm/reset", self._on_reset)
+        self.create_service(Trigger, "arm/rest", self._on_rest)
         self.create_service(Rearm, "arm/rearm", self._on_rearm)
         self.create_timer(1.0 / rate, self._tick)
 
@@ -130,7 +134,7 @@ class ArmNode(ManagedNode):
         self._stop.look()
         if self.is_active:
             self._watch.look()
-            if not self._mode.stopped:
+            if not self._mode.stopped and not self._mode.resting:
                 self._gripper.drive()
         self._states.publish()
 
@@ -185,6 +189,8 @@ class ArmNode(ManagedNode):
             return "not_active"
         if self._mode.stopped:
             return "emergency_stop"
+        if self._mode.resting:
+            return "resting"
         if self._actions.other(message.commander):
             return NOT_THE_COMMANDER
         if self._speakers.problem or self._watch.interrupted:
@@ -201,7 +207,7 @@ class ArmNode(ManagedNode):
 
     def _on_watchdog(self, message: String) -> None:
         """The watchdog has commanded the measured pose behind our back: our target must not jump back later."""
-        if not self.is_active:
+        if not self.is_active or self._mode.resting:
             return
         if self._mode.at_work:
             self._watch.hold(f"watchdog: {message.data}", fault=False)
@@ -210,13 +216,26 @@ class ArmNode(ManagedNode):
     # Services.
 
     async def _on_reset(self, request: ResetArm.Request, response: ResetArm.Response) -> ResetArm.Response:
-        """arm/reset: open the gripper, lift, go to the start pose and settle there."""
+        """arm/reset: open the gripper, lift, go to the start pose and settle there; a resting arm is woken first."""
         try:
+            if self._mode.resting:
+                self._wake()
             await self._reset.run(np.asarray(request.offset, dtype=np.float64), request.commander)
             response.success, response.message = True, "at the start pose"
         except StationError as error:
             response.success, response.message = False, str(error)
             self.get_logger().error(f"reset: {error}")
+        return response
+
+    async def _on_rest(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """arm/rest: lie down in the sleep pose, then let go of the motors."""
+        try:
+            if not self._mode.resting:
+                await self._rest.run()
+            response.success, response.message = True, self._mode.detail
+        except StationError as error:
+            response.success, response.message = False, str(error)
+            self.get_logger().error(f"rest: {error}")
         return response
 
     def _on_stop(self, reason: str) -> None:
@@ -251,12 +270,7 @@ class ArmNode(ManagedNode):
         a second, in which a stopped arm has nothing to do.
         """
         seen = self._stop.latch.mark()
-        self._touch.check_same_arm()
-        if self._check_motors:
-            self._driver.check_motors()
-        self._driver.apply_profile()
-        self._arm.find(FIND_S)
-        self._driver.torque_on()
+        self._power_up()
         try:
             self._stop.release(seen)
         except DataError as error:
@@ -266,6 +280,29 @@ class ArmNode(ManagedNode):
         self._mode.set(ArmState.MODE_READY, "")
         self._gripper.resend()
         self.get_logger().info("re-armed")
+
+    def _power_up(self) -> None:
+        """Torque on, with the driver checked anew and the measured pose as target. Raises: StationError."""
+        self._touch.check_same_arm()
+        if self._check_motors:
+            self._driver.check_motors()
+        self._driver.apply_profile()
+        self._arm.find(FIND_S)
+        self._driver.torque_on()
+
+    def _wake(self) -> None:
+        """Nobody commanded the resting arm: where it lies now is believed before it moves.
+
+        Raises: StationError; the arm rests on.
+        """
+        if problem := self._speakers.problem:
+            raise StationError(problem)
+        self._power_up()
+        self._driver.check_torque()
+        self._watch.renew()
+        self._actions.pause()
+        self._mode.set(ArmState.MODE_READY, "")
+        self._gripper.resend()
 
 
 def main() -> None:

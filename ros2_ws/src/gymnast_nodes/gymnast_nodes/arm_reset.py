@@ -67,11 +67,25 @@ class ResetMotion:
         try:
             self._gripper.go(1.0)
             goal = await self._lift_and_go(controller, offset)
-            await self._settle(goal)
+            await self._settle(goal, "its start pose")
             controller.reset_target(goal)
             self._way.clear()
             self._actions.forget()
             self._mode.set(ArmState.MODE_READY, "")
+        except StationError as error:
+            if self._mode.moving:
+                self._watch.hold(str(error), fault=False)
+            raise
+
+    async def go(self, path: np.ndarray, doing: str, where: str) -> None:
+        """Follow joints (n, 6), RATE_HZ of them a second, and settle at their end; to be called when `run` has ended.
+
+        doing, where: for people. Raises: StationError as `run`.
+        """
+        self._mode.set(ArmState.MODE_MOVING, doing)
+        try:
+            await self._follow(path)
+            await self._settle(path[-1], where)
         except StationError as error:
             if self._mode.moving:
                 self._watch.hold(str(error), fault=False)
@@ -158,8 +172,8 @@ class ResetMotion:
         if not self._node.is_active:
             raise StationError("the arm node was deactivated")
 
-    async def _settle(self, goal: np.ndarray) -> None:
-        """Wait until the arm rests at `goal` (6,). Raises: StationError when it does not."""
+    async def _settle(self, goal: np.ndarray, where: str) -> None:
+        """Wait until the arm rests at `goal` (6,). where: its name. Raises: StationError when it does not."""
         end = time.monotonic() + SETTLE_S
         still_since = None
         previous = self._arm.joints
@@ -179,4 +193,4 @@ class ResetMotion:
                 still_since = None
         worst = int(np.argmax(np.abs(previous - goal))) if previous is not None else 0
         distance = float(abs(previous[worst] - goal[worst])) if previous is not None else math.nan
-        raise StationError(f"the arm did not reach its start pose: {JOINT_NAMES[worst]} is {distance:.2f} rad away")
+        raise StationError(f"the arm did not reach {where}: {JOINT_NAMES[worst]} is {distance:.2f} rad away")

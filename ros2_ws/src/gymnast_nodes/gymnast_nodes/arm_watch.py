@@ -67,7 +67,9 @@ class ArmWatch:
         self.motors.reset()
 
     def look(self) -> None:
-        """Hold when commands stop or a fault is seen."""
+        """Hold when commands stop or a fault is seen. A resting arm is let go: waking it checks everything."""
+        if self._mode.resting:
+            return
         now = time.monotonic()
         if not self._mode.stopped and self._arm.measured.contradiction:
             self.latch(f"{self._arm.measured.contradiction}; support the arm and look")

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rclpy
@@ -40,6 +40,7 @@ from std_srvs.srv import Trigger
 from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.evaluation.comparison import ComparisonResult
 from gymnast_core.ros_logs import settle_log_folder
+from gymnast_core.station_file import open_station
 from gymnast_core.status import StationStatus
 from gymnast_nodes.calls import STATUS_NAMES, call_service, in_executor, wait_for
 from gymnast_nodes.clocks import SteadyNode
@@ -50,6 +51,9 @@ from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.messages import frame_to_image, image_to_frame
 from gymnast_nodes.qos import LATCHED_QOS
 from gymnast_nodes.status_client import listen
+
+if TYPE_CHECKING:
+    from gymnast_nodes.driving import Driving
 
 
 class GoalNotTaken(StationError):
@@ -195,6 +199,10 @@ class Station:
             request.offset = np.asarray(offset, dtype=np.float32)
         self._call(ResetArm, "arm/reset", request, 60.0)
 
+    def rest_arm(self) -> None:
+        """Lie down in the rest pose, then let go of the motors; `reset_arm` wakes the arm."""
+        self._call(Trigger, "arm/rest", Trigger.Request(), 60.0)
+
     def reset_scene(self, task: str, seed: int = 0) -> None:
         """Bring a simulated scene to the start of a task; the seed decides its poses."""
         self._call(ResetScene, "station/reset_scene", ResetScene.Request(task=task, seed=seed), 30.0)
@@ -215,6 +223,16 @@ class Station:
     def scene_is_reset(self) -> None:
         """Tell the evaluator, which has called a person, that the scene is at its start and the arm is free."""
         self._call(Trigger, "evaluator/scene_is_reset", Trigger.Request(), 5.0)
+
+    def drive(self, station_file: str) -> Driving:
+        """Command the arm from this script, action by action: see `gymnast_nodes.driving`.
+
+        station_file: the file that the station was started with. Raises: ConfigError.
+        """
+        from gymnast_nodes.driving import Driving
+
+        config = open_station(station_file).config
+        return Driving(config, self.node.get_namespace(), self._context, self._executor)
 
     # Long work
 

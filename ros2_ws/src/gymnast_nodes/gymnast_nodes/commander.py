@@ -6,10 +6,12 @@ import os
 import socket
 from typing import Any
 
+import numpy as np
 from gymnast_msgs.msg import ArmLease, BridgeAction
 from rclpy.node import Node
 
 from gymnast_nodes.calls import in_executor
+from gymnast_nodes.lifecycle import StationNode
 from gymnast_nodes.qos import COMMAND_QOS
 
 CLAIM_PERIOD_S = 0.25
@@ -28,7 +30,7 @@ class Commander:
     the arm does not move (gymnast_nodes.speakers). `begin`, `send` and `end` are for other threads than the executor's.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: StationNode) -> None:
         self.name = commander_name(node)
         self._node = node
         self._actions: Any = None
@@ -55,9 +57,16 @@ class Commander:
         listeners = self._node.count_subscribers("arm/action")
         return "" if 0 < listeners <= heard else f"arm/action: {heard} of {listeners} listeners are connected"
 
-    def send(self, action: BridgeAction) -> None:
-        """Send one action, between `begin` and `end`."""
-        self._actions.publish(action)
+    def send(self, episode_id: str, step: int, action: np.ndarray) -> BridgeAction:
+        """Send one action (7,), between `begin` and `end`; returns the message, stamped now."""
+        message = BridgeAction(episode_id=episode_id, step=step, gripper=float(np.clip(action[6], 0.0, 1.0)))
+        message.commander = self.name
+        message.translation = action[:3].astype(np.float32)
+        message.rotation = action[3:6].astype(np.float32)
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        message.header.frame_id = f"{self._node.station.arm.driver[1:]}/base_link"
+        self._actions.publish(message)
+        return message
 
     def end(self) -> None:
         """Somebody else may command the arm."""

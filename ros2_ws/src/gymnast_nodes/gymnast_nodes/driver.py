@@ -156,6 +156,21 @@ class Driver:
         request = TorqueEnable.Request(cmd_type="group", name="all", enable=True)
         self._calls.call(TorqueEnable, self.name("torque_enable"), request, CALL_TIMEOUT_S)
 
+    def torque_off(self) -> None:
+        """Let go of all motors, and read back that they are let go of. The caller's arm lies in its sleep pose.
+
+        Raises: StationError when the driver did not do it.
+        """
+        request = TorqueEnable.Request(cmd_type="group", name="all", enable=False)
+        self._calls.call(TorqueEnable, self.name("torque_enable"), request, CALL_TIMEOUT_S)
+        found = self._read("group", "all", "Torque_Enable")
+        if found != [0] * len(MOTORS):
+            raise StationError(f"the driver did not let go of the motors (Torque_Enable: found {found})")
+
+    def sleep_pose(self) -> list[float]:
+        """Joints of the pose in which the arm lies without torque, radians, as the driver's configuration has them."""
+        return [float(value) for value in self._info("group", GROUP).joint_sleep_positions]
+
     def _set_mode(self, kind: str, name: str, mode: str, profile: str, velocity: int, acceleration: int) -> None:
         request = OperatingModes.Request(
             cmd_type=kind,

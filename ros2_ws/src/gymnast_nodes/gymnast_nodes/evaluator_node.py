@@ -4,8 +4,8 @@ evaluator/run_trials resets arm and scene, runs an episode through the executor,
 it has one, and repeats; evaluator/practise captures a test frame, adapts the policy in imagination, passes the gate,
 executes and logs. Retries are counted, and nothing here moves the arm itself.
 
-On a station without a reset service a person brings the scene to its start: the node says so, and waits for the
-service evaluator/scene_is_reset as long as it takes (`evaluation.person`). Every other wait has a limit.
+On a station without a reset service a person brings the scene to its start: the node says so, and waits for an answer
+as long as it takes (`gymnast_nodes.person_call`). Every other wait has a limit.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class EvaluatorNode(ManagedNode):
     def stop(self) -> None:
         self.deactivate()
         self._learner.kill()
+        self._others.person.close()
 
     def _refuse(self, request: Any) -> str:
         if not self.is_active:
@@ -153,7 +154,7 @@ class EvaluatorNode(ManagedNode):
         return path
 
     def _report(self) -> tuple[bytes, str, dict[str, Any]]:
-        asked, practising = self._others.waiting_for, self._practising
+        asked, practising = self._others.person.waiting_for, self._practising
         phase = practising.phase if practising is not None else self._phase
         return (DiagnosticStatus.WARN if asked else DiagnosticStatus.OK), asked or phase, {}
 

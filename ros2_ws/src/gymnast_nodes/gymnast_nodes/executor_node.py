@@ -3,8 +3,9 @@
 A control thread keeps the station's rate on a grid of its own (no drift): at the first step of a chunk it takes the
 newest camera frame and asks the policy, in an inference thread, for the chunk's actions; then one action per step goes
 to the arm. Nothing is sent unless a fresh frame, a ready arm and a living recorder are there; when one of them is
-missing the arm holds by itself, because no action comes. Where the station file says so (`look_ahead`), the inference
-thread imagines candidate chunks first; the arm holds while it thinks, and is checked again before it moves.
+missing the arm holds by itself, because no action comes. Where the station file (`look_ahead`) or the policy's name
+says so, the inference thread imagines candidate chunks first; the arm holds while it thinks, and is checked again
+before it moves.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from gymnast_msgs.action import RunEpisode
-from gymnast_msgs.msg import BridgeAction, EpisodeStep
+from gymnast_msgs.msg import EpisodeStep
 
 from gymnast_core.data.frames import resize_frame
 from gymnast_core.data.outcome import (
@@ -186,9 +187,10 @@ class ExecutorNode(ManagedNode):
         if self._watch.camera.complaint:
             self.get_logger().warning(self._watch.camera.complaint)
         request = goal.request
-        facts: dict[str, Any] = {"task": request.task, "policy": request.policy or "base", "seed": int(request.seed)}
+        policy = request.policy or "base"
+        facts: dict[str, Any] = {"task": request.task, "policy": policy, "seed": int(request.seed)}
         facts.update(
-            max_steps=run.max_steps, checkpoint=self._actor.fingerprint, look_ahead=self.station.look_ahead.rollouts
+            max_steps=run.max_steps, checkpoint=self._actor.fingerprint, look_ahead=self._actor.candidates(policy)
         )
         run.path = self._recorder.start(goal, run.episode_id, run.instruction, facts)
         self._watch.follow(run.episode_id)
@@ -275,16 +277,10 @@ class ExecutorNode(ManagedNode):
     def _send(self, goal: Goal[Any], run: _Run, chunk: _Chunk) -> None:
         """The chunk's next action, to the arm, to the recorder and to who asked for the episode."""
         action = chunk.actions.pop(0)
-        message = BridgeAction(episode_id=run.episode_id, step=run.step, gripper=float(np.clip(action[6], 0.0, 1.0)))
-        message.commander = self._commander.name
-        message.translation = action[:3].astype(np.float32)
-        message.rotation = action[3:6].astype(np.float32)
-        message.header.stamp = self.get_clock().now().to_msg()
-        message.header.frame_id = f"{self.station.arm.driver[1:]}/base_link"
+        message = self._commander.send(run.episode_id, run.step, action)
         step = EpisodeStep(header=message.header, episode_id=run.episode_id, step=run.step, action=message)
         step.frame_stamp = chunk.frame_stamp
         step.policy_latency = float(chunk.latency)
-        self._commander.send(message)
         self._steps.publish(step)
         run.rate.tick()
         feedback = RunEpisode.Feedback(step=run.step, last_action=message)

@@ -17,6 +17,7 @@ from gymnast_core.config import parse_config
 from gymnast_core.data.outcome import ABORTED, CANCELLED
 from gymnast_core.errors import DataError, StationError
 from gymnast_core.evaluation.comparison import ComparisonResult
+from gymnast_core.evaluation.resets import ResetReport
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, TrialRecord, read_records
 from gymnast_core.evaluation.trials import Trials
 from gymnast_core.evaluation.trials_config import TrialsOptions
@@ -50,10 +51,14 @@ class GraphBench:
         self._phase = ""
         self._truth: bool | None = None
 
-    def reset(self, task: str, seed: int) -> None:
+    def check(self, tasks: Sequence[str]) -> None:
+        """The evaluator asks its judge before the first trial."""
+
+    def reset(self, task: str, seed: int) -> ResetReport:
         """Wait until the graph is there; the trial's goal brings arm and scene to their start. Raises: StationError."""
         self._truth = None
         self._station.wait_until_active(COME_BACK_S)
+        return ResetReport()
 
     def practise(self, task: str, seed: int, tell: Tell) -> str:
         """The evaluator practises as a part of the trial."""
@@ -145,6 +150,7 @@ class GraphBench:
             record.message,
             record.events,
             record.strain,
+            record.reset,
         )
 
 
@@ -162,5 +168,6 @@ def compare_on(station: Station, station_file: str, policies: Sequence[str], **o
     asked = {"where": "graph", **options, "config": station_file, "policies": list(policies)}
     flow = Trials(parse_config(TrialsOptions, asked, "compare"))
     run = flow.begin()
-    flow(GraphBench(station))
+    with flow.lend():
+        flow(GraphBench(station))
     return read_result(ComparisonResult, run.path)

@@ -17,6 +17,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
+from gymnast_core.config import StationConfig
 from gymnast_core.errors import GymnastError
 from gymnast_nodes.clocks import WALL, SteadyNode
 from gymnast_nodes.parameters import station_parameter
@@ -87,7 +88,13 @@ class InterleavingNode(SteadyNode):
         return self._interleaving_group
 
 
-class ManagedNode(InterleavingNode, LifecycleNode):
+class StationNode(InterleavingNode):
+    """A node that knows its station."""
+
+    station: StationConfig
+
+
+class ManagedNode(StationNode, LifecycleNode):
     """A lifecycle node of one station: reads the station file, beats its heart, says errors in one line.
 
     Override `configure`, `activate`, `deactivate`, `cleanup`; raise a GymnastError to refuse a transition. `stop` is

@@ -9,31 +9,13 @@ from builtin_interfaces.msg import Time as TimeMessage
 from sensor_msgs.msg import Image
 
 from gymnast_core.config import CameraConfig
-from gymnast_core.errors import DataError
-
-ENCODINGS = ("rgb8", "bgr8")
+from gymnast_core.data.ros_images import ENCODINGS
+from gymnast_core.data.ros_images import image_to_frame as image_to_frame
 
 
 def to_seconds(stamp: TimeMessage) -> float:
     """Seconds of a ROS stamp as a float (microsecond accuracy at today's epoch)."""
     return stamp.sec + stamp.nanosec * 1e-9
-
-
-def image_to_frame(message: Image, name: str = "image") -> np.ndarray:
-    """A sensor_msgs/Image (rgb8 or bgr8) as uint8 RGB (H, W, 3); rows may be padded.
-
-    Raises: DataError naming the encoding or size found and what is allowed.
-    """
-    if message.encoding not in ENCODINGS:
-        raise DataError(f"{name}: encoding '{message.encoding}', allowed are {' and '.join(ENCODINGS)}")
-    height, width, step = message.height, message.width, message.step
-    if height == 0 or width == 0 or step < 3 * width or len(message.data) != height * step:
-        raise DataError(f"{name}: {width}x{height} with step {step} and {len(message.data)} bytes do not fit together")
-    rows = np.frombuffer(message.data, dtype=np.uint8).reshape(height, step)
-    frame = rows[:, : 3 * width].reshape(height, width, 3)
-    if message.encoding == "bgr8":
-        frame = frame[:, :, ::-1]
-    return np.ascontiguousarray(frame)
 
 
 def frame_to_image(frame: np.ndarray, stamp: TimeMessage, frame_id: str) -> Image:

@@ -6,9 +6,8 @@ Nothing here moves the arm itself, and every wait has a limit but the one for a 
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from gymnast_core.config import StationConfig
 from gymnast_core.data.outcome import ABORTED
 from gymnast_core.data.pictures import read_image
 from gymnast_core.errors import StationError
-from gymnast_core.evaluation.person import webhooks
+from gymnast_core.evaluation.resets import ResetReport
 from gymnast_core.evaluation.rest import Rests
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell
 from gymnast_core.files import user_path
@@ -31,13 +30,15 @@ from gymnast_core.seeds import derive_seed
 from gymnast_core.simulation.scene import load_scene
 from gymnast_nodes.arm_actions import measured_position
 from gymnast_nodes.calls import call_service, run_goal
-from gymnast_nodes.cleared_look import ClearedLook
+from gymnast_nodes.cleared_look import judge_cleared
 from gymnast_nodes.commander import commander_name
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.long_action import Goal
+from gymnast_nodes.person_call import PersonCaller
 from gymnast_nodes.scene_reset import SETTLE_S, SceneReset
 from gymnast_nodes.start_frames import StartViews, View
+from gymnast_nodes.station_judge import StationJudge
 
 VISIT_M = 0.03
 """Poses that an arm visits for start frames lie this far from its start along each axis, at most."""
@@ -53,6 +54,7 @@ class StationClients:
         self.station: StationConfig = node.station
         self.liveness = Liveness(node)
         self.reset_arm = node.create_client(ResetArm, "arm/reset")
+        self.rest_arm = node.create_client(Trigger, "arm/rest")
         self.reset_scene = node.create_client(ResetScene, "station/reset_scene")
         self.scene_state = node.create_client(SceneState, "station/scene_state")
         self.capture = node.create_client(CaptureFrame, "camera/capture_frame")
@@ -62,19 +64,9 @@ class StationClients:
         simulation = self.station.simulation
         self.scene = load_scene(simulation.scene)[0] if simulation is not None else None
         self.reference_view = _reference_view(node)
-        self.cleared_look = ClearedLook(node)
+        self.judge = StationJudge(node)
         self.rests = Rests(self.station.evaluation.rest)
-        self.webhooks = webhooks()
-        self.waiting_for = ""
-        """What a person is asked to do now; empty where nothing is."""
-        self.scene_is_reset = threading.Event()
-        node.create_service(Trigger, "evaluator/scene_is_reset", self._on_scene_is_reset)
-
-    def _on_scene_is_reset(self, request: Trigger.Request, response: Trigger.Response) -> Any:
-        response.success = bool(self.waiting_for)
-        response.message = "thank you" if self.waiting_for else "no reset was asked for"
-        self.scene_is_reset.set()
-        return response
+        self.person = PersonCaller(node)
 
 
 def _reference_view(node: ManagedNode) -> np.ndarray | None:
@@ -98,6 +90,10 @@ class RosBench:
         self.goal = goal
         self._reset = SceneReset(self, on_phase)
 
+    def check(self, tasks: Sequence[str]) -> None:
+        """The station's judge answers, see `StationJudge`. Raises: StationError, Cancelled."""
+        self.clients.judge.check(self, tasks)
+
     def practise(self, task: str, seed: int, tell: Tell) -> str:
         """Adapt from the scene as it is; the adapter's name, or "base"."""
         instruction = self._station.task(task).instruction
@@ -120,7 +116,9 @@ class RosBench:
         outcome = EpisodeOutcome(int(episode.outcome), int(episode.steps), episode.episode_path, score, episode.message)
         if self._looks_later:
             tell("judge", None)
-            outcome = self.clients.cleared_look(self, task.instruction, outcome)
+            outcome = judge_cleared(self, task.instruction, outcome)
+        elif score is not None:
+            self.clients.judge.answered()
         return outcome.at_the_cost_of(read_strain(episode.episode_path)) if episode.episode_path else outcome
 
     def truth(self, task: str) -> bool | None:
@@ -258,6 +256,6 @@ class RosBench:
         )
         return episode
 
-    def reset(self, task: str, seed: int) -> None:
+    def reset(self, task: str, seed: int) -> ResetReport:
         """Arm and scene to the task's start, see `SceneReset`. Raises: StationError, Cancelled."""
-        self._reset(task, seed)
+        return self._reset(task, seed)

@@ -1,8 +1,8 @@
 """Resets of a real-time station: the arm to its start, the scene to that of a task, and a person where nothing helps.
 
 `evaluation` in the station file says how: by the station's reset service, by an episode of the task that undoes this
-one, or by a person, who answers by the service evaluator/scene_is_reset. A person is waited for as long as it takes;
-every other wait has a limit.
+one, or by a person (`gymnast_nodes.person_call`). A person is waited for as long as it takes; every other wait has a
+limit.
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from gymnast_msgs.srv import Rearm, ResetArm, ResetScene
+from std_srvs.srv import Trigger
 
+from gymnast_core.contents import one_line
 from gymnast_core.data.outcome import ENDED_EARLY, OUTCOMES, SUCCESS
 from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.evaluation.camera_view import compare_views
-from gymnast_core.evaluation.person import Call, call_person
+from gymnast_core.evaluation.person import Call
+from gymnast_core.evaluation.resets import PERSON, STATION, TASK, ResetReport
 from gymnast_nodes.calls import call_service
 from gymnast_nodes.commander import commander_name
 from gymnast_nodes.messages import image_to_frame
+from gymnast_nodes.reset_check import check_reset
 
 if TYPE_CHECKING:
     from gymnast_nodes.ros_bench import RosBench
@@ -41,13 +46,16 @@ class SceneReset:
         self._node, self._station = bench.clients.node, bench.clients.station
         self._config = self._station.evaluation
         self._on_phase = on_phase
+        self._report = ResetReport()
 
-    def __call__(self, task: str, seed: int) -> None:
-        """Arm to its start pose, scene to the task's start, and a rest where one is due. After a few vain attempts a
-        person is called.
+    def __call__(self, task: str, seed: int) -> ResetReport:
+        """A rest where one is due, then arm to its start pose and scene to the task's start. After a few vain attempts
+        a person is called.
 
         Raises: StationError on a simulated station that resets itself, where nobody can help; Cancelled.
         """
+        self._rest(seed)
+        began, self._report = time.monotonic(), ResetReport(method=self._method)
         problem = self._bring(task, seed)
         while problem:
             if self._station.simulation is not None and self._config.reset == "auto":
@@ -55,11 +63,40 @@ class SceneReset:
             text = f"see what is wrong, bring the scene to the start of '{task}', and step back"
             self._call_person(task, text, problem)
             problem = self._bring(task, seed, by_person=True)
-        if seconds := self._clients.rests.due:
-            self._node.get_logger().info(f"the arm rests for {seconds:g} s")
-            self._on_phase("rest")
-            self._goal.sleep_until(time.monotonic() + seconds)
-            self._clients.rests.rested()
+        return replace(self._report, seconds=round(time.monotonic() - began, 2))
+
+    @property
+    def _method(self) -> str:
+        if self._config.reset == "task":
+            return TASK
+        return STATION if self._bench.resets_itself else PERSON
+
+    def _rest(self, seed: int) -> None:
+        """Stand at the start with torque, or lie without, for as long as is due. An arm that can do neither goes on to
+        what its reset says."""
+        seconds = self._clients.rests.due
+        if not seconds:
+            return
+        self._on_phase("rest")
+        log, lies = self._node.get_logger(), self._config.rest.torque == "off" and self._lie_down()
+        if not lies and (problem := self._try(lambda: self._reset_arm(seed))):
+            log.warning(f"no rest: {problem}")
+            return
+        log.info(f"the arm rests for {seconds:g} s, its motors {'let go' if lies else 'with torque'}")
+        self._goal.sleep_until(time.monotonic() + seconds)
+        self._clients.rests.rested()
+        self._on_phase("reset")
+
+    def _lie_down(self) -> bool:
+        """Whether the arm lies with its motors let go; the next reset wakes it. Where it cannot, it rests standing."""
+
+        def lie() -> str:
+            answer = call_service(self._clients.rest_arm, Trigger.Request(), 60.0, lambda: self._goal.cancelled)
+            return "" if answer.success else str(answer.message)
+
+        if problem := self._try(lie):
+            self._node.get_logger().warning(f"the arm rests with its torque on: {problem}")
+        return not problem
 
     def _bring(self, task: str, seed: int, by_person: bool = False) -> str:
         """What is still wrong after `evaluation.reset_attempts`, in words; empty when all is at its start.
@@ -68,14 +105,39 @@ class SceneReset:
         """
         problem = ""
         for _ in range(self._config.reset_attempts):
+            self._report = replace(self._report, attempts=self._report.attempts + 1)
+            moved = ""
             try:
-                problem = self._reset_arm(seed) or ("" if by_person else self._reset_scene(task, seed))
-                if not problem:
-                    self._goal.sleep_until(time.monotonic() + SETTLE_S)
-                    return self._moved_camera()
+                problem = self._attempt(task, seed, by_person)
+                moved = "" if problem else self._moved_camera()
             except StationError as error:  # a node that died may be back for the next attempt
                 problem = str(error)
+            if not problem and not moved:
+                return ""
+            failures = (*self._report.failures, one_line(problem or moved, 300))
+            self._report = replace(self._report, failures=failures)
+            if moved:  # which no further reset would mend
+                return moved
         return f"{problem} (after {self._config.reset_attempts} attempts)"
+
+    def _attempt(self, task: str, seed: int, by_person: bool) -> str:
+        """What is wrong after one attempt, in words. Raises: StationError, Cancelled."""
+        problem = self._reset_arm(seed) or ("" if by_person else self._reset_scene(task, seed))
+        if problem:
+            return problem
+        self._goal.sleep_until(time.monotonic() + SETTLE_S)
+        if not self._config.reset_check:
+            return ""
+        seen = check_reset(self._bench, task, self._report.method == PERSON)
+        self._report = replace(self._report, check=seen.words)
+        return seen.words if seen.wrong else ""
+
+    def _try(self, step: Callable[[], str]) -> str:
+        """What a step says is wrong, also where it could not be done."""
+        try:
+            return step()
+        except StationError as error:
+            return str(error)
 
     def _reset_arm(self, seed: int) -> str:
         request = ResetArm.Request(commander=commander_name(self._node))
@@ -132,29 +194,10 @@ class SceneReset:
 
     def _call_person(self, task: str, text: str, reason: str = "") -> None:
         """Wait until a person says that it is done, however long that takes. Raises: Cancelled."""
-        clients, log = self._clients, self._node.get_logger()
-        clients.scene_is_reset.clear()
-        service = f"{self._node.get_namespace().rstrip('/')}/evaluator/scene_is_reset"
-        told = f"{text}; then: ros2 service call {service} std_srvs/srv/Trigger"
         try:
             picture = image_to_frame(self._bench.capture().image, "camera frame")
         except GymnastError:  # a camera that is down must keep nobody from being called
             picture = None
-
-        def say(words: str) -> None:
-            clients.waiting_for = words
-            log.warning(words)
-            self._on_phase("person")
-
-        try:
-            clients.waiting_for = told
-            call_person(
-                Call(self._station.name, task, told, reason, picture),
-                clients.webhooks,
-                lambda seconds: self._goal.wait(clients.scene_is_reset, seconds),
-                self._config.person_timeout_s,
-                say,
-                log.warning,
-            )
-        finally:
-            clients.waiting_for = ""
+        call = Call(self._station.name, task, text, reason, picture)
+        how = self._clients.person(self._goal, call, lambda: self._on_phase("person"))
+        self._report = replace(self._report, method=PERSON, confirmed_by=how)

@@ -74,7 +74,7 @@ class StationSeats:
         arm = (self._own("arm"),)
         said = [Seat(self._own(name), reserved=arm) for name in ("arm/state", "arm/executed")]
         said.append(Seat(self._own("watchdog/fault"), reserved=(self._own("watchdog"),)))
-        served = [Seat(self._own(name), reserved=arm, verb="serve") for name in ("arm/reset", "arm/rearm")]
+        served = [Seat(self._own(name), reserved=arm, verb="serve") for name in ("arm/reset", "arm/rearm", "arm/rest")]
         served.append(Seat(self._own("arm/emergency_stop"), reserved=(*arm, self._own("watchdog")), verb="serve"))
         return [*self.driver(), Seat(self._own("arm/action"), free=1), self.camera(), *said, *served]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 from gymnast_msgs.msg import ArmState, ExecutedAction
 
 from gymnast_core.errors import StationError
@@ -15,7 +16,7 @@ from gymnast_nodes.calls import in_executor
 from gymnast_nodes.camera_topic import CameraSubscription
 from gymnast_nodes.commander import Commander
 from gymnast_nodes.frame_time import NewestFrame
-from gymnast_nodes.lifecycle import ManagedNode
+from gymnast_nodes.lifecycle import StationNode
 from gymnast_nodes.qos import COMMAND_QOS
 from gymnast_nodes.reading import GatedGroup, take_waiting
 from gymnast_nodes.speakers import Speakers, StationSeats
@@ -28,7 +29,7 @@ MAX_REFUSALS = 3
 class StationWatch:
     """Watches for a node that commands the arm as `commander`. `begin` and `end` are for other threads than its own."""
 
-    def __init__(self, node: ManagedNode, commander: Commander) -> None:
+    def __init__(self, node: StationNode, commander: Commander) -> None:
         self._node = node
         self._commander = commander
         self.camera = NewestFrame(node.station.camera)
@@ -77,6 +78,13 @@ class StationWatch:
     def commanded(self) -> bool:
         """Whether the arm says that this node commands it."""
         return self._arm is not None and self._arm[0].commander == self._commander.name
+
+    @property
+    def state(self) -> np.ndarray:
+        """(7,) float32, measured last: see `Episode.states`. Raises: StationError before the first arm/state."""
+        if self._arm is None:
+            raise StationError("arm: no arm/state; is the arm node active?")
+        return np.array([*self._arm[0].bridge_pose, self._arm[0].gripper], np.float32)
 
     @property
     def position(self) -> tuple[float, float, float] | None:

@@ -19,7 +19,7 @@ ACTIVE_S = 30.0
 def run(options: TrialsOptions) -> int:
     """The exit code of the verb. Raises: GymnastError."""
     flow = Trials(options)
-    with Station(options.namespace) as station:
+    with flow.lend(), Station(options.namespace) as station:
         station.wait_until_active(ACTIVE_S)
         flow.begin()
         return flow(GraphBench(station, enter_pressed))
