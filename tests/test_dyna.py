@@ -22,9 +22,10 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.results import read_record, read_result
 from gymnast_core.station_file import open_station
 from gymnast_core.workflows.dyna_config import DynaOptions
+from gymnast_core.workflows.dyna_data import Filter, link_episodes
 from gymnast_core.workflows.dyna_practice import RoundPractice, teaching_folder
 from gymnast_core.workflows.dyna_result import DynaResult
-from gymnast_core.workflows.learn_data import MEASURE, TEACH, Division, Side, held_out_resets
+from gymnast_core.workflows.learn_data import MEASURE, TEACH, Division, Side, find_resets, held_out_resets
 from gymnast_core.workflows.learn_result import GateFigures, JudgeFigures, Learned, Pictures
 from gymnast_core.workflows.learn_verdict import worse_judge, worse_world_model
 from gymnast_core.workflows.lineage import (
@@ -229,6 +230,25 @@ def test_rounds_use_what_is_better_and_a_killed_run_comes_to_the_same(
 
     assert main([*words, "nothing", "--run", str(cut), "--seed", "1"]) == 2
     assert "holds a run with seed 0, found 1" in capsys.readouterr().err
+
+
+def test_episodes_of_one_data_set_are_divided_like_others_and_keep_their_side_under_another_number(
+    station: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    collect = ["data", "collect", "--config", str(station), "--policy", "random", "--workers", "1", "--out", "logs"]
+    assert main([*collect, "--tasks", "close_drawer", "--episodes", "3", "--horizon", "3"]) == 0
+    for header in (tmp_path / "logs").rglob("*.json"):  # as where a person resets the scene
+        content = json.loads(header.read_text())
+        content["metadata"].pop("seed", None)
+        header.write_text(json.dumps(content))
+    assert main(["data", "convert", "logs", "--to", "lerobot", "--out", "set"]) == 0
+    found = Filter(tmp_path, lambda doing: None).gather(("set",), 100, ())
+    assert found.new == len(found.chosen) == 3 and not found.left_out
+    every, fewer = (
+        set(find_resets((str(link_episodes(paths, tmp_path / "links")),))) for paths in (found.chosen, found.chosen[1:])
+    )
+    assert len(every) == 3 and len(fewer) == 2 and fewer < every
 
 
 def test_what_cannot_be_is_refused_in_one_line(

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gymnast_core.data.formats import find_all
+from gymnast_core.data.episode import write_episode
+from gymnast_core.data.formats import find_all, open_episode
 from gymnast_core.errors import DataError
 from gymnast_core.files import user_path
 from gymnast_core.progress import say
@@ -47,6 +49,8 @@ class Division:
     sides: dict[str, Side] = field(default_factory=dict)
 
 
+NUMBERED = re.compile(r"^\d{5}_")
+"""What `link_episode` puts before a name: no part of the episode's own, by which it is known in every round."""
 Resets = dict[str, list[tuple[Path, bool]]]
 """Episodes by their resets, each with whether it succeeded."""
 
@@ -73,7 +77,7 @@ def find_resets(sources: Sequence[str], apart: Sequence[str] = ()) -> Resets:
                 continue
             seen.add(path)
             seed = about.get("seed")
-            reset = f"{about.get('task', '')}/{seed}" if seed else episode.path.name
+            reset = f"{about.get('task', '')}/{seed}" if seed else NUMBERED.sub("", path.name)
             groups.setdefault(reset, []).append((path, success))
     if len(groups) < 2:
         raise DataError(
@@ -112,9 +116,15 @@ def divide(groups: Resets, held_out: float, folder: Path, earlier: Mapping[str, 
 
 
 def link_episode(path: Path, folder: Path, number: int) -> None:
-    """Link an episode into a folder that is there, under a name that begins with a number."""
+    """Link an episode into a folder that is there, under a name that begins with a number. One that has no file of its
+    own, as in a data set of many, is copied as our own format.
+
+    Raises: DataError where there is no such episode any more.
+    """
     # An episode in files, such as a film and its actions, has files of one stem.
-    parts = [path] if path.is_dir() else path.parent.glob(f"{glob.escape(path.stem)}.*")
+    parts = [path] if path.is_dir() else list(path.parent.glob(f"{glob.escape(path.stem)}.*")) if path.is_file() else []
+    if not parts:
+        write_episode(folder / f"{number:05d}_{path.name}", open_episode(path).read())
     for part in parts:
         (folder / f"{number:05d}_{part.name}").symlink_to(part, target_is_directory=part.is_dir())
 
