@@ -36,7 +36,7 @@ from gymnast_core.workflows.learn import DIVISION, Learning, check_data, check_s
 from gymnast_core.workflows.learn_config import LearnConfig
 from gymnast_core.workflows.learn_result import Learned
 from gymnast_core.workflows.learned_station import WORLD_MODEL, with_models
-from gymnast_core.workflows.lineage import Artefact, Lineage, adapter_of, given_by, learned_in, write_lineage
+from gymnast_core.workflows.lineage import LINEAGE, Artefact, Lineage, adapter_of, given_by, learned_in, write_lineage
 from gymnast_core.workflows.robot_trials import EPISODES, RobotTrials
 from gymnast_core.workflows.room import Check
 from gymnast_core.workflows.rounds import RoundRecord
@@ -59,13 +59,16 @@ def dyna(options: DynaOptions) -> int:
         station.config.task(task)
     check_data(station.config)
     check_sources("old_data", options.old_data)
-    given = given_by(station)  # the models are there before anything is done
+    given: Sequence[Artefact] = given_by(station)  # the models are there before anything is done
     episodes_of_logs(options.logs or (station.config.recorder.folder,))
     folder = Path(options.run or f"{RUNS}/{station.config.name}")
     if (folder / "config.yaml").exists():
         then = dataclasses.asdict(load_config(DynaOptions, folder / "config.yaml"))
         now = {name: value for name, value in dataclasses.asdict(options).items() if name in FIXED}
         refuse_other_options(folder, then, now)
+    if (folder / LINEAGE).exists():  # the station file may name what the run has made since
+        begun = read_record(Lineage, folder / LINEAGE, "delete it; the run writes it anew")
+        given = [one for one in begun.artefacts if one.state == "given"]
     run = RunFolder(folder, options, tensorboard=False)
     try:
         with interrupts(), progress_bar() as bar:
