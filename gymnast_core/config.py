@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gymnast_core.addresses import address_problem, policy_server_problem
 from gymnast_core.errors import ConfigError, DocumentError
@@ -368,6 +368,43 @@ class PractiseConfig:
     """The highest learning rate of the judges."""
 
 
+def _schedule_alone(value: Any) -> Any:
+    return {"schedule": value} if isinstance(value, (str, bool)) else value  # YAML reads `off` as false
+
+
+def _off(value: Any) -> Any:
+    return "off" if value is False else value
+
+
+Hour = Annotated[int, Field(ge=0, le=24)]
+
+
+@dataclass(frozen=True)
+class DynaConfig:
+    """Rounds of `gymnast dyna`: the world model and the judges learn from all that the station logged, and its tasks
+    are practised. `dyna: nightly` alone is short for `dyna: {schedule: nightly}`. How the models learn stands in
+    `practise`."""
+
+    schedule: Annotated[Literal["off", "nightly"], BeforeValidator(_off)] = "off"
+    """nightly: `gymnast queue run` adds rounds once each night, while no job waits."""
+    night: tuple[Hour, Hour] = (20, 6)
+    """Local hours from which and until which a night lasts; (0, 24): rounds begin at any time of a day."""
+    rounds: Annotated[int, Field(ge=1, le=100)] = 1
+    """Rounds of a run, and of each night. A round follows only where there are new episodes."""
+    trajectories: Annotated[int, Field(ge=2, le=100_000)] = 100
+    """At most this many episodes of each task, the latest ones; World-Gymnast's number. `practise.held_out` of them
+    measure."""
+    world_model_steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Optimiser steps of the world model in each round. 0: by the data and the model's size."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of the learning rate of the world model's training, where `practise.world_model_learning_rate` is 0."""
+    then: Literal["practise", "train", "nothing"] = "practise"
+    """What follows in each round: practice of each task from logged start frames, one training over the frames of all
+    tasks, or nothing."""
+    updates: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """At most this many updates of a training (`then: train`)."""
+
+
 @dataclass(frozen=True)
 class LookAheadConfig:
     """Looking before acting: candidate chunks are tried in imagination, and the best one is executed."""
@@ -516,6 +553,7 @@ class StationConfig:
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     canary: CanaryConfig = field(default_factory=CanaryConfig)
     practise: PractiseConfig = field(default_factory=PractiseConfig)
+    dyna: Annotated[DynaConfig, BeforeValidator(_schedule_alone)] = field(default_factory=DynaConfig)
     look_ahead: LookAheadConfig = field(default_factory=LookAheadConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

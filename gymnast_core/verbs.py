@@ -101,6 +101,18 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "learn:learn",
             "train world model and judges further on a station's trials, and measure the gate anew",
         ),
+        "dyna": _verb(
+            "workflows.",
+            "dyna_config:DynaOptions",
+            "dyna:dyna",
+            "learn from all logs of a station, keep what is better, practise in it, in rounds",
+        ),
+        "dyna status": _verb(
+            "workflows.",
+            "dyna_config:DynaStatusOptions",
+            "dyna_status:dyna_status",
+            "print the tree of world models, judges and adapters",
+        ),
         "train": _verb("rl.", "train_config:TrainConfig", "train:train", "train a policy by GRPO, from many frames"),
         "sft": _verb("policy.", "sft_config:SFTConfig", "sft:sft", "train a policy on demonstrations", page=True),
         "policy evaluate": _verb(

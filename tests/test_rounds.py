@@ -28,7 +28,7 @@ from gymnast_core.reward.classifier import load_classifier, taught_by
 from gymnast_core.reward.train import train_judge
 from gymnast_core.reward.train_config import JudgeTrainConfig
 from gymnast_core.station_file import StationFile, open_station
-from gymnast_core.workflows.learn import GENTLY
+from gymnast_core.workflows.learn_config import GENTLY
 from gymnast_core.workflows.learn_data import held_out_resets
 from gymnast_core.workflows.learn_result import Learned
 from gymnast_core.workflows.learned_station import open_round
@@ -230,7 +230,7 @@ def test_a_world_model_that_learned_worse_is_kept_as_it_was_but_measured_anew(
 
 
 def test_a_second_round_learns_at_the_rate_of_the_first() -> None:
-    first = FinetuneConfig(data=("logs",), init="mini/world_model", share=GENTLY)
+    first = FinetuneConfig(data=("logs",), init="mini/world_model", share=GENTLY, steps=10)
     rate = settle(first).learning_rate
     assert replace(first, learning_rate=rate).full_learning_rate == pytest.approx(rate / GENTLY)
     assert rate == pytest.approx(GENTLY / SHARE * settle(replace(first, share=SHARE)).learning_rate)

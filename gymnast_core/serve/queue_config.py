@@ -101,7 +101,8 @@ class QueueUserConfig:
 @dataclass(frozen=True)
 class RunQueueConfig:
     """Run the jobs of a queue on its station, one after the other, until Ctrl-C. Jobs go through the evaluator of the
-    ROS graph where one is up, else through the simulated station. A job that was cut short goes on first."""
+    ROS graph where one is up, else through the simulated station. A job that was cut short goes on first. At
+    night, while no job waits, `gymnast dyna` runs where the station file says `dyna: nightly`."""
 
     queue: PathText = QUEUE
     """Folder of the queue."""

@@ -22,6 +22,7 @@ from gymnast_core.serve.job import Job
 from gymnast_core.serve.job_run import JobRun, close_job
 from gymnast_core.serve.job_store import JobStore
 from gymnast_core.serve.queue_config import RunQueueConfig
+from gymnast_core.serve.queue_dyna import NightlyDyna
 from gymnast_core.serve.queue_station import open_queue_station, station_of
 from gymnast_core.verb_process import how_it_ended, last_words, start_verb
 
@@ -71,6 +72,7 @@ class Runner:
     def __init__(self, store: JobStore, config: RunQueueConfig) -> None:
         self._store, self._config = store, config
         self._crashes = 0
+        self._dyna = NightlyDyna(store)
 
     def __call__(self) -> int:
         """Until SIGINT or SIGTERM; with `once` until no job waits."""
@@ -84,6 +86,8 @@ class Runner:
                 self._close_cancelled()
                 if self._config.once:
                     return int(bool(self._store.paused))
+                if night := self._dyna.due():
+                    self._dyna.run(night, lambda: bool(stop))
                 time.sleep(POLL_S)
         return 0
 

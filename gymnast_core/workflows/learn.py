@@ -11,27 +11,26 @@ The steps are verbs, each in a process of its own, and what a finished step left
     station.yaml               the station file with the new models, everything else the same
     after/                     figures of the new models on the episodes that measure
     kept/                      figures of the world model as it was with the new judges, where it is kept
+
+A model that did not become better on the episodes that measure is not used (`learn_verdict`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from gymnast_core.config import JudgeConfig, StationConfig, dump_config, find_model, load_config
 from gymnast_core.data.formats import data_path
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.evaluation.imagination_config import EvaluateConfig
 from gymnast_core.evaluation.judge_config import EvaluateJudgeConfig
-from gymnast_core.files import is_number, read_json, user_path, write_bytes, write_json
+from gymnast_core.files import read_json, user_path, write_bytes, write_json
 from gymnast_core.locks import lock_folder
 from gymnast_core.progress import interrupts, progress_bar, say
-from gymnast_core.results import RESULT, read_result, write_result
+from gymnast_core.results import RESULT, read_record, read_result, write_result
 from gymnast_core.reward.train_config import JudgeTrainConfig
 from gymnast_core.rl.config import GRPOConfig, load_recipe
 from gymnast_core.run_folder import refuse_other_options
@@ -39,8 +38,9 @@ from gymnast_core.seeds import derive_seed
 from gymnast_core.station_file import StationFile, open_station
 from gymnast_core.workflows.child import run_apart
 from gymnast_core.workflows.learn_config import LearnConfig
-from gymnast_core.workflows.learn_data import divide, find_resets, link_model
-from gymnast_core.workflows.learn_result import GateFigures, JudgeFigures, Learned, figures_of
+from gymnast_core.workflows.learn_data import Division, Side, divide, find_resets, link_model
+from gymnast_core.workflows.learn_result import ALL, GateFigures, JudgeFigures, Learned, Pictures, figures_of
+from gymnast_core.workflows.learn_verdict import worse_judge, worse_world_model
 from gymnast_core.workflows.learned_station import GATE_JUDGE, JUDGE, SECOND, WORLD_MODEL, with_models
 from gymnast_core.workflows.timing import seconds_spent, timed
 from gymnast_core.world_model.dataset import parse_source
@@ -51,8 +51,8 @@ from gymnast_core.world_model.reconstruct_config import ReconstructConfig
 
 STATION = "station.yaml"
 OPTIONS, DIVISION = "config.yaml", "division.json"
-GENTLY = 0.05
-"""Share of the learning rate of the world model's training: a canary's episodes are few."""
+FIXED = ("data", "measure", "earlier", "old_data", "world_model_steps", "share", "config", "seed")
+"""Options with which a time of learning goes on."""
 WARMUP = 50
 """Steps of linear warm-up of the world model, at most a tenth of all."""
 
@@ -89,8 +89,10 @@ class Learning:
         self.station = open_station(config.config, device=config.device)
         self.own = self.station.config.practise
         check_data(self.station.config)
+        check_sources("old_data", config.old_data)
         self.recipe: GRPOConfig = load_recipe(self.station.config.adaptation.recipe)
         self.skipped: list[str] = []
+        self.refused: dict[str, str] = {}
 
     def __call__(self) -> Learned:
         """All steps; what a finished time of learning found is read. Raises: DataError, CheckpointError."""
@@ -101,8 +103,8 @@ class Learning:
         self.folder.mkdir(parents=True, exist_ok=True)
         _lock = lock_folder(self.folder)
         write_bytes(self.folder / OPTIONS, dump_config(self.config).encode())
-        write_json(self.folder / DIVISION, {"held_out": self.own.held_out})
-        self.data = divide(resets, self.own.held_out, self.folder / "data")
+        self.data = divide(resets, self.own.held_out, self.folder / "data", self.earlier())
+        write_json(self.folder / DIVISION, dataclasses.asdict(Division(self.own.held_out, dict(self.data.sides))))
         models = {WORLD_MODEL: self.station.world_model_folder}
         if self.recipe.confirm.second:
             models[SECOND] = self.station.second_world_model_folder
@@ -111,11 +113,11 @@ class Learning:
         before = self.measure("before", self.station, old)
         new = {name: self.finetune(name, model) for name, model in models.items()}
         new |= self.train_judges(judges, new[WORLD_MODEL])
+        judged = self.choose_judges(judges, new)
         station = self.write_station(new)
-        after = self.measure("after", station, new[WORLD_MODEL])
-        if words := self.worse_pictures():
-            self.skipped.append(f"{WORLD_MODEL}: kept as it was, since {words}")
-            del new[WORLD_MODEL]
+        tried = after = self.measure("after", station, new[WORLD_MODEL])
+        if words := self.worse_world_model(before, tried):
+            self.refuse(WORLD_MODEL, new, words)
             station = self.write_station({**new, WORLD_MODEL: old})
             after = self.measure("kept", station, old)
         for model in (old, new.get(WORLD_MODEL, old)):
@@ -128,10 +130,13 @@ class Learning:
             models=tuple(new),
             before=before,
             after=after,
-            judges_before={name: self.measure_judge("before", name, self.station) for name in judges if name in new},
-            judges_after={name: self.measure_judge("after", name, station) for name in judges if name in new},
+            judges_before={name: then for name, (then, _) in judged.items()},
+            judges_after={name: now for name, (_, now) in judged.items()},
             skipped=tuple(self.skipped),
             seconds=seconds_spent(self.folder),
+            tried=tried,
+            pictures={when: self.pictures(when) for when in ("before", "after")},
+            refused=self.refused,
         )
         write_result(self.folder, learned)
         return learned
@@ -147,7 +152,7 @@ class Learning:
                 raise ConfigError(f"run: found {self.folder}, which holds other files; choose another --run")
             return
         now, then = (dataclasses.asdict(one) for one in (self.config, load_config(LearnConfig, path)))
-        refuse_other_options(self.folder, then, {name: now[name] for name in ("data", "measure", "config", "seed")})
+        refuse_other_options(self.folder, then, {name: now[name] for name in FIXED})
         if (self.folder / DIVISION).exists():  # what has taught must not measure
             began = read_json(self.folder / DIVISION)
             refuse_other_options(self.folder, began, {"held_out": self.own.held_out})
@@ -159,6 +164,12 @@ class Learning:
             old = link_model(self.station.world_model_folder, self.folder / "before" / "model")
             self.write_station({WORLD_MODEL: old, **{name: self.folder / name / "model" for name in learned.models}})
         return learned
+
+    def earlier(self) -> dict[str, Side]:
+        """The sides of resets that an earlier time of learning decided. Raises: CheckpointError for a bad file."""
+        if not self.config.earlier:
+            return {}
+        return read_record(Division, user_path(self.config.earlier, "earlier") / DIVISION).sides
 
     def apart(self) -> tuple[str, ...]:
         """Folders whose episodes measure and never teach."""
@@ -187,17 +198,18 @@ class Learning:
     def finetune(self, name: str, model: Path) -> Path:
         """Train one world model further; the new one's folder."""
         own, run = self.own, self.folder / name
-        steps = own.world_model_steps
+        asked = self.config.world_model_steps
+        steps = own.world_model_steps if asked is None else asked
         config = FinetuneConfig(
             run=str(run),
-            data=(f"{self.data.teach}@{own.weight:g}", *own.old_data),
+            data=(f"{self.data.teach}@{own.weight:g}", *own.old_data, *self.config.old_data),
             init=str(model),
             autoencoder=self.station.config.models.autoencoder if model.is_file() else "",
             steps=steps,
             batch=own.world_model_batch,
             learning_rate=own.world_model_learning_rate,
-            share=GENTLY,
-            warmup=min(WARMUP, steps // 10),
+            share=self.config.share,
+            warmup=min(WARMUP, steps // 10) if steps else WARMUP,
             held_out=0.0,
             device=self.station.device,
             seed=self.seed(name),
@@ -266,15 +278,36 @@ class Learning:
             raise DataError(f"{model}: was measured, but holds no gate.json")
         return figures_of(fidelity)
 
-    def worse_pictures(self) -> str:
-        """Why the new world model is not to be used, in words: its pictures of held-out episodes are worse than before,
-        as they are when it learned a few episodes by heart. Empty where they are not."""
-        then, now = (
-            picture_quality(read_json(self.folder / when / "evaluate" / RESULT)) for when in ("before", "after")
-        )
-        if now >= then:
-            return ""
-        return f"its pictures of the episodes that measure became worse ({then:.1f} -> {now:.1f} dB)"
+    def choose_judges(
+        self, judges: Mapping[str, Path], new: dict[str, Path]
+    ) -> dict[str, tuple[JudgeFigures, JudgeFigures]]:
+        """Each judge that learned, measured as it was and as it is now; a worse one is taken out of `new`."""
+        learned = [name for name in judges if name in new]
+        station = self.write_station(new)
+        found = {
+            name: (self.measure_judge("before", name, self.station), self.measure_judge("after", name, station))
+            for name in learned
+        }
+        for name, (then, now) in found.items():
+            if words := worse_judge(then, now):
+                self.refuse(name, new, words)
+        return found
+
+    def refuse(self, name: str, new: dict[str, Path], words: str) -> None:
+        """Take a model that did not become better out of the new ones, and say why."""
+        del new[name]
+        self.refused[name] = words
+        self.skipped.append(f"{name}: kept as it was, since {words}")
+
+    def worse_world_model(self, before: Mapping[str, GateFigures], tried: Mapping[str, GateFigures]) -> str:
+        """Why the new world model is not to be used, in words. Empty where it is better."""
+        none = GateFigures()
+        gate = before.get(ALL, none), tried.get(ALL, none)
+        return worse_world_model(self.pictures("before"), self.pictures("after"), *gate)
+
+    def pictures(self, when: str) -> Pictures:
+        """What the pictures of a measured world model are worth."""
+        return Pictures.of(read_json(self.folder / when / "evaluate" / RESULT))
 
     def measuring(self) -> tuple[str, ...]:
         """Folders of the episodes that measure."""
@@ -299,16 +332,15 @@ class Learning:
         return derive_seed(self.config.seed, "learn", name) % 2**31
 
 
-def picture_quality(result: Mapping[str, Any]) -> float:
-    """Mean PSNR over horizons of what `gymnast world-model evaluate` found, dB."""
-    found = [value for name, value in result.items() if name.startswith("psnr_") and is_number(value)]
-    return float(np.mean([value for value in found if math.isfinite(value)] or [0.0]))
-
-
 def check_data(station: StationConfig) -> None:
     """Raises: ConfigError where a folder of `practise.old_data` or `practise.held_out_data` is not there."""
-    for name in ("old_data", "held_out_data"):
-        for source in getattr(station.practise, name):
-            folder = parse_source(source)[0] if name == "old_data" else source
-            if not data_path(folder, f"practise.{name}").is_dir():
-                raise ConfigError(f"practise.{name}: found '{folder}', needed an existing folder of episodes")
+    check_sources("practise.old_data", station.practise.old_data)
+    check_sources("practise.held_out_data", station.practise.held_out_data, weighed=False)
+
+
+def check_sources(name: str, sources: Sequence[str], weighed: bool = True) -> None:
+    """Raises: ConfigError where a folder of the setting `name` is not there. weighed: each may have a weight."""
+    for source in sources:
+        folder = parse_source(source)[0] if weighed else source
+        if not data_path(folder, name).is_dir():
+            raise ConfigError(f"{name}: found '{folder}', needed an existing folder of episodes")

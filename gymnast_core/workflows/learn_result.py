@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from gymnast_core.files import is_number
 from gymnast_core.world_model.fidelity import Fidelity
+
+ALL = "all"
+"""The figures over all instructions."""
+PSNR, SHUFFLE = "psnr_", "action_shuffle"
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,38 @@ def figures_of(fidelity: Fidelity) -> dict[str, GateFigures]:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """What imagined pictures of held-out episodes are worth.
+
+    psnr: dB, by horizon in steps. action_shuffle: error on other episodes' actions over the error on their own; 1:
+    actions are ignored; None where fewer than two episodes measured it.
+    """
+
+    psnr: dict[str, float]
+    action_shuffle: float | None = None
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Pictures:
+        """Of what `gymnast world-model evaluate` writes to result.json."""
+        found = {name.removeprefix(PSNR): value for name, value in result.items() if name.startswith(PSNR)}
+        shuffle = result.get(SHUFFLE)
+        return cls(
+            {name: float(value) for name, value in found.items() if is_number(value) and math.isfinite(value)},
+            float(shuffle) if shuffle is not None and is_number(shuffle) else None,
+        )
+
+    @property
+    def mean(self) -> float:
+        """Mean PSNR over horizons, dB; 0 where nothing was measured."""
+        return float(np.mean(list(self.psnr.values()) or [0.0]))
+
+    def __str__(self) -> str:
+        parts = [f"frame {name} {value:.1f} dB" for name, value in self.psnr.items()]
+        shuffle = "-" if self.action_shuffle is None else f"{self.action_shuffle:.2f}"
+        return ", ".join([*parts, f"action-shuffle ratio {shuffle}"])
+
+
+@dataclass(frozen=True)
 class JudgeFigures:
     """A judge's agreement with known outcomes, 0 to 1, and over how many episodes; None where it gave no verdict."""
 
@@ -75,7 +115,9 @@ class Learned:
     station: the file that names the new models. episodes, successes: that taught, and how many of them succeeded.
     held_out: that measured. models: what was trained further, by what it is in the station file. before, after: the
     world model's figures by instruction, and "all", on the same held-out episodes. judges_before, judges_after: each
-    learned judge's, likewise. skipped: what did not learn, and why. seconds: by step.
+    learned judge's, likewise. skipped: what did not learn, and why. seconds: by step. tried: figures of the new world
+    model, also where it was not kept. pictures: "before" and "after", of the new one. refused: what learned and is not
+    used, as it did not become better, and why.
     """
 
     station: str
@@ -89,10 +131,13 @@ class Learned:
     judges_after: dict[str, JudgeFigures] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    tried: dict[str, GateFigures] = field(default_factory=dict)
+    pictures: dict[str, Pictures] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         none = GateFigures()
         return (
             f"learned from {self.episodes} episodes ({self.successes} successes): "
-            f"{self.before.get('all', none)} -> {self.after.get('all', none)}"
+            f"{self.before.get(ALL, none)} -> {self.after.get(ALL, none)}"
         )

@@ -20,14 +20,9 @@ from pathlib import Path
 from gymnast_core.commands import gymnast, name_next
 from gymnast_core.config import MOST_ROUNDS, find_model, load_config
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_core.evaluation.canary import CanaryResult
-from gymnast_core.evaluation.canary_config import DEFAULT_TRIALS
-from gymnast_core.evaluation.canary_trials import publish_canary
 from gymnast_core.files import write_json
-from gymnast_core.policy.adapters import AdapterStore
 from gymnast_core.progress import interrupts, progress_bar, say
 from gymnast_core.results import read_record
-from gymnast_core.reward.factory import load_judge
 from gymnast_core.rl.adapt_config import AdaptConfig
 from gymnast_core.rl.adapt_result import AdaptResult
 from gymnast_core.run_folder import RunFolder, refuse_other_options
@@ -40,8 +35,9 @@ from gymnast_core.workflows.learn_config import LearnConfig
 from gymnast_core.workflows.learn_result import Learned
 from gymnast_core.workflows.practise_config import PractiseOptions
 from gymnast_core.workflows.practise_page import write_practise_page
-from gymnast_core.workflows.room import BASE, Check, TrialRoom, reset_seed
-from gymnast_core.workflows.rounds import PractiseResult, RoundRecord, goes_on, measuring_trials, result_of
+from gymnast_core.workflows.robot_trials import EPISODES, RobotTrials
+from gymnast_core.workflows.room import Check, reset_seed
+from gymnast_core.workflows.rounds import PractiseResult, RoundRecord, goes_on, result_of
 from gymnast_core.workflows.timing import seconds_spent, timed
 
 RECORD = "round.json"
@@ -95,6 +91,7 @@ class Rounds:
         self.instruction = config.task(options.task).instruction
         self.rounds = config.practise.rounds if options.rounds is None else options.rounds
         self.seeds = f"practise/{options.seed}"
+        self.trials = RobotTrials(station, self.seeds)
 
     def __call__(self) -> PractiseResult:
         """Practise until no further round follows, or nothing can be learned.
@@ -105,7 +102,9 @@ class Rounds:
         station = self.own
         while not done or goes_on(done, self.rounds) or self.record_of(len(done)).exists():
             if done:
-                measure = self.measure_base(lambda doing: self.tick(f"measuring the base: {doing}"))
+                measure = self.trials.measure_base(
+                    self.run.path / "measuring", lambda doing: self.tick(f"measuring the base: {doing}")
+                )
                 try:
                     learned = self.learn(done[-1], station, measure)
                 except GymnastError as error:  # the robot's word stands all the same
@@ -139,7 +138,8 @@ class Rounds:
         canary = None
         if adapted.adapter_id:
             with timed(folder, "canary"):
-                canary = self.canary(folder, number, adapted, check)
+                name, task, trials = adapted.adapter_id, self.options.task, self.options.trials
+                canary = self.trials.canary(folder, name, task, str(number), trials, check)
             say(f"round {number}: {canary.reason}")
         found = RoundRecord.of(number, str(station.path), adapted, canary, seconds_spent(folder))
         write_json(record, dataclasses.asdict(found))
@@ -173,29 +173,17 @@ class Rounds:
         )
         return adapt_apart(config, check)
 
-    def canary(self, folder: Path, number: int, adapted: AdaptResult, check: Check) -> CanaryResult:
-        """Canary trials of the adapter; their episodes are kept."""
-        own = self.own.config
-        settings = dataclasses.replace(own.canary, trials=self.options.trials or own.canary.trials or DEFAULT_TRIALS)
-        station = dataclasses.replace(self.own, config=dataclasses.replace(own, canary=settings))
-        store = AdapterStore(own.models.adapters)
-        with self.room(station, folder) as room:
-            room.attach(store, adapted.adapter_id)
-            name, run = adapted.adapter_id, folder / "canary"
-            found = room.canary(store, name, self.options.task, str(number), run, check)
-        publish_canary(run, settings, found)
-        return found
-
     def learn(self, last: RoundRecord, station: StationFile, measure: tuple[str, ...]) -> Learned:
         """Let the models of the last round learn from the episodes of all rounds so far.
 
-        measure: what `measure_base` returned.
+        measure: folders of the base policy's episodes, see `RobotTrials.measure_base`.
         """
         folder = self.folder(last)
         say(f"round {last.number}: learning from the episodes of the canary trials")
         config = LearnConfig(
             measure=measure,
-            data=tuple(str(self.run.path / ROUNDS / str(number) / "episodes") for number in range(last.number + 1)),
+            earlier=str(self.run.path / ROUNDS / str(last.number - 1) / "learn") if last.number else "",
+            data=tuple(str(self.run.path / ROUNDS / str(number) / EPISODES) for number in range(last.number + 1)),
             config=str(station.path),
             run=str(folder / "learn"),
             device=self.options.device,
@@ -205,25 +193,6 @@ class Rounds:
             learned = Learning(config, lambda doing: self.tick(f"round {last.number}: {doing}"))()
         say(f"round {last.number}: {learned}")
         return learned
-
-    def measure_base(self, check: Check) -> tuple[str, ...]:
-        """Episodes of the base policy from further resets, the same in all rounds: their folder, none where none are
-        wanted."""
-        count = measuring_trials(self.own.config)
-        if not count:
-            return ()
-        folder = self.run.path / "measuring"
-        with timed(folder, "measuring"), self.room(self.own, folder) as room:
-            for task in self.own.config.tasks:
-                room.trials(BASE, task, count, folder / task, check)
-        return (str(folder / "episodes"),)
-
-    def room(self, station: StationFile, folder: Path) -> TrialRoom:
-        """For trials whose episodes are kept in `folder`. The station's own judge ends them in every round."""
-        own = self.own.config
-        folder.mkdir(parents=True, exist_ok=True)
-        judge = load_judge(own, self.own.path, folder) if own.executor.stop_at_success else None
-        return TrialRoom(station, self.seeds, 0.0, folder / "episodes", judge)
 
     def publish(self, done: Sequence[RoundRecord], trouble: str = "") -> PractiseResult:
         """Write result and page of the rounds that are done. trouble: why nothing could be learned from the last."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gymnast_core.reporting.report import Bar, BarTone, Section, write_report
-from gymnast_core.workflows.learn_result import GateFigures, Learned
+from gymnast_core.workflows.learn_result import GateFigures, Learned, Pictures
+from gymnast_core.workflows.learned_station import WORLD_MODEL
 from gymnast_core.workflows.rounds import PractiseResult, RoundRecord
 
 HEAD = ("round", "imagined", "gate", "the robot: base, adapter", "became", "learned from", "seconds")
@@ -16,9 +17,10 @@ def write_practise_page(folder: Path, result: PractiseResult) -> Path:
     """Write report.html into a run folder. Raises: DataError when it cannot be written."""
     sections = [_outcome(result)]
     for record in result.rounds:
-        sections.append(_round(record))
+        title = "The first practice" if record.number == 0 else f"Round {record.number}"
+        sections.append(practice_section(title, record))
         if record.learned is not None:
-            sections.append(_learned(record, record.learned))
+            sections.append(learned_section(f"What was learned from round {record.number}", record.learned))
     return write_report(folder, f"Rounds of practice: {result.instruction}", sections, f"run {folder.name}")
 
 
@@ -64,7 +66,8 @@ def _row(record: RoundRecord) -> tuple[str, ...]:
     )
 
 
-def _round(record: RoundRecord) -> Section:
+def practice_section(title: str, record: RoundRecord) -> Section:
+    """A practice, and what gate and robot said of it."""
     facts: list[tuple[str, str]] = [
         ("practice", record.message),
         ("updates", str(record.updates)),
@@ -82,38 +85,49 @@ def _round(record: RoundRecord) -> Section:
         ]
     facts += [(f"seconds: {step}", f"{seconds:.0f}") for step, seconds in record.seconds.items()]
     tone = {"confirmed": "good", "imagined": "warning", "": "warning", "rolled back": "bad"}[record.state]
-    title = "The first practice" if record.number == 0 else f"Round {record.number}"
     return Section(title, record.fate, tone, facts=tuple(facts))  # type: ignore[arg-type]
 
 
-def _learned(record: RoundRecord, learned: Learned) -> Section:
+def learned_section(title: str, learned: Learned) -> Section:
+    """What the models learned, with the figures as they were, as they became, and as they are used."""
     text = (
         f"{learned.episodes} episodes taught ({learned.successes} of them successes); {learned.held_out} of other "
         "resets taught nothing, and measured models as they were and as they are now."
     )
     return Section(
-        f"What was learned from round {record.number}",
+        title,
         text,
         facts=(
-            ("trained further", ", ".join(learned.models)),
+            ("better, and used from now on", ", ".join(learned.models) or "nothing"),
             *(("note", words) for words in learned.skipped),
             ("station file", learned.station),
             *((f"seconds: {step}", f"{seconds:.0f}") for step, seconds in learned.seconds.items()),
         ),
-        rows=(("figure", "before", "after"), *_figures(learned)),
+        rows=(("figure", "as it was", "after learning", "used from now on"), *_figures(learned)),
     )
 
 
-def _figures(learned: Learned) -> Iterator[tuple[str, str, str]]:
+def _figures(learned: Learned) -> Iterator[tuple[str, str, str, str]]:
+    kept = "the new one" if WORLD_MODEL in learned.models else "the old one"
+    then, now = (learned.pictures.get(when, Pictures({})) for when in ("before", "after"))
+    for name in now.psnr:
+        yield f"pictures at frame {name}, dB", _decimal(then.psnr.get(name), 1), _decimal(now.psnr[name], 1), kept
+    yield "action-shuffle ratio", _decimal(then.action_shuffle, 2), _decimal(now.action_shuffle, 2), kept
     for name in sorted({*learned.before, *learned.after}):
-        yield f"world model, {name}", _of(learned.before, name), _of(learned.after, name)
+        tried = learned.tried or learned.after
+        yield f"world model, {name}", _of(learned.before, name), _of(tried, name), _of(learned.after, name)
     for name in sorted({*learned.judges_before, *learned.judges_after}):
         before, after = learned.judges_before.get(name), learned.judges_after.get(name)
-        yield name, str(before or "-"), str(after or "-")
+        kept = "the new one" if name in learned.models else "the old one"
+        yield name, str(before or "-"), str(after or "-"), kept
 
 
 def _of(figures: Mapping[str, GateFigures], name: str) -> str:
     return str(figures[name]) if name in figures else "not measured"
+
+
+def _decimal(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _share(value: float | None) -> str:

@@ -13,17 +13,21 @@ from gymnast_core.config import StationConfig, find_model, load_config, parse_co
 from gymnast_core.data.logged_by import station_file_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.files import read_json
-from gymnast_core.progress import console
+from gymnast_core.progress import console, say
 from gymnast_core.world_model.config import SamplingConfig, WorldModelConfig
 from gymnast_core.world_model.dataset import parse_source
 from gymnast_core.world_model.finetune_config import FinetuneConfig
+from gymnast_core.world_model.finetune_steps import usual_steps
 from gymnast_core.world_model.train import Training, train
 from gymnast_core.world_model.train_config import TrainConfig
 
 
 def finetune(config: FinetuneConfig) -> int:
     """Train on from `init`; returns 0, or 130 when interrupted (start again to resume). Raises as `train` does."""
-    code = train(settle(config))
+    settled = settle(config)
+    if not config.steps:
+        say(f"{settled.steps} steps, by the data and the model's size (--steps for another number)")
+    code = train(settled)
     if not code:
         name_next(evaluation_of(config))
     return code
@@ -50,13 +54,24 @@ def evaluation_of(config: FinetuneConfig) -> str:
 
 
 def settle(config: FinetuneConfig) -> FinetuneConfig:
-    """The config with what `init` was trained with filled in, where that is wanted.
+    """The config with what `init` was trained with filled in, where that is wanted, and the number of steps.
 
-    Raises: ConfigError (no such model, bad values in it), CheckpointError (its config.json is unreadable).
+    Raises: ConfigError (no such model, bad values in it), CheckpointError (its config.json is unreadable), DataError
+    where the episodes cannot be counted.
     """
+    config, model = _as_trained(config)
+    if config.steps:
+        return config
+    steps = usual_steps(config.data, config.held_out, model, config.batch, config.clip_frames)
+    return replace(config, steps=steps, warmup=min(config.warmup, steps // 10))
+
+
+def _as_trained(config: FinetuneConfig) -> tuple[FinetuneConfig, WorldModelConfig]:
+    """All but the number of steps, and the size of the model."""
     folder = find_model(config.init)
     if not folder.is_dir():
-        return replace(config, learning_rate=config.learning_rate or config.share * TrainConfig.learning_rate)
+        rate = config.learning_rate or config.share * TrainConfig.learning_rate
+        return replace(config, learning_rate=rate), config.model
     path = folder / "config.json"
     content = read_json(path)
     model = parse_config(WorldModelConfig, content.get("model", {}), str(path))
@@ -68,8 +83,8 @@ def settle(config: FinetuneConfig) -> FinetuneConfig:
         training = Training(clip_frames=model.max_frames)
     config = replace(config, learning_rate=config.learning_rate or config.share * training.learning_rate)
     if not config.as_trained:
-        return config
-    return replace(
+        return config, model
+    config = replace(
         config,
         model=model,
         sampling=parse_config(SamplingConfig, content.get("sampling", {}), str(path)),
@@ -79,3 +94,4 @@ def settle(config: FinetuneConfig) -> FinetuneConfig:
         action_dropout=training.action_dropout,
         optimiser=training.optimiser,
     )
+    return config, model

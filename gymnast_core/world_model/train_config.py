@@ -88,7 +88,9 @@ class TrainConfig:
     """Decides initial weights, clips and noise."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "clip_frames", "horizon"):
+        if self.steps < self.least_steps:
+            raise ConfigError(f"steps is {self.steps}, must be at least {self.least_steps}")
+        for name in ("batch", "accumulate", "clip_frames", "horizon"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be at least 1")
         if not 2 <= self.clip_frames <= self.model.max_frames:
@@ -102,6 +104,11 @@ class TrainConfig:
         for name in ("action_dropout", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be from 0 to below 1")
+
+    @property
+    def least_steps(self) -> int:
+        """The smallest value of `steps`."""
+        return 1
 
     @property
     def full_learning_rate(self) -> float:

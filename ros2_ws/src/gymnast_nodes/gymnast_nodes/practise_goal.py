@@ -154,6 +154,7 @@ class PractiseGoal:
         config = LearnConfig(
             data=tuple(path for place in range(number + 1) for path in self.episodes(place)),
             measure=tuple(measure),
+            earlier=str(self.folder(number - 1) / "learn") if number else "",
             config=self.rounds[number].station,
             run=str(folder / "learn"),
             seed=derive_seed(int(self.request.seed), "learn", number) % SEEDS,
