@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(name, VERBS[name], rest)
     except (GymnastError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
         return _explain(name, error)
+    except ModuleNotFoundError as error:  # of what is imported when it is needed
+        return _explain(name, _missing(name, error))
 
 
 def _run(name: str, verb: Verb, words: list[str]) -> int:
@@ -80,11 +82,14 @@ def _load(name: str, target: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith(("gymnast_core", "gymnast_nodes")):
-            raise
-        raise ConfigError(
-            f"`gymnast {name}` needs the Python package '{error.name}'; `gymnast doctor` says how to get it"
-        ) from error
+        raise _missing(name, error) from error
+
+
+def _missing(name: str, error: ModuleNotFoundError) -> ConfigError:
+    """What to tell of a package that is not installed. Raises: `error` where a module of gymnast is not there."""
+    if (error.name or "").startswith(("gymnast_core", "gymnast_nodes")):
+        raise error
+    return ConfigError(f"`gymnast {name}` needs the Python package '{error.name}'; `gymnast doctor` says how to get it")
 
 
 def _read_options(name: str, verb: Verb, words: list[str]) -> Any:

@@ -146,7 +146,7 @@ def test_the_base_install_is_enough_for_adapting_and_training(tmp_path: Path) ->
     code = (
         "import importlib\n"
         "from gymnast_core.verbs import VERBS\n"
-        "station = ('demo', 'stop', 'rearm', 'canary', 'policy evaluate', 'adapter evaluate', 'data collect')\n"
+        "station = ('demo', 'stop', 'rearm', 'policy evaluate', 'adapter evaluate', 'data collect')\n"
         "station += ('data recover', 'benchmark transfer', 'practise', 'serve', 'queue serve')\n"
         "for name, verb in VERBS.items():\n"
         "    for target in () if name in station else (verb.options, verb.run):\n"

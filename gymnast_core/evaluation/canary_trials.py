@@ -12,7 +12,6 @@ from gymnast_core.evaluation.canary import Canary, CanaryResult, pairs_of
 from gymnast_core.evaluation.canary_config import DEFAULT_TRIALS, CanaryOptions
 from gymnast_core.evaluation.canary_page import write_canary_page
 from gymnast_core.evaluation.session import read_records
-from gymnast_core.evaluation.simulated_bench import SimulatedBench
 from gymnast_core.progress import say
 from gymnast_core.protocols import Policy
 from gymnast_core.reward.factory import load_judge
@@ -45,6 +44,8 @@ def canary(options: CanaryOptions) -> int:
         return policy
 
     judge = load_judge(station, opened.path, run.path) if station.executor.stop_at_success else None
+    from gymnast_core.evaluation.simulated_bench import SimulatedBench  # a lab with its own arm has no simulator
+
     bench = SimulatedBench(station, choose, run.path / "episodes" if options.log else None, judge=judge)
     others = [name for name in sorted(station.tasks) if name != task] if config.other_trials else []
     trial = Canary(

@@ -11,7 +11,6 @@ from typing import Any
 from gymnast_core.errors import DataError
 from gymnast_core.evaluation.canary import Canary, CanaryResult, hardness, keep_evidence
 from gymnast_core.evaluation.session import PlannedTrial, TrialRecord, TrialSession, read_records
-from gymnast_core.evaluation.simulated_bench import SimulatedBench
 from gymnast_core.policy import adapters
 from gymnast_core.policy.openvla import OpenVLAPolicy, load_policy
 from gymnast_core.protocols import Judge, Policy
@@ -44,6 +43,8 @@ class TrialRoom:
         self.station = station
         self.seeds = seeds
         self.policy: OpenVLAPolicy = load_policy(station.policy_folder, models.unnorm_key, models.device)
+        from gymnast_core.evaluation.simulated_bench import SimulatedBench  # a lab with its own arm has no simulator
+
         self.bench = SimulatedBench(station.config, self._choose, log, temperature=temperature, judge=judge)
 
     def __enter__(self) -> TrialRoom:
