@@ -19,7 +19,7 @@ from std_srvs.srv import Trigger
 from gymnast_nodes.dead_ports import avoided_dead_ports, mapped_ports
 from tests.domains import free_domain, isolate
 from tests.machine import HANG_S
-from tests.ros_tools import Client, Process, wait_until
+from tests.ros_tools import SIMULATED, Client, Process, wait_until
 
 SERVER = """
 import os
@@ -153,3 +153,35 @@ print("word")
 def test_what_a_library_prints_is_not_what_a_command_answers() -> None:
     done = subprocess.run([sys.executable, "-c", NOISE], capture_output=True, text=True, timeout=HANG_S)
     assert (done.returncode, done.stdout, done.stderr) == (0, "word\n", "noise\n")
+
+
+DEAF_NODE = """
+import sys, time  # "gymnast_nodes" stands in its command line, as in that of each node
+import rclpy
+from gymnast_msgs.msg import NodeStatus
+from lifecycle_msgs.srv import ChangeState
+from gymnast_nodes.lifecycle import HEARTBEAT_TOPIC, PROCESS
+from gymnast_nodes.qos import COMMAND_QOS
+
+rclpy.init(args=sys.argv)
+node = rclpy.create_node("recorder")
+node.create_service(ChangeState, "recorder/change_state", lambda _, response: response)
+beat = node.create_publisher(NodeStatus, HEARTBEAT_TOPIC, COMMAND_QOS)
+while True:
+    beat.publish(NodeStatus(name="recorder", state="unconfigured", process=PROCESS))
+    time.sleep(0.2)
+"""
+
+
+def test_a_node_that_speaks_and_hears_nothing_is_ended_so_that_it_is_started_again() -> None:
+    environment = isolate(free_domain())
+    deaf = Process([sys.executable, "-c", DEAF_NODE], environment)
+    line = [sys.executable, "-c", "from gymnast_nodes.supervisor_node import main; main()", "--ros-args"]
+    line += ["-p", f"config:={SIMULATED}", "-p", "managed_nodes:=['recorder']"]
+    supervisor = Process(line, environment)
+    try:
+        wait_until(lambda: deaf.process.poll() is not None, 60.0, "the end of a deaf process")
+        assert deaf.process.returncode == -signal.SIGKILL, deaf.output
+    finally:
+        deaf.end()
+        supervisor.end()

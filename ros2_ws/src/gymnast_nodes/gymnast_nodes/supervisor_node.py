@@ -29,6 +29,7 @@ from gymnast_core.graph import MANAGED
 from gymnast_nodes import FOREIGN_PROFILE
 from gymnast_nodes.calls import sleep
 from gymnast_nodes.clocks import WALL
+from gymnast_nodes.deaf import end_process
 from gymnast_nodes.driver import absent_driver
 from gymnast_nodes.lifecycle import FINALIZED, DiagnosticReport, Diagnostics, InterleavingNode
 from gymnast_nodes.liveness import Attention
@@ -44,6 +45,8 @@ OTHERS_S = 1.0
 RETRY_S = 2.0
 LOST_S = 5.0
 """A node that still is in its old state this long after it was asked for a transition did not hear it."""
+DEAF = 3
+"""So many requests in a row that a node with time to hear them did not take up: it hears nothing."""
 
 
 @dataclass
@@ -61,6 +64,7 @@ class Managed:
     seen: bool = False
     wanted_before: bool = False  # it was active once: an unconfigured state now means that it was restarted
     busy: bool = False  # a transition of ours is under way
+    unheard: int = 0  # requests in a row that it did not take up
     set_aside: bool = False  # deactivated by somebody else, whose business it is to activate it again
 
 
@@ -127,6 +131,7 @@ class SupervisorNode(InterleavingNode):
             node.set_aside = True
             self.get_logger().warning(f"{node.name} was deactivated; it stays so until it is activated by hand")
         node.seen = True
+        node.unheard = node.unheard if message.process == node.process else 0
         node.process = message.process
         node.state = message.state
         node.detail = message.detail or ("deactivated by hand" if node.set_aside else "")
@@ -283,13 +288,23 @@ class SupervisorNode(InterleavingNode):
                 refused_at = now
             if now - asked_at > LOST_S and node.state == before and not answer.done():
                 node.client.remove_pending_request(answer)
-                raise _WentDownError(f"{node.name} did not take up the request to {verb}")
+                raise self._not_heard(node, verb)
             # The next heartbeat carries the reason.
             if refused_at is not None and ((node.detail and node.beat_at > refused_at) or now - refused_at > 1.0):
                 raise StationError(f"{node.name} cannot {verb}: {node.detail or 'see its log'}")
             if now > end:
                 raise StationError(f"{node.name} did not {verb} within {self._transition_timeout:g} s")
             await sleep(self, 0.05)
+        node.unheard = 0
+
+    def _not_heard(self, node: Managed, verb: str) -> _WentDownError:
+        """What to say of a request that was not taken up. A node that hears nothing although its executor turns (its
+        detail would say otherwise) is ended, and started again by whoever started it."""
+        node.unheard += 1
+        told = f"{node.name} did not take up the request to {verb}"
+        if node.unheard >= DEAF and not node.detail and end_process(node.process):
+            return _WentDownError(f"{told}: it hears nothing, and its process was ended")
+        return _WentDownError(told)
 
     def _publish_changes(self) -> None:
         current = tuple((n.name, n.state, n.restarts, n.detail, n.process) for n in self._nodes.values())
