@@ -46,7 +46,7 @@ RETRY_S = 2.0
 LOST_S = 5.0
 """A node that still is in its old state this long after it was asked for a transition did not hear it."""
 DEAF = 3
-"""So many requests in a row that a node with time to hear them did not take up: it hears nothing."""
+"""A node with time to hear that has not taken up this many requests in a row hears nothing."""
 
 
 @dataclass
