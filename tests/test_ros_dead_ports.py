@@ -17,6 +17,8 @@ import pytest
 from std_srvs.srv import Trigger
 
 from gymnast_nodes.dead_ports import avoided_dead_ports, mapped_ports
+from gymnast_nodes.deaf import end_process
+from gymnast_nodes.lifecycle import PROCESS
 from tests.domains import free_domain, isolate
 from tests.machine import HANG_S
 from tests.ros_tools import SIMULATED, Client, Process, wait_until
@@ -156,7 +158,7 @@ def test_what_a_library_prints_is_not_what_a_command_answers() -> None:
 
 
 DEAF_NODE = """
-import sys, time  # "gymnast_nodes" stands in its command line, as in that of each node
+import sys, time
 import rclpy
 from gymnast_msgs.msg import NodeStatus
 from lifecycle_msgs.srv import ChangeState
@@ -175,7 +177,9 @@ while True:
 
 def test_a_node_that_speaks_and_hears_nothing_is_ended_so_that_it_is_started_again() -> None:
     environment = isolate(free_domain())
-    deaf = Process([sys.executable, "-c", DEAF_NODE], environment)
+    named = ["--ros-args", "-r", "__node:=recorder"]  # as each node is started
+    deaf = Process([sys.executable, "-c", DEAF_NODE, *named], environment)
+    assert not end_process("camera", PROCESS) and not end_process("recorder", PROCESS), "this process is neither"
     line = [sys.executable, "-c", "from gymnast_nodes.supervisor_node import main; main()", "--ros-args"]
     line += ["-p", f"config:={SIMULATED}", "-p", "managed_nodes:=['recorder']"]
     supervisor = Process(line, environment)

@@ -15,14 +15,19 @@ from pathlib import Path
 _NAMED = re.compile(r"(.+), process (\d+), \d+")
 
 
-def end_process(process: str) -> bool:
-    """Kill the process that a heartbeat names (`lifecycle.PROCESS`); whether it was one of ours on this machine."""
+def end_process(name: str, process: str) -> bool:
+    """Kill the process that a heartbeat of the node `name` gives as its own (`lifecycle.PROCESS`).
+
+    Returns False, and kills nothing, where that is no process of this node on this machine: anybody may send a
+    heartbeat.
+    """
     named = _NAMED.fullmatch(process)
     if named is None or named[1] != socket.gethostname():
         return False
     pid = int(named[2])
     try:
-        if b"gymnast_nodes" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if f"__node:={name}".encode() not in words:
             return False
         os.kill(pid, signal.SIGKILL)  # a clean end would not be followed by a new start
     except OSError:

@@ -10,6 +10,7 @@ envelope; the arm holds when actions stop coming; an old frame or a silent arm i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from types import TracebackType
@@ -21,6 +22,7 @@ from rclpy.executors import Executor
 from gymnast_core.config import StationConfig
 from gymnast_core.data.frames import resize_frame
 from gymnast_core.errors import DataError, StationError
+from gymnast_nodes.calls import in_executor
 from gymnast_nodes.commander import Commander
 from gymnast_nodes.lifecycle import StationNode
 from gymnast_nodes.messages import image_to_frame
@@ -115,5 +117,10 @@ class Driving:
         """Nobody commands the arm any more; it holds."""
         self._watch.end()
         self._commander.end()
+        with contextlib.suppress(StationError):  # the executor has ended, and with it the node
+            in_executor(self._node, self._leave)
+
+    def _leave(self) -> None:
+        """In the executor's thread, behind what `Commander.end` left there."""
         self._executor.remove_node(self._node)
         self._node.destroy_node()

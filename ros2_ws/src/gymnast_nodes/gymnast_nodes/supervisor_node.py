@@ -302,7 +302,7 @@ class SupervisorNode(InterleavingNode):
         detail would say otherwise) is ended, and started again by whoever started it."""
         node.unheard += 1
         told = f"{node.name} did not take up the request to {verb}"
-        if node.unheard >= DEAF and not node.detail and end_process(node.process):
+        if node.unheard >= DEAF and not node.detail and end_process(node.name, node.process):
             return _WentDownError(f"{told}: it hears nothing, and its process was ended")
         return _WentDownError(told)
 
