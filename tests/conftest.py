@@ -5,6 +5,7 @@ Tests depend neither on each other nor on their order: `make test ARGS="--random
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import random
@@ -43,6 +44,8 @@ ROS = "ros"
 """All other files over ROS, as one piece of work."""
 LONG = ("test_ros_rounds.py", "test_rounds.py", "test_rl_processes.py", "test_lab_way.py", "test_policy_sft.py")
 """Files that take minutes: they begin early, so that no worker is left alone with one at the end."""
+BEHIND = 5
+"""Niceness of all tests but those over ROS, so that they do not keep an arm waiting that runs beside them."""
 SEED = 20_261
 settings.register_profile("same", derandomize=True, database=None, deadline=None)  # a busy machine is no failure
 settings.register_profile("search", print_blob=True, deadline=None)
@@ -64,6 +67,7 @@ def missing_ros() -> str:
     return ""
 
 
+@functools.cache
 def needs_ros(path: Path) -> bool:
     """Whether a test file is one of those over ROS, or imports it at its top."""
     return path.name.startswith("test_ros_") or bool(IMPORTS_ROS.search(path.read_text(encoding="utf-8")))
@@ -88,6 +92,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             super()._assign_work_unit(node)
 
     return ByFile(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """With several workers, a test without ROS and whatever it starts leave the cores to the arm beside them."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        with contextlib.suppress(PermissionError):  # who may not come forward again stays behind
+            os.setpriority(os.PRIO_PROCESS, 0, 0 if needs_ros(item.path) else BEHIND)
 
 
 class WithoutRos(pytest.Module):

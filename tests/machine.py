@@ -1,7 +1,8 @@
 """How late this machine is, for tests in which real time decides.
 
 A limit holds on an idle machine as fast as the one it was set on. Elsewhere it grows by the time in which something
-waited for a core, as the kernel measured it, and by what a slower core loses, to at most `MOST` times itself.
+waited for a core, the disk or memory, as the kernel measured it, by what the host took from the cores, and by what a
+slower core loses, to at most `MOST` times itself.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import threading
 import time
 from pathlib import Path
 
-PRESSURE = Path("/proc/pressure/cpu")
+PRESSURES = tuple(Path(f"/proc/pressure/{what}") for what in ("cpu", "io", "memory"))
+CORES = Path("/proc/stat")
+STOLEN = 8
+"""Place in the first line of CORES of the ticks in which the host ran something else."""
 MOST = 5.0
 HANG_S = 600.0
 """What takes longer has hung."""
+TICKS = os.sysconf("SC_CLK_TCK")
 SAMPLE_S = 0.02
 KEPT = 60_000
 """Samples: twenty minutes of them."""
@@ -84,7 +89,8 @@ class Lateness:
     def _total(self, now: float) -> float:
         """Seconds waited so far, since any moment. Where the kernel does not say, the load does."""
         try:
-            return int(PRESSURE.read_text().partition("total=")[2].split()[0]) / 1e6
+            waited = sum(int(path.read_text().partition("total=")[2].split()[0]) for path in PRESSURES) / 1e6
+            return waited + int(CORES.read_text().split()[STOLEN]) / TICKS / (os.cpu_count() or 1)
         except (OSError, ValueError, IndexError):
             if not self._times:
                 return 0.0

@@ -38,6 +38,8 @@ HELD_M = 0.006
 """A held arm may still sag by this much."""
 STATES = tempfile.TemporaryDirectory(prefix="gymnast_state_")
 """What graphs keep beyond their processes; each has its own."""
+ARMED = (ArmState.MODE_READY, ArmState.MODE_HOLDING)
+"""Modes that accept actions. A machine that keeps the driver away for a moment makes the arm hold in between."""
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 

@@ -21,9 +21,20 @@ from std_srvs.srv import Trigger
 from gymnast_core.config import ArmConfig
 from gymnast_core.errors import StationError
 from gymnast_core.robot.identity import SLEEP_POSE, check_sleep_pose
+from gymnast_core.robot.safety import SPEED_LIMITED
 from gymnast_nodes.arm_actions import STATION_REFUSALS
 from tests.machine import LATENESS, in_time, overdue
-from tests.ros_tools import SIMULATED, Client, call_reset, running_graph, set_faults, settle, wait_active, wait_until
+from tests.ros_tools import (
+    ARMED,
+    SIMULATED,
+    Client,
+    call_reset,
+    running_graph,
+    set_faults,
+    settle,
+    wait_active,
+    wait_until,
+)
 
 PERIOD = 0.2
 CAUGHT_OFFSET = (-0.0005, -0.0043, 0.0048)
@@ -71,7 +82,7 @@ class Arm:
         if self.state.mode == ArmState.MODE_STOPPED:
             assert self.client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True)).success
         call_reset(self.client, ResetArm.Request(offset=list(offset)))
-        self.wait_mode(ArmState.MODE_READY)
+        self.wait_mode(*ARMED)
 
     def forget_faults(self) -> None:
         """Stop and re-arm: the faults that tests before caused within the minute count no more."""
@@ -81,8 +92,8 @@ class Arm:
         self.wait_mode(ArmState.MODE_STOPPED)
         self.reset()
 
-    def wait_mode(self, mode: int, timeout: float = 3.0) -> None:
-        wait_until(lambda: self.states[-1][1].mode == mode, timeout, f"mode {mode}")
+    def wait_mode(self, *modes: int, timeout: float = 3.0) -> None:
+        wait_until(lambda: self.states[-1][1].mode in modes, timeout, f"one of modes {modes}")
 
     def send(
         self,
@@ -222,8 +233,9 @@ def test_arm_holds_when_actions_stop_and_goes_on_with_fresh_ones(arm: Arm) -> No
     held = arm.pose
     time.sleep(0.6)
     assert np.max(np.abs(arm.pose - held)) < 0.01
+    first = len(arm.states)
     arm.send_accepted([0.01, 0, 0, 0, 0, 0, 1])
-    arm.wait_mode(ArmState.MODE_READY)
+    wait_until(lambda: any(m.mode == ArmState.MODE_READY for _, m in arm.states[first:]), 3.0, "an arm that goes on")
 
 
 def test_emergency_stop_latches_until_rearmed(arm: Arm) -> None:
@@ -242,7 +254,7 @@ def test_emergency_stop_latches_until_rearmed(arm: Arm) -> None:
     time.sleep(0.3)
     assert arm.state.mode == ArmState.MODE_STOPPED and np.max(np.abs(arm.pose - stopped)) < 0.01
     assert arm.client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True)).success
-    arm.wait_mode(ArmState.MODE_READY)
+    arm.wait_mode(*ARMED)
     time.sleep(0.3)
     assert np.max(np.abs(arm.pose - stopped)) < 0.02  # nothing jumps
     arm.send_accepted([0, 0.01, 0, 0, 0, 0, 1])
@@ -346,7 +358,7 @@ def test_motors_rebooted_behind_the_arms_back_get_their_profile_before_it_moves(
     arm.client.start_call(Reboot, "/wx250s/reboot_motors", reboot)
     blind = lambda: any("no joint states" in state.detail for _, state in arm.states[first:])  # noqa: E731
     wait_until(blind, 3.0, "an arm that holds says that it is blind")
-    arm.wait_mode(ArmState.MODE_STOPPED, 5.0)
+    arm.wait_mode(ArmState.MODE_STOPPED, timeout=5.0)
     # On a busy machine the joint states may be gone for so long that the watchdog stops the arm first.
     late = LATENESS.stalled(rebooted) > 0.5
     assert "torque" in arm.state.detail or (late and "joint states stopped" in arm.state.detail)
@@ -472,7 +484,7 @@ def test_a_motors_error_at_work_stops_the_arm_and_is_in_the_diagnostics(arm: Arm
 def test_overload_is_relaxed_and_a_jam_latches_the_stop(arm: Arm) -> None:
     set_faults(arm.client, "overload:elbow")
     wait_until(lambda: any("effort of elbow" in state.detail for _, state in arm.states[-50:]), 3.0, "a hold")
-    arm.wait_mode(ArmState.MODE_STOPPED, 5.0)  # the effort stays although the arm pushes no more
+    arm.wait_mode(ArmState.MODE_STOPPED, timeout=5.0)  # the effort stays although the arm pushes no more
     assert "while holding still" in arm.state.detail
 
 
@@ -540,29 +552,38 @@ def test_scene_reset_and_truth(arm: Arm) -> None:
     assert not unknown.success and "open_drawer" in unknown.message
 
 
+def push_into_the_handle(arm: Arm) -> tuple[bool, str]:
+    """What a policy did that closed the drawer and pushed on: whether it was in time, and what came of it."""
+    arm.reset(CAUGHT_OFFSET)
+    reset = ResetScene.Request(task="close_drawer", seed=700003)
+    assert arm.client.call(ResetScene, "/station/reset_scene", reset, 10.0).success
+    time.sleep(0.5)
+    due, first, late = time.monotonic(), len(arm.executed), 0.0
+    for step, words in enumerate(CAUGHT.split(";")):
+        x, y, z = (int(word) / 1000.0 for word in words.split())
+        arm.send([x, y, z, 0, 0, 0, 1], step, "caught", answered=False)
+        due += PERIOD
+        late = max(late, time.monotonic() - due)
+        time.sleep(max(0.0, due - time.monotonic()))
+    wait_until(lambda: len(arm.executed) > first + CAUGHT.count(";"), 5.0, "all answers")
+    answers = [message for _, message in arm.executed[first:]]
+    events = {event for message in answers for event in message.safety_events}
+    in_order = late <= 0.0 and not events & (STATION_REFUSALS | {SPEED_LIMITED})
+    return in_order, f"at {np.round(arm.pose[:3], 3)}, {sorted(events)}"
+
+
 def test_a_finger_caught_in_the_handle_is_backed_out_the_way_it_went_in(arm: Arm) -> None:
     """A policy closes the drawer, pushes on, and a finger ends behind the handle: it cannot be lifted straight out."""
-    for _ in range(3):  # where a slow machine is late with an action, the finger may slip past
-        arm.reset(CAUGHT_OFFSET)
-        reset = ResetScene.Request(task="close_drawer", seed=700003)
-        assert arm.client.call(ResetScene, "/station/reset_scene", reset, 10.0).success
-        time.sleep(0.5)
-        due, first = time.monotonic(), len(arm.executed)
-        for step, words in enumerate(CAUGHT.split(";")):
-            x, y, z = (int(word) / 1000.0 for word in words.split())
-            arm.send([x, y, z, 0, 0, 0, 1], step, "caught", answered=False)
-            due += PERIOD
-            time.sleep(max(0.0, due - time.monotonic()))
-        refused = {event for _, m in arm.executed[first:] if not m.accepted for event in m.safety_events}
-        if refused & STATION_REFUSALS:
-            continue  # what a slow machine is late with is refused
-        assert arm.pose[2] < 0.1
+    tries = []
+    for _ in range(5):  # where a slow machine is late with an action, the finger may slip past
+        tries.append(push_into_the_handle(arm))
         before = len(arm.states)
         arm.reset()
         assert np.linalg.norm(arm.pose[:3] - ArmConfig().start_position) < 0.02
         if any(message.detail == "backing out" for _, message in arm.states[before:]):
             return
-    pytest.skip("the finger was never caught on this machine")
+    assert not any(in_order for in_order, _ in tries), f"the finger was never caught: {tries}"
+    pytest.skip("this machine was late with an action each time")
 
 
 @pytest.mark.parametrize("hz", [10.0, 100.0])

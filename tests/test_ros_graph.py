@@ -35,6 +35,7 @@ from gymnast_nodes.frame_time import NewestFrame
 from tests.domains import free_domain, isolate
 from tests.machine import allowed
 from tests.ros_tools import (
+    ARMED,
     ROOT,
     SIMULATED,
     Client,
@@ -351,7 +352,7 @@ def test_killed_arm_node_leaves_the_arm_held_within_half_a_second(graph: tuple[P
     wait_until(lambda: not statuses[-1][1].all_active, 5.0, "the arm node is down")
     wait_until(lambda: statuses[-1][1].all_active, 30.0, "the arm node is active again")
     held = np.array(joints[-1][1].position[:6])
-    wait_until(lambda: states[-1][1].mode == ArmState.MODE_READY, 5.0, "the arm is ready")
+    wait_until(lambda: states[-1][1].mode in ARMED, 5.0, "the arm accepts actions")
     time.sleep(0.5)
     # Neither the new node's activation nor its profile check let go of the arm or moved it.
     assert float(np.max(np.abs(np.array(joints[-1][1].position[:6]) - held))) < 0.03
@@ -375,7 +376,7 @@ def test_a_latched_stop_outlives_the_arm_nodes_process(graph: tuple[Process, Cli
     wait_until(lambda: client.node.count_publishers("/arm/state") == 1, 20.0, "the dead arm node is forgotten")
     answer = client.call_respawned(Rearm, "/arm/rearm", Rearm.Request(confirm=True))
     assert answer.success, answer.message
-    wait_until(lambda: states[-1][1].mode == ArmState.MODE_READY, 5.0, "the arm is ready")
+    wait_until(lambda: states[-1][1].mode in ARMED, 5.0, "the arm accepts actions")
 
 
 def test_a_node_deactivated_by_hand_is_left_alone_until_it_is_activated(graph: tuple[Process, Client]) -> None:

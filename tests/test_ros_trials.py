@@ -137,7 +137,7 @@ def test_where_the_opposite_task_fails_a_person_is_called_with_a_picture_and_wai
     assert len(by_person.failures) == 2 and all("failure" in why for why in by_person.failures)
     assert undone.attempts == 1 and undone.check == "reset check: the station's truth says that 'open_drawer' is done"
     for record in records:
-        assert record.truth is not None and record.judge_score is not None
+        assert record.truth is not None and record.judge_score is not None, record.message
         assert read_header(Path(record.episode_path))["metadata"]["judge_saw"] == "cleared.png"
         assert read_image(Path(record.episode_path) / "cleared.png").shape == (48, 48, 3)
     page = (Path(result.run_folder) / "report.html").read_text()

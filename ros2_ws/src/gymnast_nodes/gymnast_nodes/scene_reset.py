@@ -7,14 +7,13 @@ limit.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from gymnast_msgs.srv import Rearm, ResetArm, ResetScene
+from gymnast_msgs.srv import ResetScene
 from std_srvs.srv import Trigger
 
 from gymnast_core.contents import one_line
@@ -24,15 +23,12 @@ from gymnast_core.evaluation.camera_view import compare_views
 from gymnast_core.evaluation.person import Call
 from gymnast_core.evaluation.resets import PERSON, STATION, TASK, ResetReport
 from gymnast_nodes.calls import call_service
-from gymnast_nodes.commander import commander_name
 from gymnast_nodes.messages import image_to_frame
 from gymnast_nodes.reset_check import check_reset
 
 if TYPE_CHECKING:
     from gymnast_nodes.ros_bench import RosBench
 
-FAULT_LATCH = re.compile(r"\b\d+ faults\b")
-"""How arm node and watchdog say that repeated faults, not a person, have latched the stop."""
 SETTLE_S = 0.5
 """Between a reset and the first frame of what comes next: the camera must show the new scene."""
 
@@ -140,15 +136,9 @@ class SceneReset:
             return str(error)
 
     def _reset_arm(self, seed: int) -> str:
-        request = ResetArm.Request(commander=commander_name(self._node))
-        if self._clients.scene is not None:
-            request.offset = self._clients.scene.arm_start.draw(np.random.default_rng([seed, 1])).astype(np.float32)
-        answer = call_service(self._clients.reset_arm, request, 60.0, lambda: self._goal.cancelled)
-        if answer.success:
-            return ""
-        self._rearm_simulated(answer.message)
-        self._goal.sleep_until(time.monotonic() + 1.0)
-        return f"arm reset: {answer.message}"
+        scene = self._clients.scene
+        offset = np.zeros(3) if scene is None else scene.arm_start.draw(np.random.default_rng([seed, 1]))
+        return self._bench.move_arm(np.asarray(offset))
 
     def _reset_scene(self, task: str, seed: int) -> str:
         if self._config.reset == "task":
@@ -183,14 +173,6 @@ class SceneReset:
             return ""
         view = compare_views(reference, image_to_frame(self._bench.capture().image, "camera frame"))
         return "" if view.same_place else f"camera view: {view}; bring the camera back, or take a new reference_view"
-
-    def _rearm_simulated(self, why: str) -> None:
-        """A simulated arm that repeated faults have stopped is armed again; a real one, and an emergency stop, wait
-        for a person."""
-        if self._station.simulation is None or not FAULT_LATCH.search(why):
-            return
-        self._node.get_logger().warning(f"simulated arm re-armed: {why}")
-        call_service(self._clients.rearm, Rearm.Request(confirm=True), 10.0, lambda: self._goal.cancelled)
 
     def _call_person(self, task: str, text: str, reason: str = "") -> None:
         """Wait until a person says that it is done, however long that takes. Raises: Cancelled."""
