@@ -52,6 +52,8 @@ Height = Annotated[float, Field(ge=-0.44, le=0.78, allow_inf_nan=False), METRES]
 Place = tuple[Sideways, Sideways, Height]
 
 PathText = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$")]
+TopicName = Annotated[str, Field(pattern=r"^[~/]?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$", max_length=255)]
+MessageType = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*$", max_length=255)]
 
 
 def _check_address(address: str) -> str:
@@ -487,6 +489,9 @@ class RecorderConfig:
     """Compression of the bag. Use none or lz4: camera frames hardly compress, and zstd is slower than the camera."""
     min_free_mb: Annotated[int, Field(ge=0)] = 500
     """A recording is refused when less disk space is free, megabytes."""
+    topics: dict[TopicName, MessageType] = field(default_factory=dict)
+    """Further topics for the log, as their messages come: their types by name, for instance another camera's
+    ("/wrist/image_raw": sensor_msgs/msg/Image)."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool
 
 import gymnast_nodes  # noqa: F401 - its shared memory settings, before the first participant
 from gymnast_core.data.episode import read_episode
@@ -34,6 +35,7 @@ from gymnast_core.data.formats import open_episode
 from gymnast_core.data.recover import RecoverConfig, recover
 from gymnast_core.robot.strain import read_strain
 from gymnast_nodes.truth import TRUTH_TOPIC, truth_message
+from tests.machine import HANG_S
 from tests.ros_tools import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +58,8 @@ class Publishers:
         self.states = node.create_publisher(ArmState, "arm/state", 10)
         self.steps = node.create_publisher(EpisodeStep, "executor/step", 10)
         self.truths = node.create_publisher(DiagnosticArray, TRUTH_TOPIC, 10)
+        self.wrist = node.create_publisher(Image, "/wrist/image_raw", best_effort)
+        self.button = node.create_publisher(Bool, "/button", 10)
         self._joint_ns = time.time_ns()
         self.stamps = "right"
         """How pictures are stamped: right, zero, swapped (every two in the wrong order), or seconds ahead."""
@@ -92,6 +96,8 @@ class Publishers:
             self._held = message
             return
         self.images.publish(message)
+        self.wrist.publish(message)
+        self.button.publish(Bool(data=done["close_drawer"]))
         if self._held is not None:
             self.images.publish(self._held)
             self._held = None
@@ -198,6 +204,7 @@ class Recorder:
         self.publishers.image()
         heard = [self.publishers.images, self.publishers.joints, self.publishers.actions]
         heard += [self.publishers.executed, self.publishers.states, self.publishers.steps, self.publishers.truths]
+        heard += [self.publishers.wrist, self.publishers.button]
         # The recorder looks for publishers twice a second. A killed one's subscriptions are there a while longer.
         time.sleep(1.0)
         wait_until(lambda: all(one.get_subscription_count() for one in heard), 20.0, "a recorder that listens")
@@ -226,7 +233,11 @@ def recorder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorder]:
         "name": "bench",
         "tasks": {"close_drawer": {"instruction": "close the drawer"}},
         "camera": {"observation_size": 64},
-        "recorder": {"folder": str(folder / "episodes"), "min_free_mb": 1},
+        "recorder": {
+            "folder": str(folder / "episodes"),
+            "min_free_mb": 1,
+            "topics": {"/wrist/image_raw": "sensor_msgs/msg/Image", "/button": "std_msgs/msg/Bool"},
+        },
     }
     found = Recorder(folder, config)
     yield found
@@ -256,7 +267,7 @@ def test_every_message_published_is_in_the_log_and_other_readers_open_it(recorde
             message = reader.deserialize(raw, connection.msgtype)
             if connection.topic == "/wx250s/joint_states":
                 stamps.append(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
-    assert counts["/camera/image_raw"] == sent["image"]
+    assert counts["/camera/image_raw"] == counts["/wrist/image_raw"] == counts["/button"] == sent["image"]
     assert counts["/wx250s/joint_states"] == sent["joint_states"]
     assert counts["/arm/executed"] == counts["/arm/action"] == counts["/executor/step"] == steps
     assert set(np.diff(np.sort(stamps))) == {10_000_000}
@@ -433,3 +444,25 @@ def test_killing_a_listener_costs_the_log_nothing(recorder: Recorder) -> None:
 def test_names_that_are_no_folder_names_are_refused(recorder: Recorder, episode_id: str) -> None:
     answer = recorder.record(episode_id)
     assert not answer.success and "allowed" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("topic", "kind", "told"),
+    [
+        ("/camera/image_raw", "sensor_msgs/msg/Image", "/camera/image_raw is recorded already"),
+        ("/force", "lab_msgs/msg/Force", "lab_msgs/msg/Force, which is not installed"),
+        ("/force", "sensor_msgs/Image", "recorder.topics./force"),
+        ("for ce", "sensor_msgs/msg/Image", "for ce"),
+    ],
+)
+def test_a_further_topic_that_cannot_be_recorded_ends_the_start_in_one_line(
+    tmp_path: Path, topic: str, kind: str, told: str
+) -> None:
+    station = tmp_path / "station.yaml"
+    tasks = {"close_drawer": {"instruction": "close the drawer"}}
+    station.write_text(json.dumps({"name": "bench", "tasks": tasks, "recorder": {"topics": {topic: kind}}}))
+    code = "import sys; from gymnast_nodes.recorder_node import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "--ros-args", "-r", "__node:=recorder", "-p", f"config:={station}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
+    said = [line for line in done.stderr.splitlines() if "RTPS" not in line]
+    assert done.returncode == 2 and len(said) == 1 and told in said[0], done.stderr

@@ -5,6 +5,7 @@ Between episodes messages wake nobody: they wait in their readers and are taken,
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image, JointState
 
 from gymnast_core.data.mcap_log import Topic
+from gymnast_core.errors import ConfigError
 from gymnast_nodes.camera_topic import common_reliability
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.message_text import message_definition
@@ -25,6 +27,8 @@ from gymnast_nodes.truth import TRUTH_TOPIC
 QUEUE_DEPTH = 2000
 """Messages DDS keeps for the recorder: 20 s of joint states."""
 IMAGE_QUEUE_DEPTH = 120
+ENCAPSULATION_BYTES = 4
+"""Every serialised message is longer."""
 MATCH_PERIOD_S = 0.5
 
 Take = Callable[[str, bytes, "dict[str, Any] | None"], None]
@@ -48,10 +52,13 @@ class RecordedTopics:
             STEP: (EpisodeStep, "gymnast_msgs/msg/EpisodeStep", "executor/step"),
             TRUTH: (DiagnosticArray, "diagnostic_msgs/msg/DiagnosticArray", TRUTH_TOPIC),
         }
+        self.names = {key: node.resolve_topic_name(name) for key, (_, _, name) in topics.items()}
+        """Full name of each topic, by key; that of a further topic is its key."""
+        self._further = _further_topics(node, frozenset(self.names.values()))
+        topics.update({name: (kind, kind_name, name) for name, (kind, kind_name) in self._further.items()})
+        self.names.update({name: name for name in self._further})
         self._kinds = {key: kind for key, (kind, _, _) in topics.items()}
         self._type_names = {key: type_name for key, (_, type_name, _) in topics.items()}
-        self.names = {key: node.resolve_topic_name(name) for key, (_, _, name) in topics.items()}
-        """Full name of each topic, by key."""
         self._subscriptions: dict[str, Subscription] = {}
         self._listening = False
         self._gate = GatedGroup(recording)
@@ -82,6 +89,10 @@ class RecordedTopics:
         if IMAGE not in self._subscriptions:
             self._match_offers()
         return IMAGE in self._subscriptions
+
+    def silent(self) -> list[str]:
+        """Further topics that nobody publishes."""
+        return [name for name in self._further if name not in self._subscriptions]
 
     def log_topics(self) -> list[Topic]:
         """How the log declares them."""
@@ -118,14 +129,14 @@ class RecordedTopics:
             present = self._subscriptions.get(key)
             if present is not None and (self._recording() or not offers):
                 continue
-            if key == IMAGE and not offers:
-                continue  # a camera's offer is not known beforehand
+            if (key == IMAGE or key in self._further) and not offers:
+                continue  # what a foreign driver offers is not known beforehand
             reliability = common_reliability(offers) if offers else ReliabilityPolicy.RELIABLE
             if present is not None:
                 if present.qos_profile.reliability == reliability:
                     continue
                 self._node.destroy_subscription(present)
-            depth = IMAGE_QUEUE_DEPTH if key == IMAGE else QUEUE_DEPTH
+            depth = IMAGE_QUEUE_DEPTH if self._type_names[key].endswith("Image") else QUEUE_DEPTH
             self._subscribe(key, QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability))
 
     def _subscribe(self, key: str, qos: QoSProfile) -> None:
@@ -137,7 +148,7 @@ class RecordedTopics:
         )
 
     def _receive(self, key: str, data: bytes, info: dict[str, Any] | None) -> None:
-        if len(data) >= HEADER_BYTES:
+        if len(data) >= HEADER_BYTES or (key in self._further and len(data) > ENCAPSULATION_BYTES):
             self._take(key, data, info)
         elif key not in self._stuck:
             self._stuck.add(key)
@@ -153,3 +164,23 @@ class RecordedTopics:
                 self._node.destroy_subscription(found)
                 self._subscribe(key, found.qos_profile)
         self._stuck.clear()
+
+
+def _further_topics(node: ManagedNode, known: frozenset[str]) -> dict[str, tuple[Any, str]]:
+    """(type, its name) of the station's further topics, by full name.
+
+    Raises: ConfigError naming one that is recorded anyway, or whose type this ROS environment has not.
+    """
+    found: dict[str, tuple[Any, str]] = {}
+    for name, type_name in node.station.recorder.topics.items():
+        full = node.resolve_topic_name(name)
+        if full in known or full in found:
+            raise ConfigError(f"recorder.topics: {name} is recorded already; leave it out")
+        package, _, kind = type_name.split("/")
+        try:
+            found[full] = getattr(importlib.import_module(f"{package}.msg"), kind), type_name
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"recorder.topics: {name} is of {type_name}, which is not installed; source its ROS setup"
+            ) from error
+    return found

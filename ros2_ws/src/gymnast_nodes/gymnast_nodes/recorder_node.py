@@ -127,6 +127,8 @@ class RecorderNode(ManagedNode):
         self._check_disk()
         if not self._topics.camera_is_there():
             raise StationError(f"nobody publishes camera frames on {self.station.camera.topic}; is the camera running?")
+        if silent := self._topics.silent():
+            self.get_logger().warning(f"not in the log of '{request.episode_id}': nobody publishes {', '.join(silent)}")
         folder = self._root / request.episode_id
         facts: dict[str, Any] = {
             "station": self.station.name,
