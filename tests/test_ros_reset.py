@@ -21,6 +21,7 @@ from gymnast_core.errors import StationError
 from gymnast_core.evaluation.rest import Rests
 from gymnast_core.rollout.station_actor import StationActor
 from gymnast_nodes.messages import frame_to_image
+from gymnast_nodes.ros_bench import RosBench
 from gymnast_nodes.scene_reset import SceneReset
 from tests.tiny_station import build_tiny_station, picture
 
@@ -35,6 +36,8 @@ class Service:
     def __init__(self, **answer: Any) -> None:
         self.answer = {"success": True, "message": "", **answer}
         self.asked: list[Any] = []
+        self.fails_first = 0
+        """Requests that are refused for something that passes."""
 
     def service_is_ready(self) -> bool:
         return True
@@ -42,7 +45,10 @@ class Service:
     def call_async(self, request: Any) -> Any:
         self.asked.append(request)
         future: Any = rclpy.task.Future()
-        future.set_result(SimpleNamespace(**self.answer))
+        passing = {"success": False, "message": "the driver was silent and is being checked"}
+        future.set_result(
+            SimpleNamespace(**(self.answer | passing if len(self.asked) <= self.fails_first else self.answer))
+        )
         return future
 
 
@@ -178,3 +184,17 @@ def test_a_simulated_station_that_resets_itself_ends_with_the_reason(station: Pa
     bench.truths = [True, True]
     with pytest.raises(StationError, match=r"the station's truth says that 'open_drawer' is done \(after 2 attempts"):
         bench.reset()
+
+
+def test_the_arm_is_brought_to_its_start_again_where_what_hinders_it_passes(station: Path) -> None:
+    """As before an episode is judged from a cleared scene: else it would stay unjudged."""
+    bench = Bench(station, station.parent, reset_attempts=2)
+    arm = bench.clients.reset_arm
+    visit = RosBench(bench.clients, bench.goal).visit
+    arm.fails_first = 1
+    visit(None)
+    assert len(arm.asked) == 2
+    arm.fails_first = 10
+    with pytest.raises(StationError, match="arm reset: the driver was silent"):
+        visit(None)
+    assert len(arm.asked) == 4

@@ -6,7 +6,6 @@ Nothing here moves the arm itself, and every wait has a limit but the one for a 
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,9 +29,9 @@ from gymnast_core.robot.strain import read_strain
 from gymnast_core.seeds import derive_seed
 from gymnast_core.simulation.scene import load_scene
 from gymnast_nodes.arm_actions import measured_position
+from gymnast_nodes.arm_to_start import ArmToStart
 from gymnast_nodes.calls import call_service, run_goal
 from gymnast_nodes.cleared_look import judge_cleared
-from gymnast_nodes.commander import commander_name
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.long_action import Goal
@@ -41,8 +40,6 @@ from gymnast_nodes.scene_reset import SETTLE_S, SceneReset
 from gymnast_nodes.start_frames import StartViews, View
 from gymnast_nodes.station_judge import StationJudge
 
-FAULT_LATCH = re.compile(r"\b\d+ faults\b")
-"""How arm node and watchdog say that repeated faults, not a person, have latched the stop."""
 VISIT_M = 0.03
 """Poses that an arm visits for start frames lie this far from its start along each axis, at most."""
 SEEDS = 2**31
@@ -91,6 +88,7 @@ class RosBench:
         self._node = clients.node
         self._station = clients.station
         self.goal = goal
+        self._to_start = ArmToStart(clients, goal)
         self._reset = SceneReset(self, on_phase)
 
     def check(self, tasks: Sequence[str]) -> None:
@@ -198,30 +196,11 @@ class RosBench:
             wanted = start + np.random.default_rng(seed).uniform(-VISIT_M, VISIT_M, 3)
             offset = np.clip(wanted, safety.workspace_min, safety.workspace_max) - start
         for _ in range(self._station.evaluation.reset_attempts):
-            problem = self.move_arm(offset)
+            problem = self._to_start(offset)
             if not problem:
                 self.goal.sleep_until(time.monotonic() + SETTLE_S)
                 return
         raise StationError(problem)
-
-    def move_arm(self, offset: np.ndarray) -> str:
-        """The arm to its start pose, moved by `offset` (3,), metres; what is wrong, in words, after a moment in which
-        it may pass. Raises: StationError when nobody answers; Cancelled."""
-        request = ResetArm.Request(commander=commander_name(self._node), offset=offset.astype(np.float32))
-        answer = call_service(self.clients.reset_arm, request, 60.0, lambda: self.goal.cancelled)
-        if answer.success:
-            return ""
-        self._rearm_simulated(answer.message)
-        self.goal.sleep_until(time.monotonic() + 1.0)
-        return f"arm reset: {answer.message}"
-
-    def _rearm_simulated(self, why: str) -> None:
-        """A simulated arm that repeated faults have stopped is armed again; a real one, and an emergency stop, wait
-        for a person."""
-        if self._station.simulation is None or not FAULT_LATCH.search(why):
-            return
-        self._node.get_logger().warning(f"simulated arm re-armed: {why}")
-        call_service(self.clients.rearm, Rearm.Request(confirm=True), 10.0, lambda: self.goal.cancelled)
 
     def adapt(
         self,

@@ -22,6 +22,7 @@ from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.evaluation.camera_view import compare_views
 from gymnast_core.evaluation.person import Call
 from gymnast_core.evaluation.resets import PERSON, STATION, TASK, ResetReport
+from gymnast_nodes.arm_to_start import ArmToStart
 from gymnast_nodes.calls import call_service
 from gymnast_nodes.messages import image_to_frame
 from gymnast_nodes.reset_check import check_reset
@@ -42,6 +43,7 @@ class SceneReset:
         self._node, self._station = bench.clients.node, bench.clients.station
         self._config = self._station.evaluation
         self._on_phase = on_phase
+        self._to_start = ArmToStart(bench.clients, bench.goal)
         self._report = ResetReport()
 
     def __call__(self, task: str, seed: int) -> ResetReport:
@@ -138,7 +140,7 @@ class SceneReset:
     def _reset_arm(self, seed: int) -> str:
         scene = self._clients.scene
         offset = np.zeros(3) if scene is None else scene.arm_start.draw(np.random.default_rng([seed, 1]))
-        return self._bench.move_arm(np.asarray(offset))
+        return self._to_start(np.asarray(offset))
 
     def _reset_scene(self, task: str, seed: int) -> str:
         if self._config.reset == "task":
