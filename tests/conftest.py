@@ -44,7 +44,7 @@ ROS = "ros"
 """All other files over ROS, as one piece of work."""
 LONG = ("test_ros_rounds.py", "test_rounds.py", "test_rl_processes.py", "test_lab_way.py", "test_policy_sft.py")
 """Files that take minutes: they begin early, so that no worker is left alone with one at the end."""
-BEHIND = 5
+BEHIND = 2
 """Niceness of all tests but those over ROS, so that they do not keep an arm waiting that runs beside them."""
 SEED = 20_261
 settings.register_profile("same", derandomize=True, database=None, deadline=None)  # a busy machine is no failure
