@@ -33,10 +33,11 @@ from gymnast_core.reward.spending import spent_by
 from gymnast_core.rl.adapt_config import AdaptConfig
 from gymnast_core.rl.adapt_page import ONE_JUDGE, write_adapt_page
 from gymnast_core.rl.adapt_result import REFUSED, AdaptResult
-from gymnast_core.rl.best_adapter import BestAdapter
+from gymnast_core.rl.best_adapter import BestAdapter, Validation
+from gymnast_core.rl.consolidation import Consolidation, views_of_successes
 from gymnast_core.rl.gate import GateResult, judge_adapter, no_room_to_rise, unmeasured
 from gymnast_core.rl.measuring import Measuring, Scorer
-from gymnast_core.rl.other_tasks import compare_others, find_other_starts
+from gymnast_core.rl.other_tasks import compare_others, find_other_starts, find_other_views
 from gymnast_core.rl.practice import OUT_OF_TIME, check_progress, models_of, run_practice, train_within
 from gymnast_core.rl.trainable import ADAPTER, in_one_piece, open_recipe, open_trainable_policy, prepare_training
 from gymnast_core.rl.trainer import GRPOTrainer
@@ -109,6 +110,7 @@ class Adaptation:
         self.budget = Budget.of(config, self.station)
         self.judges: tuple[Judge, ...] = ()
         self.confirm: Confirmation | None = None
+        self.consolidated = ""
         self.store = AdapterStore(config.adapters or self.station.models.adapters)
         self.store.prepare()
 
@@ -126,6 +128,7 @@ class Adaptation:
         if not hopeless:
             stopped_by = train_within(trainer, self.budget.iterations, self.budget.seconds, self.run, self.best)
         chosen = self.best.restore() if self.best is not None else None
+        self.consolidate(trainer, chosen)
         after = self.measure("after") if trainer.update else before
         others_after = self.measure_others() if trainer.update else others_before
         weights = trainer.weights() if trainer.trained.sharded else {}
@@ -161,6 +164,9 @@ class Adaptation:
         self.others, told = find_other_starts(station, self.instruction, source, station.recorder.folder, size)
         if told:
             say(told, "yellow" if told.startswith("note") else "")
+        wanted = self.recipe.consolidation_steps > 0
+        places = (source, station.recorder.folder, size)
+        self.other_views = find_other_views(station, self.instruction, *places) if wanted else None
         self.pictures = tuple(
             _picture(self.run, config.frame, number, one, ranks.first) for number, one in enumerate(self.begun)
         )
@@ -257,6 +263,29 @@ class Adaptation:
         self.best = BestAdapter(trainer, lambda: self.measuring.validate(count), base_safety) if count else None
         return trainer
 
+    def consolidate(self, trainer: GRPOTrainer, chosen: Validation | None) -> None:
+        """Take back what practice cost the other tasks, where pictures of them are logged (`rl.consolidation`). What
+        costs the practised task more than chance is not kept."""
+        if not self.recipe.consolidation_steps or not trainer.update:
+            return
+        count = self.config.validation_rollouts or self.budget.rollouts
+        learned = views_of_successes(self.measuring.way(count))
+        if self.other_views is None or learned is None:
+            say(f"note: not consolidated: {'no success' if learned is None else 'no logged episode of another task'}")
+            return
+        weights, before = trainer.trained, trainer.trained.copy()
+        with console.status(f"consolidating on {len(self.other_views)} pictures of other tasks"):
+            steps = Consolidation(self.policy, weights, trainer.update_policy.before, self.recipe, self.ranks)
+            kept = steps(learned, self.other_views)
+        self.consolidated = str(kept)
+        if chosen is not None and self.config.validation_rollouts:
+            success = self.measuring.validate(self.config.validation_rollouts)[0]
+            error = math.sqrt(max(chosen.success * (1.0 - chosen.success), 1.0 / count) / count)
+            if not success >= chosen.success - error:
+                weights.put(before)
+                self.consolidated = f"not kept, since success fell from {chosen.success:.2f} to {success:.2f}: {kept}"
+        say(f"consolidated: {self.consolidated}")
+
     def keep(self, gate: GateResult, weights: Mapping[str, torch.Tensor]) -> str:
         """Save the adapter, in the run folder where the gate refused it; its name."""
         store = self.store if gate.accepted else AdapterStore(self.run.path / REFUSED)
@@ -321,6 +350,7 @@ class Adaptation:
             stopped_by=stopped_by,
             judge_spent="; before and after: ".join(spent),
             pictures=self.pictures,
+            consolidated=self.consolidated,
             refused_adapter=refused,
             go_on=trust.remedies if stopped_by == "distrust" else (),
             others=gate.others,

@@ -52,6 +52,7 @@ class AdaptResult:
     safety_before, safety_after: share of imagined actions that the safety envelope changed, 0 to 1.
     pictures: the start frames' files, relative to the run folder.
     positions: where the end effector was taken to be in each start frame, and how that is known, in words.
+    consolidated: what the end of practice took back of what it cost other tasks, in words; empty where nothing did.
     refused_adapter: name of an adapter that the gate refused, where `keep_refused` had it kept in the run folder.
     others: the station's other tasks before and after.
     confirmation: what a success had to survive to count; empty where each counted. refused: how many of the
@@ -83,6 +84,7 @@ class AdaptResult:
     stopped_by: str
     judge_spent: str
     pictures: tuple[str, ...] = ()
+    consolidated: str = ""
     refused_adapter: str = ""
     go_on: tuple[str, ...] = ()
     others: tuple[OtherTask, ...] = ()

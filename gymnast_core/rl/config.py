@@ -76,6 +76,10 @@ class GRPOConfig:
     """Weight of the divergence from the policy before practice, on the rollouts of rehearsed tasks: what the policy
     does there stays as it was, whatever imagination says of it. 0: only their rewards count. It keeps a copy of the
     trained weights, for a moment two, and takes two more passes over those rollouts."""
+    consolidation_steps: Annotated[int, Field(ge=0, le=10000)] = 0
+    """Steps at the end of practice in which the policy learns to act as before practice on logged pictures of the
+    station's other tasks, and as practice taught it on what its imagined successes saw (`rl.consolidation`). 0: none.
+    It keeps a copy of the trained weights, for a moment two."""
     branch_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the groups that begin in states which earlier rollouts have come to, not at a start frame ..."""
     branch_chunks: Annotated[int, Field(ge=1, le=1000)] = 2

@@ -64,6 +64,11 @@ class Measuring:
         tasks = len({start.instruction for start in self.others})
         return self._imagine(self.gate, self.others, max(MIN_PAIRS, count) * tasks, "gate of others", True)
 
+    def way(self, count: int) -> list[Rollout]:
+        """`count` rollouts of the practised task on seeds that neither training nor the gate sees, all their pictures
+        with them."""
+        return self._imagine(self.practice, self.starts, count, "way", whole=True)
+
     def begin_validation(self, count: int) -> float:
         """Measure the base on the seeds of `validate`; the share of its actions that the safety envelope changed."""
         safety = self.validate(count)[1]
@@ -86,11 +91,11 @@ class Measuring:
         )
 
     def _imagine(
-        self, scorer: Scorer, starts: Sequence[Start], count: int, salt: str, video: bool = False
+        self, scorer: Scorer, starts: Sequence[Start], count: int, salt: str, video: bool = False, whole: bool = False
     ) -> list[Rollout]:
         """Each process its share of the rollouts; all of them in order, the same in every process.
 
-        salt: which seeds; the same ones every time."""
+        salt: which seeds; the same ones every time. whole: with the pictures of all of them."""
         ranks = self._ranks
         with in_step(ranks, self.policy.model):
             drawn = measure(
@@ -106,7 +111,7 @@ class Measuring:
                 part=range(count)[ranks.rank :: ranks.size],
                 confirm=scorer.confirm,
             )
-        shares = ranks.gather(_with_few_pictures(drawn))
+        shares = ranks.gather(drawn if whole else _with_few_pictures(drawn))
         return [shares[i % ranks.size][i // ranks.size] for i in range(count)]
 
 

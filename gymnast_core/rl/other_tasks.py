@@ -15,11 +15,14 @@ from gymnast_core.files import finite_or_none, user_path
 from gymnast_core.policy.prompt import same_instruction
 from gymnast_core.protocols import Start
 from gymnast_core.rl.adapt_result import OtherTask
+from gymnast_core.rl.consolidation import Views
 from gymnast_core.rollout.rollout import Rollout
 from gymnast_core.rollout.starts import read_starts
 
 PER_TASK = 4
 """Start frames of each other task that are taken from a station's logs, at most: the latest."""
+EPISODES, PICTURES = 16, 40
+"""Whole episodes of each other task, and pictures of each of them, that the end of practice looks at, at most."""
 
 
 def compare_others(before: Sequence[Rollout], after: Sequence[Rollout]) -> tuple[OtherTask, ...]:
@@ -58,6 +61,40 @@ def find_other_starts(
         )
         return starts, f"{note} (--rehearsal)"
     return starts, f"rehearsing {len(starts)} start frames of other tasks, from episodes below {logs}"
+
+
+def find_other_views(
+    station: StationConfig, instruction: str, source: str, logs: str | Path, size: int
+) -> Views | None:
+    """Pictures of whole episodes of the station's other tasks, (size, size): the latest `EPISODES` of each, from the
+    folder `source` where it names one and holds some, else from the logs; None where there are none."""
+    wanted = [
+        task.instruction for task in station.tasks.values() if not same_instruction(task.instruction, instruction)
+    ]
+    folders = [user_path(logs)] if source == "auto" else [] if source == "off" else [Path(source), user_path(logs)]
+    for folder in folders:
+        if found := _whole_episodes(folder, wanted, size):
+            return Views(np.concatenate([frames for frames, _ in found]), tuple(w for _, words in found for w in words))
+    return None
+
+
+def _whole_episodes(folder: Path, wanted: Sequence[str], size: int) -> list[tuple[np.ndarray, list[str]]]:
+    """Frames that an action followed, with the instruction, of the latest episodes of each of these instructions."""
+    found: dict[str, list[tuple[np.ndarray, list[str]]]] = {words: [] for words in wanted}
+    if not folder.is_dir() or not wanted:
+        return []
+    for source in sorted(episodes_below(folder), key=lambda one: one.path.name, reverse=True):
+        try:
+            own, length = source.describe().instruction, source.count() - 1
+            words = next((words for words in wanted if same_instruction(own, words)), None)
+            if words is None or length < 1 or len(found[words]) >= EPISODES:
+                continue
+            chosen = np.unique(np.linspace(0, length - 1, min(length, PICTURES)).round().astype(int))
+            frames = np.stack([source.frame(int(index), size) for index in chosen])
+            found[words].append((frames, [words] * len(frames)))
+        except DataError:
+            continue
+    return [one for episodes in found.values() for one in episodes]
 
 
 def _logged(folder: Path, wanted: Sequence[str], size: int) -> list[Start]:

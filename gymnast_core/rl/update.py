@@ -174,7 +174,7 @@ class PolicyUpdate:
         self.weights = weights
         self.parameters = list(weights.named.values())
         self.optimizer = weights.optimizer
-        self._before = weights.copy() if config.rehearsal_anchor else {}
+        self.before = weights.copy() if config.rehearsal_anchor or config.consolidation_steps else {}
         """The trained parameters before practice."""
 
     def __call__(self, groups: Sequence[Group], update: int, rehearsed: Sequence[Rollout] = ()) -> UpdateStatistics:
@@ -207,7 +207,7 @@ class PolicyUpdate:
         found = [one.rollout.log_probs.copy() for one in anchors]
         places = [(row, chunk) for row, one in enumerate(anchors) for chunk in np.flatnonzero(one.rollout.mask.any(1))]
         told: list[np.ndarray] = []
-        with self.weights.exchanged(self._before), torch.no_grad(), self._in_step(anchors, gradient=False):
+        with self.weights.exchanged(self.before), torch.no_grad(), self._in_step(anchors, gradient=False):
             for calls in calls_of(anchors, 1, self.config.micro_batch):
                 told.extend(calls.log_probs_now(self.policy, self.config.temperature)[0].float().cpu().numpy())
         for (row, chunk), log_probs in zip(places, told, strict=True):

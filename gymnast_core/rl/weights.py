@@ -64,17 +64,18 @@ class TrainedWeights:
     def exchanged(self, others: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """Other values of the parameters, divided as they are, for as long as the block runs."""
         own = self.copy()
-        self._set(others)
+        self.put(others)
         try:
             yield
         finally:
-            self._set(own)
+            self.put(own)
 
     def copy(self) -> dict[str, torch.Tensor]:
         """The parameters as this process has them."""
         return {name: parameter.detach().clone() for name, parameter in self.named.items()}
 
-    def _set(self, values: Mapping[str, torch.Tensor]) -> None:
+    def put(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Values of `copy` in their place."""
         with torch.no_grad():
             for name, value in values.items():
                 self.named[name].copy_(value)

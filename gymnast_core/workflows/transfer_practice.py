@@ -2,7 +2,8 @@
 
 Each step leaves its outcome in the practice's folder, and a step that is done is read instead of repeated:
 
-    frames/, rehearsal/   the start frames, as episodes of no step
+    frames/, rehearsal/   the start frames, as episodes of no step, and whole episodes of other tasks
+    rehearsed/TASK/       trials of the base that those episodes are of
     adapt/                the run folder of `gymnast adapt`
     adapters/             its adapter, where the gate let it through
     trials/TASK/          trials of the adapter, whatever the gate said
@@ -99,7 +100,18 @@ class Practice:
         def seed(task: str, number: int) -> int:
             return reset_seed(self.seeds, "frame", task, place, number)
 
-        return capture_starts(self.station, self.config.task, counts, seed, self.folder, self.check)
+        frames, rehearsal = capture_starts(self.station, self.config.task, counts, seed, self.folder, self.check)
+        return frames, self.log_others() or rehearsal
+
+    def log_others(self) -> str:
+        """Whole episodes of each other task by the base, beside the start frames to rehearse; their folder, "" without
+        any."""
+        count, rehearsal = self.planned.recipe.captures.rehearsal_episodes, self.folder / "rehearsal"
+        for task in sorted(set(self.station.tasks) - {self.config.task}) if count else ():
+            seeds = f"{self.seeds}/rehearsal/{self.planned.frame_seed}"
+            with TrialRoom(self.planned.station, seeds, self.config.temperature, log=rehearsal / task) as room:
+                room.trials(BASE, task, count, self.folder / "rehearsed" / task, self.check)
+        return str(rehearsal) if count else ""
 
     def adapt(self, frames: Sequence[Path], rehearsal: str) -> AdaptResult:
         """Practise in a process of its own."""

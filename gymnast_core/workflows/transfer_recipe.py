@@ -42,6 +42,9 @@ class Captures:
     """Start frames of the task, each from a reset of its own."""
     rehearsal_frames: Annotated[int, Field(ge=0, le=1000)] = 0
     """Start frames of each other task, which practice mixes in (`gymnast adapt --rehearsal`)."""
+    rehearsal_episodes: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Whole episodes of each other task, by the base on the station: their first frames are mixed in likewise, and the
+    end of practice looks at all of their pictures (`consolidation_steps`)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class TransferRecipe:
         parts = {
             STATION: self.station,
             GRPO: self.grpo,
-            OPTIONS: Settings(self.captures.frames, self.captures.rehearsal_frames, dict(self.options)),
+            OPTIONS: Settings(**dataclasses.asdict(self.captures), adapt=dict(self.options)),
         }
         for name, part in parts.items():
             text = dump_config(part)
@@ -79,6 +82,7 @@ class Settings:
 
     frames: int
     rehearsal_frames: int
+    rehearsal_episodes: int
     adapt: dict[str, Any]
 
 
@@ -107,8 +111,9 @@ def _read(word: str, station: StationFile) -> TransferRecipe:
     content = _merged(dataclasses.asdict(station.config), parts["station"])
     config = StationFile(station.path, parse_config(StationConfig, content, source)).portable()
     options = parts["options"]
-    if captures.rehearsal_frames and options.get("rehearsal"):
-        raise ConfigError(f"{source}: found rehearsal and rehearsal_frames; needed one of them")
+    for key in ("rehearsal_frames", "rehearsal_episodes"):
+        if getattr(captures, key) and options.get("rehearsal"):
+            raise ConfigError(f"{source}: found rehearsal and {key}; needed one of them")
     checked = parse_config(AdaptConfig, {"frame": ("frame",), "instruction": "task", **options}, source)
     try:
         grpo = load_recipe(checked.recipe or config.adaptation.recipe, **parts["grpo"])
