@@ -18,6 +18,8 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import Image
 
+from gymnast_nodes.messages import Picture
+
 DEPTH = 5
 PROFILE = Path(__file__).with_name("fastdds.xml")
 
@@ -52,9 +54,15 @@ class CameraSubscription:
     """A subscription that follows what the publisher offers. Methods are for the node's executor."""
 
     def __init__(
-        self, node: Node, topic: str, take: Callable[[Image], None], callback_group: CallbackGroup | None = None
+        self,
+        node: Node,
+        topic: str,
+        take: Callable[[Any], None],
+        callback_group: CallbackGroup | None = None,
+        kind: type[Picture] = Image,
     ) -> None:
         self._node = node
+        self._kind = kind
         self._topic = topic
         self._take = take
         self._group = callback_group
@@ -73,4 +81,4 @@ class CameraSubscription:
         self._node.destroy_subscription(self.subscription)
 
     def _subscribe(self, qos: QoSProfile) -> Any:
-        return self._node.create_subscription(Image, self._topic, self._take, qos, callback_group=self._group)
+        return self._node.create_subscription(self._kind, self._topic, self._take, qos, callback_group=self._group)

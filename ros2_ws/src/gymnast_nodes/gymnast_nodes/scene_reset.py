@@ -169,12 +169,13 @@ class SceneReset:
         return self._reset_arm(seed) if done else f"{told}: {OUTCOMES[episode.outcome] if known is None else 'failure'}"
 
     def _moved_camera(self) -> str:
-        """Whether the camera sees the scene from elsewhere than in the reference photograph, in words."""
+        """Whether the camera sees another place or other light than the reference photograph shows, in words."""
         reference = self._clients.reference_view
         if reference is None:
             return ""
         view = compare_views(reference, image_to_frame(self._bench.capture().image, "camera frame"))
-        return "" if view.same_place else f"camera view: {view}; bring the camera back, or take a new reference_view"
+        problem = "; ".join(view.problems(self._config.max_view_shift, self._config.max_view_brightness))
+        return f"camera view: {problem}; bring camera and light back, or take a new reference_view" if problem else ""
 
     def _call_person(self, task: str, text: str, reason: str = "") -> None:
         """Wait until a person says that it is done, however long that takes. Raises: Cancelled."""
