@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from gymnast_core.cli import main
+from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.frames import write_image
 from gymnast_core.data.pictures import read_image
+from gymnast_core.doctor import check_camera
 
 WIDTH, HEIGHT = 192, 144
 
@@ -106,3 +108,12 @@ def test_what_cannot_be_compared_is_one_line_and_exit_code_2(
         assert main(["camera", "check", config, *words]) == 2
         said = capsys.readouterr().err
         assert told in said and said.count("\n") == 1, said
+
+
+def test_the_doctor_tries_the_camera_that_a_station_opens_itself(tmp_path: Path) -> None:
+    station = load_config(StationConfig, lay(tmp_path, scene()))
+    found = check_camera(station, tmp_path / "station.yaml")
+    assert found.status == "ok" and "192x144 pixels; a film" in found.detail
+    (tmp_path / "live.avi").unlink()
+    found = check_camera(station, tmp_path / "station.yaml")
+    assert (found.status, found.remedy) == ("missing", "correct camera.device") and "does not exist" in found.detail

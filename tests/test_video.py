@@ -18,10 +18,13 @@ import pytest
 from gymnast_core.config import CameraConfig, parse_config
 from gymnast_core.errors import ConfigError, StationError
 from gymnast_core.robot.video import Kind, Shot, Video, kind_of
-from tests.machine import overdue
+from tests.machine import allowed, overdue
+from tests.rtsp_camera import RtspCamera
 
 WIDTH, HEIGHT = 64, 48
 LEVELS = (40, 120, 200)
+PATIENCE_S = 4.0
+"""A busy machine may keep a picture waiting this long; FFmpeg gives up after 5 s."""
 
 
 def flat(level: int) -> np.ndarray:
@@ -110,7 +113,8 @@ def test_a_film_is_played_again_and_again_at_the_stations_rate_and_is_not_taken_
 def test_a_stream_that_dies_is_lost_and_is_read_again_when_it_is_back(tmp_path: Path) -> None:
     with stream() as first:
         port = first.port
-        camera = CameraConfig("device", device=f"http://u:secretword@127.0.0.1:{port}/", width=WIDTH, height=HEIGHT)
+        url = f"http://u:secretword@127.0.0.1:{port}/"
+        camera = CameraConfig("device", device=url, width=WIDTH, height=HEIGHT, max_age_s=PATIENCE_S)
         video = Video(camera, tmp_path)
         video.open()
         seen = [video.read() for _ in range(4)]
@@ -129,6 +133,23 @@ def test_a_stream_that_dies_is_lost_and_is_read_again_when_it_is_back(tmp_path: 
     with stream(port):
         video.open()
         level(video.read())
+        video.close()
+
+
+def test_a_network_camera_that_hangs_hands_out_no_old_picture(tmp_path: Path) -> None:
+    camera = RtspCamera(WIDTH, HEIGHT)
+    url = f"rtsp://127.0.0.1:{camera.port}/1"
+    video = Video(CameraConfig("device", device=url, width=WIDTH, height=HEIGHT, max_age_s=PATIENCE_S), tmp_path)
+    try:
+        video.open()
+        assert len({level(video.read()) for _ in range(6)}) > 2, "the pictures change"
+        camera.ending.set()  # no more pictures; the connection stays
+        sent, last = time.monotonic(), 0.0
+        while (shot := video.read()) is not None:
+            last = shot.taken
+        assert last < sent + allowed(PATIENCE_S - 1.0, sent), "what the decoder held back is not new"
+    finally:
+        camera.end()
         video.close()
 
 

@@ -78,6 +78,7 @@ class Video:
         self.name = redact(self._source)
         self._capture: cv2.VideoCapture | None = None
         self._last = 0.0
+        self._first = True
         self.untaken: tuple[str, ...] = ()
         """Settings of the station file that the device did not take, in words."""
         self.left_out = 0
@@ -104,7 +105,7 @@ class Video:
             capture.set(cv2.CAP_PROP_FPS, self._camera.rate_hz)
             capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
         self.untaken = self._fix(capture)
-        self._capture = capture
+        self._capture, self._first = capture, True
 
     def read(self) -> Shot | None:
         """The next picture that is due by `camera.rate_hz`; None where the camera is lost, and must be opened again."""
@@ -112,7 +113,7 @@ class Video:
         if self.kind is Kind.FILM:
             time.sleep(max(0.0, self._last + period - time.monotonic()))
         while self._capture is not None:
-            if not self._capture.grab() and not self._rewound():
+            if not self._grabbed() and not self._rewound():
                 return None
             taken, by_device = self._taken()
             if self.live and taken - self._last < EARLY * period:
@@ -154,11 +155,22 @@ class Video:
                 capture.set(automatic, off)
             capture.set(wanted, value)
             found = capture.get(wanted)
-            if abs(found - value) > max(1.0, UNTAKEN * value):
+            if found < 0:  # OpenCV's word for a control that the device has not
+                untaken.append(f"camera.{name}: the device has no such setting")
+            elif abs(found - value) > max(1.0, UNTAKEN * value):
                 untaken.append(f"camera.{name}: wanted {value:g}, the device says {found:g}")
             elif automatic is not None and capture.get(automatic) != off:
                 untaken.append(f"camera.{name}: the device leaves its automatic on")
         return tuple(untaken)
+
+    def _grabbed(self) -> bool:
+        """Whether a picture came, and may be called new. After a pause FFmpeg hands out what waited in its decoder, and
+        a network what it held back: neither shows what is there now, so the stream counts as lost."""
+        began = time.monotonic()
+        if self._capture is None or not self._capture.grab():
+            return False
+        first, self._first = self._first, False  # it may wait for a whole picture of the stream
+        return first or self.kind is not Kind.STREAM or time.monotonic() - began <= self._camera.max_age_s
 
     def _rewound(self) -> bool:
         """Whether a film that ended has begun again."""
