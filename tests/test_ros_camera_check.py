@@ -119,6 +119,22 @@ def test_a_drivers_topic_is_read_as_its_recipe_says(tmp_path: Path, number: int,
     assert found["shift"] < 0.5 and abs(found["brightness"]) < 2.0 and found["difference"] < 4.0
 
 
+def test_a_topic_of_another_type_is_named_with_the_setting_that_reads_it(tmp_path: Path) -> None:
+    write_image(tmp_path / "reference.png", scene())
+    camera = {**recipes()[3], "message": "Image"}
+    content = {"name": "bench", "tasks": {"open": {"instruction": "open"}}, "camera": camera}
+    content["evaluation"] = {"reference_view": "reference.png"}
+    (tmp_path / "station.yaml").write_text(yaml.safe_dump(content))
+    client = Client(free_domain(), "some_driver")
+    try:
+        with driver(client, camera["topic"], "jpeg", True):
+            code, _, told = check(client.context.get_domain_id(), tmp_path, "--seconds", "20")
+    finally:
+        client.close()
+    assert code == 2 and "has sensor_msgs/msg/CompressedImage, the station file says sensor_msgs/msg/Image" in told
+    assert told.strip().endswith("set camera.message: CompressedImage")
+
+
 def test_a_running_station_is_asked_and_one_that_nobody_runs_is_named(tmp_path: Path) -> None:
     content = yaml.safe_load(SIMULATED.read_text())
     content["evaluation"] = {"reference_view": "reference.png"}

@@ -17,7 +17,7 @@ from gymnast_core.evaluation.camera_check_config import CameraCheckConfig
 from gymnast_core.ros_logs import settle_log_folder
 from gymnast_core.station_file import find_station_file
 from gymnast_nodes.calls import ServiceCaller
-from gymnast_nodes.camera_topic import camera_qos
+from gymnast_nodes.camera_topic import camera_qos, type_problem
 from gymnast_nodes.client_verb import run_client
 from gymnast_nodes.dead_ports import avoided_dead_ports, keep_standard_output
 from gymnast_nodes.leaving import leave_at_the_end
@@ -50,6 +50,8 @@ def live_picture(node: Node, station: StationConfig, beside: Path, seconds: floa
                 raise StationError(str(answer.message))
             return LivePicture(image_to_frame(answer.image), f"the camera node, {answer.message}")
         if published:
+            if problem := type_problem(node, camera):
+                raise StationError(f"camera: {problem}")
             message = caller.receive(picture_type(camera), camera.topic, camera_qos(node, camera.topic), ANSWER_S)
             if message is None:
                 raise StationError(f"camera: no frame on {camera.topic} within {ANSWER_S:g} s: its publisher is silent")

@@ -22,7 +22,7 @@ from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.files import user_path
 from gymnast_nodes.calls import ServiceCaller, sleep
 from gymnast_nodes.camera_device import CameraDevice
-from gymnast_nodes.camera_topic import CameraSubscription, advice, camera_qos
+from gymnast_nodes.camera_topic import CameraSubscription, advice, camera_qos, type_problem
 from gymnast_nodes.frame_counts import FrameCounts
 from gymnast_nodes.frame_time import Moment, StampClock
 from gymnast_nodes.lifecycle import DiagnosticReport, Diagnostics, ManagedNode
@@ -82,7 +82,8 @@ class CameraNode(ManagedNode):
         first = self._calls.receive(picture_type(self._camera), topic, camera_qos(self, topic), timeout)
         if first is None:
             publishers = self.count_publishers(topic)
-            silent = "; ".join(filter(None, ("its publisher is silent", advice(self, topic))))
+            why = type_problem(self, self._camera) or "its publisher is silent"
+            silent = "; ".join(filter(None, (why, advice(self, topic))))
             hint = silent if publishers else "nobody publishes it; is the camera driver running?"
             if self._device is not None:
                 self._device.stop()

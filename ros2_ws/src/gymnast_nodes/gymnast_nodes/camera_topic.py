@@ -18,7 +18,8 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import Image
 
-from gymnast_nodes.messages import Picture
+from gymnast_core.config import CameraConfig
+from gymnast_nodes.messages import PICTURE_TYPES, Picture
 
 DEPTH = 5
 PROFILE = Path(__file__).with_name("fastdds.xml")
@@ -36,6 +37,20 @@ def camera_qos(node: Node, topic: str) -> QoSProfile:
     name = node.resolve_topic_name(topic)
     offers = [info.qos_profile for info in node.get_publishers_info_by_topic(name)]
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=DEPTH, reliability=common_reliability(offers))
+
+
+def type_problem(node: Node, camera: CameraConfig) -> str:
+    """What is wrong where the camera's topic has messages of another type; empty where it has none, or the right one.
+
+    Such messages never arrive: a subscription of one type hears nothing of another.
+    """
+    name = node.resolve_topic_name(camera.topic)
+    wanted = f"sensor_msgs/msg/{camera.message}"
+    kinds = sorted({info.topic_type for info in node.get_publishers_info_by_topic(name)})
+    if not kinds or wanted in kinds:
+        return ""
+    help_ = next((f"; set camera.message: {one}" for one in PICTURE_TYPES if f"sensor_msgs/msg/{one}" in kinds), "")
+    return f"{camera.topic} has {' and '.join(kinds)}, the station file says {wanted} (camera.message){help_}"
 
 
 def advice(node: Node, topic: str) -> str:
