@@ -130,6 +130,9 @@ class CameraConfig:
     """What is opened when the source is "device": a video device (/dev/video0), the address of a stream
     (rtsp://camera/1, http://camera/mjpeg), a film (a file, relative to the station file), which is played again and
     again, or a GStreamer pipeline ("v4l2src ! videoconvert ! appsink")."""
+    calibration: PathText = ""
+    """Calibration of a device (a YAML file of ROS's camera_calibration), relative to the station file: published as
+    CameraInfo with each frame. Empty: none is published."""
     exposure: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | None = None
     """Fixed exposure of a video device, in its own unit: 0.1 milliseconds for most. Empty: left to the device."""
     white_balance: Annotated[float, Field(ge=1000, le=20_000)] | None = None
@@ -162,6 +165,11 @@ class CameraConfig:
             name, value = next(iter(self.fixed.items()))
             raise ConfigError(
                 f"camera.{name}: found {value:g} with source: topic, whose driver alone sets it; set it in the driver"
+            )
+        if self.source == "topic" and self.calibration:
+            raise ConfigError(
+                f"camera.calibration: found {self.calibration} with source: topic, whose driver publishes its own; set "
+                "it in the driver"
             )
         if self.source == "device" and self.message != "Image":
             raise ConfigError(

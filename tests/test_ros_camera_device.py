@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from gymnast_core.config import CameraConfig
 from gymnast_core.data.ros_images import image_to_frame
+from gymnast_core.errors import ConfigError
+from gymnast_core.robot.calibration import read_calibration
 from gymnast_nodes.camera_device import CameraDevice
 from gymnast_nodes.frame_counts import FrameCounts
 from gymnast_nodes.frame_time import Moment
@@ -26,22 +29,39 @@ from tests.ros_tools import SIMULATED, Client, running_graph, wait_active, wait_
 from tests.test_video import HEIGHT, WIDTH, film, stream
 
 TOPIC = "/camera/image_raw"
+CALIBRATION: dict[str, Any] = {
+    "image_width": WIDTH,
+    "image_height": HEIGHT,
+    "camera_name": "bench",
+    "camera_matrix": {"rows": 3, "cols": 3, "data": [50.0, 0.0, 32.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0]},
+    "distortion_model": "plumb_bob",
+    "distortion_coefficients": {"rows": 1, "cols": 5, "data": [0.1, -0.2, 0, 0, 0]},
+    "projection_matrix": {"rows": 3, "cols": 4, "data": [50.0, 0, 32, 7, 0, 50, 24, 0, 0, 0, 1, 0]},
+}
+"""As ROS's camera_calibration writes it."""
 
 
 def test_a_camera_that_is_lost_is_opened_again_and_its_frames_bear_their_time(tmp_path: Path) -> None:
     client = Client(free_domain(), "eye")
-    frames = client.listen(Image, TOPIC, 50)
+    frames, infos = client.listen(Image, TOPIC, 50), client.listen(CameraInfo, "/camera/camera_info", 50)
     device = None
     try:
         with stream() as first:
             port, began = first.port, time.monotonic()
             url = f"http://127.0.0.1:{port}/"
-            device = CameraDevice(client.node, CameraConfig("device", device=url, width=WIDTH, height=HEIGHT), tmp_path)
+            (tmp_path / "ost.yaml").write_text(yaml.safe_dump(CALIBRATION))
+            config = CameraConfig("device", device=url, width=WIDTH, height=HEIGHT, calibration="ost.yaml")
+            device = CameraDevice(client.node, config, tmp_path)
             device.start()
             wait_until(lambda: len(frames) > 3, 20.0, "frames")
             ages = [time.time() - (time.monotonic() - at) - to_seconds(image.header.stamp) for at, image in frames]
             assert all(-0.1 < age < allowed(1.0, began) for age in ages), ages
             assert image_to_frame(frames[0][1]).shape == (HEIGHT, WIDTH, 3)
+            wait_until(lambda: infos, 20.0, "the calibration")
+            info = infos[0][1]
+            assert list(info.k) == CALIBRATION["camera_matrix"]["data"] and info.distortion_model == "plumb_bob"
+            assert list(info.d) == [0.1, -0.2, 0.0, 0.0, 0.0] and info.p[3] == 7.0 and list(info.r)[::4] == [1, 1, 1]
+            wait_until(lambda: info.header.stamp in [image.header.stamp for _, image in frames], 20.0, "its frame")
         time.sleep(1.0)
         seen = len(frames)
         with stream(port):
@@ -51,6 +71,21 @@ def test_a_camera_that_is_lost_is_opened_again_and_its_frames_bear_their_time(tm
         if device is not None:
             device.close()
         client.close()
+
+
+def test_a_calibration_that_does_not_fit_is_refused_by_file_and_field(tmp_path: Path) -> None:
+    path, camera = tmp_path / "ost.yaml", CameraConfig("device", width=WIDTH, height=HEIGHT)
+    for change, told in (
+        ({"image_width": 640}, f"found a calibration of 640x{HEIGHT} pixels, the station file says {WIDTH}x{HEIGHT}"),
+        ({"camera_matrix": {"rows": 3, "cols": 3, "data": [1.0]}}, "camera_matrix.data: found 1 numbers, needed 3 x 3"),
+        ({"projection_matrix": CALIBRATION["camera_matrix"]}, "projection_matrix: found 3 x 3, needed 3 x 4"),
+        ({"camera_matrix": None}, "camera_matrix"),
+    ):
+        path.write_text(yaml.safe_dump({**CALIBRATION, **change}))
+        with pytest.raises(ConfigError, match=rf"ost.yaml: .*{told}"):
+            read_calibration(path, camera)
+    with pytest.raises(ConfigError, match=r"camera.calibration: found ost.yaml with source: topic"):
+        CameraConfig(calibration="ost.yaml")
 
 
 def test_missing_frames_and_latency_are_counted_by_the_stamps() -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from rclpy.duration import Duration
 from rclpy.node import Node
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 
 from gymnast_core.config import CameraConfig
 from gymnast_core.errors import StationError
+from gymnast_core.files import user_path
+from gymnast_core.robot.calibration import Calibration, read_calibration
 from gymnast_core.robot.video import Video
 from gymnast_nodes.clocks import STEADY
 from gymnast_nodes.messages import frame_to_image
@@ -20,15 +22,23 @@ from gymnast_nodes.qos import COMMAND_QOS
 REOPEN_S = 0.5
 """Pause before a lost camera is opened again."""
 JOIN_S = 2.0
+FRAME_ID = "camera"
 
 
 class CameraDevice:
     """A `Video` read in a thread of its own. Every picture is published with the time at which it was taken; a camera
-    that is lost is opened again until it is back."""
+    that is lost is opened again until it is back.
+
+    beside: the station file's folder. Raises: ConfigError for a calibration that cannot be used."""
 
     def __init__(self, node: Node, camera: CameraConfig, beside: Path) -> None:
         self._node = node
         self._video = Video(camera, beside)
+        self._info: CameraInfo | None = None
+        if camera.calibration:
+            path = beside / user_path(camera.calibration, "camera.calibration")
+            self._info = camera_info(read_calibration(path, camera))
+            self._infos = node.create_publisher(CameraInfo, camera.info, COMMAND_QOS)
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         self._publisher = node.create_publisher(Image, camera.topic, COMMAND_QOS)
@@ -66,6 +76,8 @@ class CameraDevice:
     def close(self) -> None:
         self.stop()
         self._node.destroy_publisher(self._publisher)
+        if self._info is not None:
+            self._node.destroy_publisher(self._infos)
 
     def _read(self) -> None:
         while not self._ending.is_set():
@@ -78,7 +90,10 @@ class CameraDevice:
             self._by_device = shot.by_device
             age = Duration(nanoseconds=max(0, int((time.monotonic() - shot.taken) * 1e9)))
             stamp = (self._node.get_clock().now() - age).to_msg()
-            self._publisher.publish(frame_to_image(shot.frame, stamp, "camera"))
+            self._publisher.publish(frame_to_image(shot.frame, stamp, FRAME_ID))
+            if self._info is not None:
+                self._info.header.stamp = stamp
+                self._infos.publish(self._info)
         self._video.close()
 
     def _reopen(self) -> None:
@@ -100,3 +115,14 @@ class CameraDevice:
     def _tell(self) -> None:
         if self.complaint:
             self._node.get_logger().warning(f"camera: {self.complaint}")
+
+
+def camera_info(calibration: Calibration) -> CameraInfo:
+    """The message that a calibration file stands for."""
+    info = CameraInfo(width=calibration.image_width, height=calibration.image_height)
+    info.header.frame_id = FRAME_ID
+    info.distortion_model = calibration.distortion_model
+    info.d = list(calibration.distortion_coefficients.data)
+    info.k, info.r = list(calibration.camera_matrix.data), list(calibration.rectification_matrix.data)
+    info.p = list(calibration.projection_matrix.data)
+    return info
