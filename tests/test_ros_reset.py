@@ -208,9 +208,11 @@ def test_a_moved_camera_and_other_light_call_a_person_before_an_episode_begins(s
     bench.clients.reference_view = scene
     bench.capture = lambda: SimpleNamespace(image=frame_to_image(views[0], Time(), "camera"))  # type: ignore[method-assign]
     called: list[str] = []
+    shown: list[tuple[int, ...]] = []
 
     def person(goal: Any, call: Any, on_wait: Any) -> str:
         called.append(call.reason)
+        shown.append(call.picture.shape)
         views.pop(0)  # puts the camera back; then switches the light on
         return "the page"
 
@@ -220,3 +222,4 @@ def test_a_moved_camera_and_other_light_call_a_person_before_an_episode_begins(s
     assert moved.startswith("camera view: shifted by 4.2% of its width, allowed is 1.0%")
     assert dark.startswith("camera view: darker by ") and "allowed are 40" in dark
     assert report.attempts == 3 and report.failures == (moved, dark)
+    assert shown == [(192, 3 * 192, 3)] * 2, "reference, live, both in one"

@@ -22,6 +22,7 @@ from gymnast_core.robot.video import Video
 from gymnast_core.ros_client import become_ros_client, has_ros
 from gymnast_core.station_file import find_station_file
 
+POLL_S = 0.05
 SETTLE_S = 1.0
 """A video device's automatic exposure takes this long after it was opened."""
 MOST_WIDTH = 960
@@ -118,6 +119,8 @@ def device_picture(camera: CameraConfig, beside: Path, seconds: float) -> LivePi
             shot = video.read()
             if shot is None and time.monotonic() - began > seconds:
                 raise StationError(f"camera: {video.name} gives no picture within {seconds:g} s")
+            if shot is None:
+                time.sleep(POLL_S)
             found = shot or found
     finally:
         video.close()
