@@ -16,10 +16,12 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from gymnast_core.config import CameraConfig
+from gymnast_core.data.frames import resize_frame
 from gymnast_core.data.ros_images import image_to_frame
 from gymnast_core.errors import ConfigError
 from gymnast_core.robot.calibration import read_calibration
 from gymnast_nodes.camera_device import CameraDevice
+from gymnast_nodes.client import Station
 from gymnast_nodes.frame_counts import FrameCounts
 from gymnast_nodes.frame_time import Moment
 from gymnast_nodes.messages import to_seconds
@@ -129,9 +131,16 @@ def test_a_compressed_topic_is_captured_and_recorded_with_its_camera_info(tmp_pa
             message.header.stamp.sec = number
             info.publish(message)
         wait_until(lambda: len(pictures) > first + 10, 20.0, "pictures")
+        station = Station(domain=client.context.get_domain_id())
+        try:
+            with station.drive(str(config)) as arm:  # what watches over an episode reads the same topic
+                seen, _ = arm.observe()
+        finally:
+            station.close()
         stopped = client.call(StopRecording, "/recorder/stop", StopRecording.Request(episode_id="packed"), 30.0)
     shown = np.frombuffer(answer.image.data, np.uint8).reshape(480, 640, 3)
     assert shown.std() > 5.0
+    assert np.abs(seen.astype(int) - resize_frame(shown, len(seen))).mean() < 4.0
     with AnyReader([Path(started.path) / "log"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
         kinds = {name: (one.msgtype, one.msgcount) for name, one in reader.topics.items()}
         connections = [one for one in reader.connections if one.topic == topic]
