@@ -117,11 +117,28 @@ class CameraConfig:
     """The one camera."""
 
     source: Literal["topic", "device"] = "topic"
-    """Subscribe to a driver's image topic, or open a video device."""
+    """Subscribe to a driver's topic, or open `device`."""
     topic: Annotated[str, Field(pattern=r"^/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*$")] = "/camera/image_raw"
-    """Image topic (sensor_msgs/Image, rgb8 or bgr8): subscribed to, or published when the source is a device."""
+    """Topic of the pictures: subscribed to, or published when the source is a device."""
+    message: Literal["Image", "CompressedImage"] = "Image"
+    """Type of the topic's messages, of sensor_msgs: Image in RGB, grey, YUV 4:2:2 or Bayer, or CompressedImage (JPEG or
+    PNG)."""
+    info_topic: TopicName | Literal[""] = ""
+    """Topic of sensor_msgs/CameraInfo, which is recorded where somebody publishes it. Empty: `camera_info` beside
+    `topic`, as camera drivers have it."""
     device: PathText = "/dev/video0"
-    """Video device, read when the source is "device"."""
+    """What is opened when the source is "device": a video device (/dev/video0), the address of a stream
+    (rtsp://camera/1, http://camera/mjpeg), a film (a file, relative to the station file), which is played again and
+    again, or a GStreamer pipeline ("v4l2src ! videoconvert ! appsink")."""
+    calibration: PathText = ""
+    """Calibration of a device (a YAML file of ROS's camera_calibration), relative to the station file: published as
+    CameraInfo with each frame. Empty: none is published."""
+    exposure: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | None = None
+    """Fixed exposure of a video device, in its own unit: 0.1 milliseconds for most. Empty: left to the device."""
+    white_balance: Annotated[float, Field(ge=1000, le=20_000)] | None = None
+    """Fixed white balance of a video device, kelvin. Empty: left to the device."""
+    gain: Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)] | None = None
+    """Fixed gain of a video device, in its own unit. Empty: left to the device."""
     width: Annotated[int, Field(ge=16, le=8192)] = 640
     height: Annotated[int, Field(ge=16, le=8192)] = 480
     rate_hz: Annotated[float, Field(gt=0, le=30)] = 10.0
@@ -130,6 +147,36 @@ class CameraConfig:
     """A frame older than this is stale: the policy stops and the arm holds."""
     observation_size: Annotated[int, Field(ge=32, le=1024)] = 256
     """Side in pixels of the square observation every frame is squashed to before policy and log."""
+
+    @property
+    def info(self) -> str:
+        """Topic of sensor_msgs/CameraInfo."""
+        beside = self.topic.removesuffix("/compressed").rpartition("/")
+        return self.info_topic or f"{beside[0]}{beside[1]}camera_info"
+
+    @property
+    def fixed(self) -> dict[str, float]:
+        """The settings of a video device that are wanted, by name."""
+        wanted = {"exposure": self.exposure, "white_balance": self.white_balance, "gain": self.gain}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    def __post_init__(self) -> None:
+        if self.source == "topic" and self.fixed:
+            name, value = next(iter(self.fixed.items()))
+            raise ConfigError(
+                f"camera.{name}: found {value:g} with source: topic, whose driver alone sets it; set it in the driver"
+            )
+        if self.source == "topic" and self.calibration:
+            raise ConfigError(
+                f"camera.calibration: found {self.calibration} with source: topic, whose driver publishes its own; set "
+                "it in the driver"
+            )
+        if self.source == "device" and self.message != "Image":
+            raise ConfigError(
+                f"camera.message: found {self.message} with source: device, which publishes Image; leave it out"
+            )
+        if self.source == "device" and not self.device.strip():
+            raise ConfigError("camera.device: found none, needed a video device, an address, a film or a pipeline")
 
 
 @dataclass(frozen=True)
@@ -468,7 +515,11 @@ class EvaluationConfig:
     """Resets that may fail in a row; then a person is called. Trials on a simulated station that resets itself end."""
     reference_view: PathText = ""
     """A photograph of the scene by the station's camera, the arm at its start; relative to the station file. A person
-    is called when the camera sees the scene from elsewhere. Empty: nobody looks."""
+    is called when the camera sees the scene from elsewhere, or in other light. Empty: nobody looks."""
+    max_view_shift: Annotated[float, Field(gt=0, le=0.5)] = 0.01
+    """Largest shift of the live picture against `reference_view`, as a share of its width."""
+    max_view_brightness: Annotated[float, Field(gt=0, le=255)] = 40.0
+    """Largest difference in mean brightness between the live picture and `reference_view`, grey levels of 255."""
     person_timeout_s: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False), SECONDS] = 900.0
     """After this time without a person trials count as paused, and the person is called again. They never end by it."""
     look_cleared: bool = False

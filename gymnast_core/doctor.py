@@ -24,6 +24,8 @@ from gymnast_core.errors import CheckpointError, ConfigError, JudgeError
 
 Status = Literal["ok", "missing", "optional"]
 SERIAL_DEVICE = Path("/dev/ttyDXL")
+CAMERA_S = 5.0
+"""How long a picture of the camera is waited for."""
 SETUP = "run `make setup` in the repository, or `pip install -e '.[full]'` for the library without ROS"
 INTERFACES = ("gymnast_msgs", "interbotix_xs_msgs")
 
@@ -127,6 +129,8 @@ def examine(config: DoctorConfig) -> list[Finding]:
             checks.append(("arm", check_serial_device))
             checks.append(("arm driver", check_driver))
             checks.append(("ROS graph", partial(check_speakers, path)))
+        if station.camera.source == "device":
+            checks.append(("camera", partial(check_camera, station, path)))
 
     findings = []
     for name, check in checks:
@@ -370,6 +374,20 @@ def check_driver() -> Finding:
         "interbotix_xs_sdk is not in AMENT_PREFIX_PATH",
         "install the vendor's workspace and source its setup.bash",
     )
+
+
+def check_camera(station: StationConfig, path: Path) -> Finding:
+    """The camera that the station opens itself gives a picture of the station's size, with the settings of its file."""
+    from gymnast_core.errors import StationError
+    from gymnast_core.evaluation.camera_check import device_picture
+
+    try:
+        live = device_picture(station.camera, path.parent, CAMERA_S)
+    except StationError as error:
+        found, _, remedy = _one_line(str(error).removeprefix("camera: ")).partition("; ")
+        return Finding("camera", "missing", found, remedy or "see docs/how-to/camera.md")
+    size = f"{station.camera.width}x{station.camera.height} pixels"
+    return Finding("camera", "ok", "; ".join((live.source, size, *live.notes)))
 
 
 def check_speakers(path: Path) -> Finding:

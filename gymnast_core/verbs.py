@@ -51,6 +51,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "trials_compare:compare_runs",
             "compare trials of different days, and say what differed",
         ),
+        "camera check": _verb(
+            "evaluation.",
+            "camera_check_config:CameraCheckConfig",
+            "camera_check:camera_check",
+            "hold the live picture against the station's reference photograph",
+        ),
         "doctor": _verb("", "doctor:DoctorConfig", "doctor:doctor", "list what this machine lacks and how to get it"),
     },
     "Jobs of a station": {

@@ -30,6 +30,8 @@ IMPORTS_ROS = re.compile(
 LIGHT = (
     "test_policy_ros.py",
     "test_recorder_node.py",
+    "test_ros_camera_check.py",
+    "test_ros_camera_device.py",
     "test_ros_camera_topic.py",
     "test_ros_canary.py",
     "test_ros_dead_ports.py",

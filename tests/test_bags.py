@@ -250,7 +250,7 @@ def test_pictures_may_be_compressed_or_bgr_and_actions_may_be_ours(tmp_path: Pat
     assert source.describe().instruction == "close the drawer"
     np.testing.assert_allclose(source.steps().actions, [action(k) for k in range(STEPS)])
     for camera, told in (
-        ("/depth", "encoding '16UC1', allowed are rgb8 and bgr8"),
+        ("/depth", r"encoding '16UC1' \(depth or bare numbers, no picture\), allowed are rgb8, bgr8"),
         ("/depth/compressedDepth", "format '16UC1; compressedDepth png', allowed are JPEG and PNG"),
         ("/depth/png", "found uint16 pixels or deeper, needed 8 bits"),
     ):

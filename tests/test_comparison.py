@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -140,3 +141,26 @@ def test_a_camera_that_was_moved_is_seen_and_one_that_was_not_is_not(across: int
     assert change.same == (math.hypot(across, down) < 1.9)
     dimmer = compare_views(scene, (scene * 0.96).astype(np.uint8))
     assert dimmer.same and compare_views(picture(0), picture(1)).same is False
+
+
+@pytest.mark.parametrize("turned, nearer", [(2.5, 1.0), (-2.5, 1.0), (0.0, 1.05), (0.0, 0.95)])
+def test_a_camera_that_was_turned_or_brought_nearer_is_seen_by_the_parts_of_its_picture(
+    turned: float, nearer: float
+) -> None:
+    generator = np.random.default_rng(5)
+    small = generator.integers(30, 220, (9, 12, 3)).astype(np.uint8)
+    scene = cv2.resize(small, (384, 288), interpolation=cv2.INTER_NEAREST)
+    later = scene.copy()
+    later[150:250, 40:140] = 90  # a thing was put there
+    noisy = np.clip(later + generator.normal(0, 3, later.shape), 0, 255).astype(np.uint8)
+    alone = compare_views(scene, noisy)
+    assert not alone.problems(0.01, 40.0) and alone.recognised >= 6 and alone.textured == 9
+    turn = cv2.getRotationMatrix2D((192, 144), turned, nearer)
+    change = compare_views(scene, cv2.warpAffine(noisy, turn, (384, 288), borderMode=cv2.BORDER_REFLECT))
+    assert 0.01 < change.parts < 0.03 and change.recognised >= 5 and change.problems(0.01, 40.0)
+    assert compare_views(scene, scene[::-1, ::-1]).problems(0.01, 40.0)
+    noise = generator.integers(0, 255, scene.shape).astype(np.uint8)
+    assert "of 9 parts of the picture are recognised" in compare_views(scene, noise).problems(0.5, 255.0)[0]
+    dark = compare_views(scene, (scene * 0.5).astype(np.uint8))
+    assert dark.problems(0.01, 40.0)[0].startswith("darker by ") and dark.known
+    assert not dark.problems(0.01, 120.0)

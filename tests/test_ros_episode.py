@@ -31,6 +31,7 @@ from sensor_msgs.msg import Image, JointState
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.data.episode import read_episode
 from gymnast_core.data.formats import open_episode
+from gymnast_core.data.frames import resize_frame
 from gymnast_core.data.logged_by import station_file_of
 from gymnast_core.data.recover import RecoverConfig, recover
 from gymnast_core.errors import DataError, StationError
@@ -39,6 +40,7 @@ from gymnast_core.policy.openvla import load_policy
 from gymnast_core.rollout.starts import read_frame, read_starts
 from gymnast_nodes.client import Station
 from gymnast_nodes.driving import Driving
+from gymnast_nodes.messages import image_to_frame
 from tests.machine import HANG_S, LATENESS, in_time
 from tests.ros_tools import Client, Process, assert_held, process_of, running_station, set_faults, settle, wait_until
 from tests.tiny_station import build_tiny_station, put_on_graph
@@ -169,6 +171,7 @@ def test_a_script_drives_the_arm_and_an_emergency_stop_takes_it_away(running: Ru
 def test_an_episode_is_recorded_whole_at_the_control_rate(running: Running) -> None:
     joints = running.raw.listen(JointState, "/wx250s/joint_states", 1000)
     images = running.raw.listen(Image, "/camera/image_raw", 100)
+    views = running.raw.listen(Image, "/executor/policy_view", 100)
     running.station.reset_scene("open_drawer", 3)
     began = time.monotonic()
     task = running.station.run_episode("open the drawer", task="open_drawer", max_steps=20, seed=7)
@@ -192,6 +195,12 @@ def test_an_episode_is_recorded_whole_at_the_control_rate(running: Running) -> N
     stamps = [m.header.stamp.sec + m.header.stamp.nanosec * 1e-9 for m in sent]
     drift = (stamps[-1] - stamps[0]) / 19 - 0.2
     assert drift > -0.01 and (late or drift < 0.01)
+
+    # The policy's own picture was published: of a camera frame, in the size of an observation.
+    seen = {m.header.stamp.sec * 10**9 + m.header.stamp.nanosec: image_to_frame(m) for _, m in list(views)}
+    frames = {m.header.stamp.sec * 10**9 + m.header.stamp.nanosec: image_to_frame(m) for _, m in list(images)}
+    both = sorted(seen.keys() & frames.keys())
+    assert both and all((seen[stamp] == resize_frame(frames[stamp], 48)).all() for stamp in both)
 
     # Nothing that another listener heard while it ran is missing, and nothing has a gap.
     counts = log_counts(folder)

@@ -148,7 +148,7 @@ def test_a_frame_that_does_not_show_what_is_there_now_is_named() -> None:
         return newest.problem
 
     assert take(999.9) == "" and take(0.0) == "" and take(1005.0) == ""  # no stamp; a clock ahead of ours
-    assert "32x24" in take(999.9, width=64) and "'yuv422'" in take(999.9 + 0.01, encoding="yuv422")
+    assert "32x24" in take(999.9, width=64) and "'16UC1'" in take(999.9 + 0.01, encoding="16UC1")
     assert "1.5 s old when they come" in take(998.5)
     assert take(999.95) == ""
     time.sleep(0.25)

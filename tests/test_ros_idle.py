@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import rclpy
 from gymnast_msgs.action import Adapt, RunEpisode
@@ -18,15 +16,13 @@ from rclpy.action import ActionServer
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
-from gymnast_core.config import CameraConfig
 from gymnast_core.errors import DataError
 from gymnast_nodes import adapter_node
 from gymnast_nodes.arm_actions import measured_position
 from gymnast_nodes.calls import Cancelled, ServiceCaller
-from gymnast_nodes.camera_node import Device
 from gymnast_nodes.client import Station
 from gymnast_nodes.lifecycle import HEARTBEAT_TOPIC
 from gymnast_nodes.liveness import SILENT_S, Liveness
@@ -174,41 +170,6 @@ def test_a_slow_answer_counts_although_the_question_was_asked_again() -> None:
         caller.close()
         asker.close()
         server.close()
-
-
-def test_a_video_device_that_was_unplugged_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-
-    class Webcam:
-        """Gives two frames, of a colour of its own, and is gone."""
-
-        def __init__(self, *_: object) -> None:
-            opened.append(self)
-            self.colour, self.left = len(opened), 2
-
-        def isOpened(self) -> bool:
-            return True
-
-        def set(self, *_: object) -> None: ...
-
-        def release(self) -> None: ...
-
-        def read(self) -> tuple[bool, np.ndarray | None]:
-            self.left -= 1
-            time.sleep(0.05)
-            return (True, np.full((24, 32, 3), self.colour, np.uint8)) if self.left >= 0 else (False, None)
-
-    monkeypatch.setattr("cv2.VideoCapture", Webcam)
-    client = Client(free_domain(), "eye")
-    frames = client.listen(Image, "/camera/image_raw", 50)
-    (tmp_path / "video").touch()
-    device = Device(client.node, CameraConfig("device", device=str(tmp_path / "video"), width=32, height=24))
-    try:
-        device.start()
-        wait_until(lambda: {message.data[0] for _, message in frames} >= {2, 3}, 10.0, "frames of later openings")
-    finally:
-        device.close()
-        client.close()
 
 
 def test_a_raw_callback_takes_what_each_rclpy_gives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import rclpy.task
 import stamina
@@ -198,3 +199,27 @@ def test_the_arm_is_brought_to_its_start_again_where_what_hinders_it_passes(stat
     with pytest.raises(StationError, match="arm reset: the driver was silent"):
         visit(None)
     assert len(arm.asked) == 4
+
+
+def test_a_moved_camera_and_other_light_call_a_person_before_an_episode_begins(station: Path) -> None:
+    scene = np.kron(picture(1), np.ones((4, 4, 1), np.uint8))
+    views = [np.roll(scene, 8, 1), (scene * 0.5).astype(np.uint8), scene]
+    bench = Bench(station, station.parent)
+    bench.clients.reference_view = scene
+    bench.capture = lambda: SimpleNamespace(image=frame_to_image(views[0], Time(), "camera"))  # type: ignore[method-assign]
+    called: list[str] = []
+    shown: list[tuple[int, ...]] = []
+
+    def person(goal: Any, call: Any, on_wait: Any) -> str:
+        called.append(call.reason)
+        shown.append(call.picture.shape)
+        views.pop(0)  # puts the camera back; then switches the light on
+        return "the page"
+
+    bench.clients.person = person
+    report = bench.reset()
+    moved, dark = called
+    assert moved.startswith("camera view: shifted by 4.2% of its width, allowed is 1.0%")
+    assert dark.startswith("camera view: darker by ") and "allowed are 40" in dark
+    assert report.attempts == 3 and report.failures == (moved, dark)
+    assert shown == [(192, 3 * 192, 3)] * 2, "reference, live, both in one"

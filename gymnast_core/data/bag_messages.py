@@ -12,7 +12,6 @@ import numpy as np
 from gymnast_core.config import BagConfig
 from gymnast_core.data.bag_reader import Message
 from gymnast_core.data.episode import ACTION_DIM
-from gymnast_core.data.pictures import decode_image
 from gymnast_core.data.ros_images import image_to_frame
 from gymnast_core.errors import DataError
 
@@ -70,12 +69,8 @@ def choose_pictures(topics: Mapping[str, tuple[str, int]], wanted: str) -> str:
 
 
 def frame_in(message: Message, where: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Raises: DataError for depth, grey, Bayer and whatever else is no 8-bit RGB."""
-    if message.type == RAW:
-        return image_to_frame(message.content, where)
-    if "compresseddepth" in message.content.format.replace(" ", "").lower():
-        raise DataError(f"{where}: format '{message.content.format}', allowed are JPEG and PNG pictures in colour")
-    return decode_image(bytes(message.content.data), where)
+    """(H, W, 3) uint8 RGB. Raises: DataError for depth, and what `image_to_frame` refuses."""
+    return image_to_frame(message.content, where)
 
 
 def action_in(message: Message, where: str) -> np.ndarray:

@@ -57,10 +57,18 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         return _pixels(image, str(path))
 
 
-def decode_image(content: bytes, name: str) -> np.ndarray:
-    """The same from the content of an image file, as tables keep it. name: of the picture, for errors."""
-    with _readable(io.BytesIO(content), name) as image:
+def decode_image(content: bytes, name: str, grey: bool = False) -> np.ndarray:
+    """The same from the content of an image file, as tables keep it. name: of the picture, for errors. grey: a grey
+    picture is allowed, and has equal red, green and blue."""
+    with _readable(io.BytesIO(content), name, _check_kind_or_grey if grey else None) as image:
         return _pixels(image, name)
+
+
+def picture_size(content: bytes, name: str) -> tuple[int, int]:
+    """(width, height) in pixels, by the header of an image file's content. Raises: DataError, as `decode_image` does
+    for grey pictures and for those in colour."""
+    with _readable(io.BytesIO(content), name, _check_kind_or_grey) as image:
+        return image.size
 
 
 def _pixels(image: Image.Image, name: str) -> np.ndarray:
@@ -199,6 +207,12 @@ def _check_kind(image: Image.Image, source: Path | io.BytesIO, name: str) -> Non
         raise DataError(f"{name}: found colours of code points {points}, needed sRGB; convert it first")
     if image.format != "PNG" and image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03":
         raise DataError(f"{name}: found Adobe RGB colours without their profile, needed sRGB; convert the image first")
+
+
+def _check_kind_or_grey(image: Image.Image, source: Path | io.BytesIO, name: str) -> None:
+    """Refuse, by the header, what is no 8-bit picture in RGB or grey."""
+    if image.mode != "L" or _bits(image) > 8:
+        _check_kind(image, source, name)
 
 
 def _bits(image: Image.Image) -> int:

@@ -49,8 +49,9 @@ Say = Callable[[str], None]
 @dataclass(frozen=True)
 class Call:
     """What a person is asked for. text: what to do. reason: why the station cannot do it by itself, empty where it
-    never does. picture: (H, W, 3) uint8 RGB of the scene now. paused: whether nobody has come in time. page, ready:
-    addresses, of the page with the call and of the answer that the scene is ready; empty where there is none."""
+    never does. picture: (H, W, 3) uint8 RGB of the scene now, with the reference photograph beside it where the view
+    has changed. paused: whether nobody has come in time. page, ready: addresses, of the page with the call and of the
+    answer that the scene is ready; empty where there is none."""
 
     station: str
     task: str

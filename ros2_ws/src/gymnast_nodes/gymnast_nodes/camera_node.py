@@ -1,37 +1,40 @@
 """The camera: one checked stream of frames, and a service that hands out one fresh frame.
 
 Source "topic": a driver (or the simulated station) publishes the images and this node listens. Source "device": this
-node opens the video device itself and publishes its frames on the same topic, so that nobody else sees a difference.
+node opens the camera itself (`gymnast_nodes.camera_device`) and publishes its frames on the same topic, so that nobody
+else sees a difference.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from gymnast_msgs.srv import CaptureFrame
-from rclpy.node import Node
 from sensor_msgs.msg import Image
 
-from gymnast_core.config import CameraConfig
 from gymnast_core.data.frames import write_image
 from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.files import user_path
 from gymnast_nodes.calls import ServiceCaller, sleep
-from gymnast_nodes.camera_topic import CameraSubscription, advice, camera_qos
-from gymnast_nodes.clocks import STEADY
+from gymnast_nodes.camera_device import CameraDevice
+from gymnast_nodes.camera_topic import CameraSubscription, advice, camera_qos, type_problem
+from gymnast_nodes.frame_counts import FrameCounts
 from gymnast_nodes.frame_time import Moment, StampClock
 from gymnast_nodes.lifecycle import DiagnosticReport, Diagnostics, ManagedNode
-from gymnast_nodes.messages import frame_problem, frame_to_image, image_to_frame, to_seconds
+from gymnast_nodes.messages import (
+    Picture,
+    frame_problem,
+    frame_to_image,
+    image_to_frame,
+    picture_type,
+    to_seconds,
+)
 from gymnast_nodes.parameters import check_seconds, parameter
-from gymnast_nodes.qos import COMMAND_QOS
 from gymnast_nodes.reading import RateMeter
 from gymnast_nodes.running import run_node
 from gymnast_nodes.speakers import Speakers, StationSeats
@@ -55,20 +58,20 @@ class CameraNode(ManagedNode):
         self._rate = RateMeter()
         self._stamps = StampClock(self._camera.max_age_s)
         self._moment = Moment(0.0, 0.0, 0.0, False)
-        self._count = 0
+        self._counts = FrameCounts()
         self._problem = ""
         self._waiting: list[Any] = []
         self._frames: CameraSubscription | None = None
         self._speakers = Speakers(self, [StationSeats(self, self.station).camera()])
         self._match_timer = self.create_timer(MATCH_PERIOD_S, self._match)
-        self._device: Device | None = None
+        self._device: CameraDevice | None = None
         self._diagnostics = Diagnostics(self, self._camera.topic)
         self._diagnostics.add("camera", self._report)
         self.create_service(CaptureFrame, "camera/capture_frame", self._on_capture)
 
     def configure(self) -> None:
         if self._camera.source == "device":
-            self._device = Device(self, self._camera)
+            self._device = CameraDevice(self, self._camera, Path(self.config_path).parent)
 
     def activate(self) -> None:
         """Raises: StationError when no frame comes, frames of another size or encoding, or those of two cameras."""
@@ -76,10 +79,11 @@ class CameraNode(ManagedNode):
         if self._device is not None:
             self._device.start()
         topic, timeout = self._camera.topic, self._first_frame_timeout
-        first = self._calls.receive(Image, topic, camera_qos(self, topic), timeout)
+        first = self._calls.receive(picture_type(self._camera), topic, camera_qos(self, topic), timeout)
         if first is None:
             publishers = self.count_publishers(topic)
-            silent = "; ".join(filter(None, ("its publisher is silent", advice(self, topic))))
+            why = type_problem(self, self._camera) or "its publisher is silent"
+            silent = "; ".join(filter(None, (why, advice(self, topic))))
             hint = silent if publishers else "nobody publishes it; is the camera driver running?"
             if self._device is not None:
                 self._device.stop()
@@ -89,7 +93,7 @@ class CameraNode(ManagedNode):
             if self._device is not None:
                 self._device.stop()
             raise StationError(f"camera: {self._problem}")
-        self._frames = CameraSubscription(self, topic, self._on_image)
+        self._frames = CameraSubscription(self, topic, self._on_image, kind=picture_type(self._camera))
 
     def deactivate(self) -> None:
         if self._device is not None:
@@ -97,6 +101,7 @@ class CameraNode(ManagedNode):
         if self._frames is not None:
             self._frames.close()
             self._frames = None
+        self._counts.pause()
 
     def _match(self) -> None:
         """The driver may have been started anew, with other settings."""
@@ -112,10 +117,10 @@ class CameraNode(ManagedNode):
         self.deactivate()
         self._calls.close()
 
-    def _on_image(self, message: Image) -> None:
+    def _on_image(self, message: Picture) -> None:
         self._rate.tick()
         self._moment = self._stamps.place(to_seconds(message.header.stamp))
-        self._count += 1
+        self._counts.take(self._moment)
         self._problem = frame_problem(message, self._camera)
         waiting, self._waiting = self._waiting, []
         for future in waiting:
@@ -136,18 +141,17 @@ class CameraNode(ManagedNode):
                     raise StationError(f"{path}: captured frames are written as .png")
                 write_image(path, frame)
                 response.path = str(path)
-            response.image = (
-                image if image.encoding == "rgb8" else frame_to_image(frame, image.header.stamp, image.header.frame_id)
-            )
+            plain = isinstance(image, Image) and image.encoding == "rgb8"
+            response.image = image if plain else frame_to_image(frame, image.header.stamp, image.header.frame_id)
             response.success = True
-            response.message = f"{image.width}x{image.height}, {self._age() * 1000:.0f} ms old"
+            response.message = f"{frame.shape[1]}x{frame.shape[0]}, {self._age() * 1000:.0f} ms old"
         except GymnastError as error:
             response.success = False
             response.message = str(error)
             self.get_logger().error(str(error))
         return response
 
-    async def _fresh_frame(self, max_age: float) -> Image:
+    async def _fresh_frame(self, max_age: float) -> Picture:
         """Wait for the next frame. Raises: StationError when it does not come, is stale or of the wrong kind."""
         if not self.is_active:
             raise StationError("camera: the node is not active; activate it first (the supervisor does)")
@@ -160,9 +164,9 @@ class CameraNode(ManagedNode):
             await sleep(self, 0.02)
         if not arrived.done():
             self._waiting.remove(arrived)
-            silent = f"for {self._rate.age:.1f} s" if self._count else "yet"
+            silent = f"for {self._rate.age:.1f} s" if self._counts.frames else "yet"
             raise StationError(f"camera: no frame on {self._camera.topic} {silent}; is the camera running?")
-        image = arrived.result()
+        image: Picture = arrived.result()
         if self._problem:
             raise StationError(f"camera: {self._problem}")
         if self._age() > max_age:
@@ -178,7 +182,9 @@ class CameraNode(ManagedNode):
         return max(0.0, moment.late) + time.monotonic() - moment.arrived
 
     def _report(self) -> DiagnosticReport:
-        values = {"rate_hz": self._rate.rate, "age_s": self._rate.age, "frames": self._count}
+        values: dict[str, Any] = {"rate_hz": self._rate.rate, "age_s": self._rate.age, **self._counts.values}
+        if self._device is not None:
+            values.update(self._device.values)
         if not self.is_active:
             return DiagnosticStatus.OK, "not active", values
         if problem := self._speakers.look():
@@ -189,6 +195,8 @@ class CameraNode(ManagedNode):
             return DiagnosticStatus.ERROR, self._problem, values
         if self._stamps.complaint:
             return DiagnosticStatus.WARN, self._stamps.complaint, values
+        if self._device is not None and self._device.complaint:
+            return DiagnosticStatus.WARN, self._device.complaint, values
         if self._rate.rate < 0.5 * self._camera.rate_hz:
             few = f"{self._rate.rate:.1f} frames/s, wanted {self._camera.rate_hz:g}"
             return DiagnosticStatus.WARN, "; ".join(filter(None, (few, advice(self, self._camera.topic)))), values
@@ -198,63 +206,6 @@ class CameraNode(ManagedNode):
 def _absolute(text: str) -> Path:
     """Raises: ConfigError where ~ names nobody."""
     return user_path(text).absolute()
-
-
-class Device:
-    """A video device read in a thread of its own; every frame is published on the camera's topic."""
-
-    def __init__(self, node: Node, camera: CameraConfig) -> None:
-        self._node = node
-        self._camera = camera
-        self._ending = threading.Event()
-        self._thread: threading.Thread | None = None
-        if not os.path.exists(self._camera.device):
-            raise StationError(f"camera: {self._camera.device} does not exist; plug the camera in or set camera.device")
-        self._publisher = node.create_publisher(Image, self._camera.topic, COMMAND_QOS)
-
-    def start(self) -> None:
-        """Raises: StationError when the device cannot be opened."""
-        capture = self._open()
-        if not capture.isOpened():
-            raise StationError(
-                f"camera: cannot open {self._camera.device}; is it another program's, or are you missing from the "
-                "group 'video'?"
-            )
-        self._ending.clear()
-        self._thread = threading.Thread(target=self._read, args=(capture,), name="video device", daemon=True)
-        self._thread.start()
-
-    def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(self._camera.device, cv2.CAP_V4L2)
-        capture.set(cv2.CAP_PROP_FRAME_WIDTH, self._camera.width)
-        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, self._camera.height)
-        capture.set(cv2.CAP_PROP_FPS, self._camera.rate_hz)
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        return capture
-
-    def _read(self, capture: cv2.VideoCapture) -> None:
-        while not self._ending.is_set():
-            ok, frame = capture.read()
-            stamp = self._node.get_clock().now().to_msg()
-            if not ok:
-                message = f"{self._camera.device} gives no frames; opening it again"
-                self._node.get_logger().error(message, throttle_duration_sec=5.0, throttle_time_source_type=STEADY)
-                capture.release()
-                self._ending.wait(0.5)
-                capture = self._open()
-                continue
-            self._publisher.publish(frame_to_image(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), stamp, "camera"))
-        capture.release()
-
-    def stop(self) -> None:
-        self._ending.set()
-        if self._thread is not None:
-            self._thread.join(timeout=2.0)
-            self._thread = None
-
-    def close(self) -> None:
-        self.stop()
-        self._node.destroy_publisher(self._publisher)
 
 
 def main() -> None:

@@ -18,6 +18,9 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import Image
 
+from gymnast_core.config import CameraConfig
+from gymnast_nodes.messages import PICTURE_TYPES, Picture
+
 DEPTH = 5
 PROFILE = Path(__file__).with_name("fastdds.xml")
 
@@ -36,6 +39,20 @@ def camera_qos(node: Node, topic: str) -> QoSProfile:
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=DEPTH, reliability=common_reliability(offers))
 
 
+def type_problem(node: Node, camera: CameraConfig) -> str:
+    """What is wrong where the camera's topic has messages of another type; empty where it has none, or the right one.
+
+    Such messages never arrive: a subscription of one type hears nothing of another.
+    """
+    name = node.resolve_topic_name(camera.topic)
+    wanted = f"sensor_msgs/msg/{camera.message}"
+    kinds = sorted({info.topic_type for info in node.get_publishers_info_by_topic(name)})
+    if not kinds or wanted in kinds:
+        return ""
+    help_ = next((f"; set camera.message: {one}" for one in PICTURE_TYPES if f"sensor_msgs/msg/{one}" in kinds), "")
+    return f"{camera.topic} has {' and '.join(kinds)}, the station file says {wanted} (camera.message){help_}"
+
+
 def advice(node: Node, topic: str) -> str:
     """What to set where frames are lost although a driver sends them; empty where nothing is known to help."""
     if camera_qos(node, topic).reliability == ReliabilityPolicy.RELIABLE:
@@ -52,9 +69,15 @@ class CameraSubscription:
     """A subscription that follows what the publisher offers. Methods are for the node's executor."""
 
     def __init__(
-        self, node: Node, topic: str, take: Callable[[Image], None], callback_group: CallbackGroup | None = None
+        self,
+        node: Node,
+        topic: str,
+        take: Callable[[Any], None],
+        callback_group: CallbackGroup | None = None,
+        kind: type[Picture] = Image,
     ) -> None:
         self._node = node
+        self._kind = kind
         self._topic = topic
         self._take = take
         self._group = callback_group
@@ -73,4 +96,4 @@ class CameraSubscription:
         self._node.destroy_subscription(self.subscription)
 
     def _subscribe(self, qos: QoSProfile) -> Any:
-        return self._node.create_subscription(Image, self._topic, self._take, qos, callback_group=self._group)
+        return self._node.create_subscription(self._kind, self._topic, self._take, qos, callback_group=self._group)

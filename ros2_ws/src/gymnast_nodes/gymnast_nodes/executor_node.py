@@ -23,6 +23,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from gymnast_msgs.action import RunEpisode
 from gymnast_msgs.msg import EpisodeStep
+from sensor_msgs.msg import Image
 
 from gymnast_core.data.frames import resize_frame
 from gymnast_core.data.outcome import (
@@ -41,8 +42,8 @@ from gymnast_nodes.calls import Cancelled
 from gymnast_nodes.commander import Commander
 from gymnast_nodes.lifecycle import Diagnostics, ManagedNode
 from gymnast_nodes.long_action import Goal, LongAction, Worker
-from gymnast_nodes.messages import image_to_frame
-from gymnast_nodes.qos import LOGGED_QOS
+from gymnast_nodes.messages import frame_to_image, image_to_frame
+from gymnast_nodes.qos import COMMAND_QOS, LOGGED_QOS
 from gymnast_nodes.reading import RateMeter
 from gymnast_nodes.recorder_client import RecorderClient
 from gymnast_nodes.running import run_node
@@ -96,6 +97,7 @@ class ExecutorNode(ManagedNode):
         self._latency = 0.0
         self._inference, self._judging = Worker("inference"), Worker("judge")
         self._steps = self.create_publisher(EpisodeStep, "executor/step", LOGGED_QOS)
+        self._view = self.create_publisher(Image, "executor/policy_view", COMMAND_QOS)
         self._commander = Commander(self)
         self._watch = StationWatch(self, self._commander)
         self._recorder = RecorderClient(self)
@@ -255,10 +257,13 @@ class ExecutorNode(ManagedNode):
         """The next chunk of actions."""
         position = self._watch.position
         frame, stamp_ns = self._frame()
+        stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        if self._view.get_subscription_count():
+            self._view.publish(frame_to_image(frame, stamp, "camera"))
         started = time.monotonic()
         actions = list(self._think(goal, lambda: self._actor.act(frame, run.instruction, position)))
         self._latency = time.monotonic() - started
-        return _Chunk(actions, Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9), self._latency)
+        return _Chunk(actions, stamp, self._latency)
 
     def _frame(self) -> tuple[np.ndarray, int]:
         """The newest frame (S, S, 3) uint8 in observation size, and its stamp, nanoseconds. Raises: StationError."""

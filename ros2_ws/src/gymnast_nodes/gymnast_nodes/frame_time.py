@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sensor_msgs.msg import Image
 
 from gymnast_core.config import CameraConfig
 from gymnast_nodes.clocks import WALL
-from gymnast_nodes.messages import frame_problem, to_seconds
+from gymnast_nodes.messages import Picture, frame_problem, to_seconds
 from gymnast_nodes.reading import RateMeter
 
 AHEAD_S = 0.02
@@ -132,10 +131,10 @@ class NewestFrame:
         self._same = SamePicture()
         self._moment = Moment(-math.inf, -math.inf, 0.0, False)
         self._stamp_ns = 0
-        self.image: Image | None = None
+        self.image: Picture | None = None
         self.rate = RateMeter()
 
-    def take(self, message: Image) -> None:
+    def take(self, message: Picture) -> None:
         """A frame came. The same one again, or an older one, is none: a camera that hangs must not look alive."""
         stamp = message.header.stamp
         if self.image is not None and to_seconds(stamp) > 0 and stamp == self.image.header.stamp:

@@ -17,7 +17,7 @@ from rclpy.node import Node
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.graph import LOOKED
 from gymnast_core.robot.speakers import Seat, Speaker
-from gymnast_nodes.camera_topic import advice
+from gymnast_nodes.camera_topic import advice, type_problem
 from gymnast_nodes.dead_ports import avoided_dead_ports, keep_standard_output
 from gymnast_nodes.leaving import leave_at_the_end
 from gymnast_nodes.speakers import REMEDY, Places, Speakers, StationSeats, linger_s, speakers
@@ -58,6 +58,8 @@ def wrong_with(node: Node, station: StationConfig) -> list[str]:
     looking = Speakers(node, seats)
     looking.look()
     found = [f"{problem}; {REMEDY}" for problem in looking.problems.values()]
+    if problem := type_problem(node, station.camera):
+        found.append(problem)
     topic = station.camera.topic
     if node.count_publishers(topic) and (told := advice(node, topic)):
         found.append(f"advice: {topic}: {told}")

@@ -13,13 +13,14 @@ from diagnostic_msgs.msg import DiagnosticArray
 from gymnast_msgs.msg import ArmState, BridgeAction, EpisodeStep, ExecutedAction
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, JointState
 
 from gymnast_core.data.mcap_log import Topic
 from gymnast_core.errors import ConfigError
 from gymnast_nodes.camera_topic import common_reliability
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.message_text import message_definition
+from gymnast_nodes.messages import picture_type
 from gymnast_nodes.reading import HEADER_BYTES, GatedGroup, raw_callback, take_waiting
 from gymnast_nodes.step_assembler import ACTION, EXECUTED, IMAGE, JOINTS, STATE, STEP, TRUTH
 from gymnast_nodes.truth import TRUTH_TOPIC
@@ -42,9 +43,9 @@ class RecordedTopics:
         self._node = node
         self._take = take
         self._recording = recording
-        driver, camera = node.station.arm.driver, node.station.camera.topic
+        driver, camera = node.station.arm.driver, node.station.camera
         topics: dict[str, tuple[Any, str, str]] = {
-            IMAGE: (Image, "sensor_msgs/msg/Image", camera),
+            IMAGE: (picture_type(camera), f"sensor_msgs/msg/{camera.message}", camera.topic),
             JOINTS: (JointState, "sensor_msgs/msg/JointState", f"{driver}/joint_states"),
             ACTION: (BridgeAction, "gymnast_msgs/msg/BridgeAction", "arm/action"),
             EXECUTED: (ExecutedAction, "gymnast_msgs/msg/ExecutedAction", "arm/executed"),
@@ -55,6 +56,10 @@ class RecordedTopics:
         self.names = {key: node.resolve_topic_name(name) for key, (_, _, name) in topics.items()}
         """Full name of each topic, by key; that of a further topic is its key."""
         self._further = _further_topics(node, frozenset(self.names.values()))
+        self._info = node.resolve_topic_name(camera.info)
+        if self._info not in self._further:
+            topics[self._info] = (CameraInfo, "sensor_msgs/msg/CameraInfo", camera.info)
+            self.names[self._info] = self._info
         topics.update({name: (kind, kind_name, name) for name, (kind, kind_name) in self._further.items()})
         self.names.update({name: name for name in self._further})
         self._kinds = {key: kind for key, (kind, _, _) in topics.items()}
@@ -129,7 +134,7 @@ class RecordedTopics:
             present = self._subscriptions.get(key)
             if present is not None and (self._recording() or not offers):
                 continue
-            if (key == IMAGE or key in self._further) and not offers:
+            if (key in (IMAGE, self._info) or key in self._further) and not offers:
                 continue  # what a foreign driver offers is not known beforehand
             reliability = common_reliability(offers) if offers else ReliabilityPolicy.RELIABLE
             if present is not None:

@@ -17,6 +17,7 @@ from typing import Any
 from gymnast_core.config import StationConfig
 from gymnast_core.data.outcome import ABORTED, OUTCOMES, ended_early
 from gymnast_core.errors import DataError, GymnastError
+from gymnast_nodes.messages import picture_type
 from gymnast_nodes.step_assembler import (
     EXECUTED,
     IMAGE,
@@ -156,8 +157,9 @@ class RecordingThread:
         if self._assembler is None or self._assembler.recording is not recording:
             camera, period = self._station.camera, 1.0 / self._station.arm.control_hz
             self._assembler = StepAssembler(
-                recording, self._frames, self._states, self._truths, camera.observation_size, period, camera.max_age_s
-            )
+                recording, self._frames, self._states, self._truths, camera.observation_size, period, camera.max_age_s,
+                picture_type(camera),
+            )  # fmt: skip
         return self._assembler
 
     def _write(self, recording: Recording, item: Item) -> None:

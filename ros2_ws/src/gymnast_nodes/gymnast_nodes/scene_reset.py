@@ -19,6 +19,7 @@ from std_srvs.srv import Trigger
 from gymnast_core.contents import one_line
 from gymnast_core.data.outcome import ENDED_EARLY, OUTCOMES, SUCCESS
 from gymnast_core.errors import GymnastError, StationError
+from gymnast_core.evaluation.camera_check import side_by_side
 from gymnast_core.evaluation.camera_view import compare_views
 from gymnast_core.evaluation.person import Call
 from gymnast_core.evaluation.resets import PERSON, STATION, TASK, ResetReport
@@ -45,6 +46,8 @@ class SceneReset:
         self._on_phase = on_phase
         self._to_start = ArmToStart(bench.clients, bench.goal)
         self._report = ResetReport()
+        self._views: np.ndarray | None = None
+        """The reference photograph and what the camera sees, side by side, where they differ."""
 
     def __call__(self, task: str, seed: int) -> ResetReport:
         """A rest where one is due, then arm to its start pose and scene to the task's start. After a few vain attempts
@@ -169,17 +172,21 @@ class SceneReset:
         return self._reset_arm(seed) if done else f"{told}: {OUTCOMES[episode.outcome] if known is None else 'failure'}"
 
     def _moved_camera(self) -> str:
-        """Whether the camera sees the scene from elsewhere than in the reference photograph, in words."""
+        """Whether the camera sees another place or other light than the reference photograph shows, in words."""
         reference = self._clients.reference_view
         if reference is None:
             return ""
-        view = compare_views(reference, image_to_frame(self._bench.capture().image, "camera frame"))
-        return "" if view.same_place else f"camera view: {view}; bring the camera back, or take a new reference_view"
+        live = image_to_frame(self._bench.capture().image, "camera frame")
+        view = compare_views(reference, live)
+        problem = "; ".join(view.problems(self._config.max_view_shift, self._config.max_view_brightness))
+        self._views = side_by_side(reference, live) if problem else None
+        return f"camera view: {problem}; bring camera and light back, or take a new reference_view" if problem else ""
 
     def _call_person(self, task: str, text: str, reason: str = "") -> None:
         """Wait until a person says that it is done, however long that takes. Raises: Cancelled."""
+        views, self._views = self._views, None
         try:
-            picture = image_to_frame(self._bench.capture().image, "camera frame")
+            picture = views if views is not None else image_to_frame(self._bench.capture().image, "camera frame")
         except GymnastError:  # a camera that is down must keep nobody from being called
             picture = None
         call = Call(self._station.name, task, text, reason, picture)

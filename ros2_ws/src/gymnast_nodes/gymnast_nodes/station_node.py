@@ -20,13 +20,13 @@ from interbotix_xs_msgs.srv import MotorGains, OperatingModes, Reboot, RegisterV
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.duration import Duration
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.simulation.simulator import SimulatedStation
 from gymnast_core.simulation.xs_driver import JOINT_STATE_NAMES, SimulatedDriver
 from gymnast_nodes.clocks import STEADY, SteadyNode
-from gymnast_nodes.messages import frame_to_image
+from gymnast_nodes.messages import frame_to_compressed, frame_to_image, picture_type
 from gymnast_nodes.parameters import station_parameter
 from gymnast_nodes.qos import DRIVER_QOS
 from gymnast_nodes.reading import RateMeter
@@ -70,7 +70,7 @@ class StationNode(SteadyNode):
 
     def _offer(self) -> None:
         self._joint_states = self.create_publisher(JointState, "joint_states", DRIVER_QOS)
-        self._images = self.create_publisher(Image, self._config.camera.topic, DRIVER_QOS)
+        self._images = self.create_publisher(picture_type(self._config.camera), self._config.camera.topic, DRIVER_QOS)
         self._truth = self.create_publisher(DiagnosticArray, TRUTH_TOPIC, DRIVER_QOS)
         self.create_subscription(JointGroupCommand, "commands/joint_group", self._on_group, DRIVER_QOS)
         self.create_subscription(JointSingleCommand, "commands/joint_single", self._on_single, DRIVER_QOS)
@@ -247,6 +247,7 @@ class StationNode(SteadyNode):
     def _run_camera(self) -> None:
         camera = self._config.camera
         renderer = self._station.renderer(camera.width, camera.height)  # its context belongs to this thread
+        packed = frame_to_compressed if camera.message == "CompressedImage" else frame_to_image
         due = time.monotonic()
         while not self._ending.is_set():
             if "camera_stopped" not in self._driver.faults:
@@ -257,7 +258,7 @@ class StationNode(SteadyNode):
                 frame = renderer.render(snapshot)
                 if self.context.ok() and not self._ending.is_set():
                     self._truth.publish(truth_message(stamp, done))
-                    self._images.publish(frame_to_image(frame, stamp, "camera"))
+                    self._images.publish(packed(frame, stamp, "camera"))
             due = max(due + 1.0 / camera.rate_hz, time.monotonic())
             self._ending.wait(due - time.monotonic())
 

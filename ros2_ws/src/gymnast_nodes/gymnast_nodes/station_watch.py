@@ -17,6 +17,7 @@ from gymnast_nodes.camera_topic import CameraSubscription
 from gymnast_nodes.commander import Commander
 from gymnast_nodes.frame_time import NewestFrame
 from gymnast_nodes.lifecycle import StationNode
+from gymnast_nodes.messages import picture_type
 from gymnast_nodes.qos import COMMAND_QOS
 from gymnast_nodes.reading import GatedGroup, take_waiting
 from gymnast_nodes.speakers import Speakers, StationSeats
@@ -41,7 +42,8 @@ class StationWatch:
         self._speakers = Speakers(node, [*seats.arm(), *seats.recorder()])
         self._watching = False
         gate = GatedGroup(lambda: self._watching)
-        self._frames = CameraSubscription(node, node.station.camera.topic, lambda m: self.camera.take(m), gate)
+        camera = node.station.camera
+        self._frames = CameraSubscription(node, camera.topic, lambda m: self.camera.take(m), gate, picture_type(camera))
         self._arm_states = node.create_subscription(
             ArmState, "arm/state", self._on_arm, COMMAND_QOS, callback_group=gate
         )

@@ -16,7 +16,6 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from gymnast_msgs.msg import ArmState, EpisodeStep, ExecutedAction
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import Image
 
 from gymnast_core.data.episode import EpisodeWriter
 from gymnast_core.data.frames import resize_frame
@@ -26,7 +25,7 @@ from gymnast_core.robot.guard import FRESH_S
 from gymnast_nodes.clocks import WALL
 from gymnast_nodes.felt import Felt
 from gymnast_nodes.frame_time import Moment, StampClock
-from gymnast_nodes.messages import image_to_frame
+from gymnast_nodes.messages import Picture, image_to_frame
 from gymnast_nodes.truth import truth_of
 
 IMAGE, JOINTS, ACTION, EXECUTED, STATE, STEP = "image", "joint_states", "action", "executed", "state", "step"
@@ -147,7 +146,8 @@ class StepAssembler:
     written once the arm has answered the step, or after a longer wait; the step itself follows when the next one's
     action was sent, since only then is known what it cost the arm.
 
-    max_age_s: a picture that is older than twice this when the action is sent does not belong to it.
+    max_age_s: a picture that is older than twice this when the action is sent does not belong to it. kind: the type of
+    the pictures' messages.
 
     Raises: DataError when a step has no picture, or one before it did not reach the recorder.
     """
@@ -165,8 +165,10 @@ class StepAssembler:
         size: int,
         period_s: float,
         max_age_s: float,
+        kind: type[Picture],
     ) -> None:
         self.recording = recording
+        self._kind = kind
         self._frames = frames
         self._states = states
         self._truths = truths
@@ -293,7 +295,7 @@ class StepAssembler:
 
     def _read(self, item: Item) -> tuple[np.ndarray, list[float] | None, int, bool | None]:
         """A picture in the episode's size, with the state nearest to it, its stamp and the station's truth of it."""
-        image = deserialize_message(item.data, Image)
+        image = deserialize_message(item.data, self._kind)
         frame = resize_frame(image_to_frame(image, "camera frame"), self._size)
         state = None
         known = [one for one in self._states if one.moment is not None and one.moment.late <= FRESH_S]
