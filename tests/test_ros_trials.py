@@ -10,10 +10,12 @@ import json
 import os
 import signal
 import threading
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,7 +31,7 @@ from gymnast_core.evaluation.person import SLACK, WEBHOOK
 from gymnast_core.evaluation.session import read_records
 from gymnast_core.policy.scripted import ScriptedPolicy
 from gymnast_core.policy.server_tokens import lend_tokens
-from gymnast_nodes.client import Station
+from gymnast_nodes.client import GoalNotTaken, Station, Task
 from tests.hooks import Hooks
 from tests.machine import HANG_S
 from tests.policy_server import PolicyServer
@@ -93,18 +95,41 @@ class Person(threading.Thread):
                 self._running.station.scene_is_reset()
 
 
+def renew_evaluator(running: Running) -> None:
+    """An evaluator that remembers no answer of the judge: the one that is started for a killed one."""
+    killed = process_of("evaluator", running.graph)
+    os.kill(killed, signal.SIGKILL)
+
+    def respawned() -> bool:
+        with contextlib.suppress(pytest.fail.Exception):
+            return process_of("evaluator", running.graph) != killed
+        return False
+
+    wait_until(respawned, HANG_S, "an evaluator")
+
+
+def begin_trial(running: Running, on_feedback: Callable[[Any], None]) -> Task:
+    """A trial, asked for until the evaluator takes it."""
+    began = time.monotonic()
+    while True:
+        try:
+            return running.station.run_trials("close_drawer", 1, max_steps=STEPS, on_feedback=on_feedback)
+        except GoalNotTaken:
+            assert time.monotonic() - began < HANG_S
+            time.sleep(0.5)
+
+
 def test_no_trial_begins_before_the_judge_answers_and_the_refusal_of_a_key_is_one_line(running: Running) -> None:
     refusal = json.dumps({"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}})
+    renew_evaluator(running)
     running.judge.script = lambda n, request: (401, refusal)
+    before = len(running.judge.requests)
     running.station.reset_scene("close_drawer", 1)
     phases: list[str] = []
-    task = running.station.run_trials(
-        "close_drawer", 1, max_steps=STEPS, on_feedback=lambda heard: phases.append(heard.phase)
-    )
-    result = task.result(HANG_S)
+    result = begin_trial(running, lambda heard: phases.append(heard.phase)).result(HANG_S)
     assert not result.success and not len(result.outcomes) and set(phases) <= {"check"}, "the arm stands"
     assert "no trial begins, the judge does not answer" in result.message and "Incorrect API key" in result.message
-    assert "\n" not in result.message and len(running.judge.requests) == 1
+    assert "\n" not in result.message and len(running.judge.requests) == before + 1
     running.judge.script = lambda n, request: "Final Score: 1"
 
 
