@@ -114,6 +114,16 @@ def _character(one: str) -> str:
     return names.get(one) or f"{quotes or 'a character that is not ASCII'} (U+{ord(one):04X})"
 
 
+def is_near(address: str) -> bool:
+    """Whether a server's address is on this machine or in the local network: a private address, or a name without a
+    dot, with `.local` or with `.lan`."""
+    host = urlsplit(address).hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return bool(host) and ("." not in host or host.endswith((".local", ".lan")))
+
+
 def is_this_machine(host: str) -> bool:
     """Whether only this machine reaches what listens there."""
     try:

@@ -62,17 +62,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, verb: Verb, words: list[str]) -> int:
     """Read the options, do the work, write its page; returns the exit code."""
-    config = _read_options(name, verb, words)
+    config, as_json = _read_options(name, verb, words)
     if config is None:
+        _print_example(name, verb)
         return 0
     take_next()  # of a verb that this process ran before
-    code = int(_load(name, verb.run)(config) or 0)
     first = os.environ.get("RANK", "0") == "0"  # under torchrun the first process alone
-    if verb.page and first:
-        _report(name, config)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        code = int(_load(name, verb.run)(config) or 0)
+        if verb.page and first:
+            _report(name, config)
     command = take_next()
     if command and first and code in (0, 1):
         print(f"next: {command}", file=sys.stderr)
+    if as_json and first:
+        _print_result(name)
     return code
 
 
@@ -92,14 +96,16 @@ def _missing(name: str, error: ModuleNotFoundError) -> ConfigError:
     return ConfigError(f"`gymnast {name}` needs the Python package '{error.name}'; `gymnast doctor` says how to get it")
 
 
-def _read_options(name: str, verb: Verb, words: list[str]) -> Any:
-    """The verb's config from its recipe and the command line; None after `--help`. Raises: ConfigError."""
+def _read_options(name: str, verb: Verb, words: list[str]) -> tuple[Any, bool]:
+    """The verb's config from its recipe and the command line, None after `--help`; and whether its result is wanted as
+    JSON. Raises: ConfigError."""
     import tyro
 
     from gymnast_core.config import load_config, parse_config
 
     config_class = _load(name, verb.options)
     recipe, words = _take_recipe(words)
+    as_json, words = _take_json(name, verb, config_class, words)
     if recipe is None and verb.recipe:
         recipe = str(Path(__file__).resolve().parent / verb.recipe)
     default = load_config(config_class, recipe) if recipe else tyro.MISSING_NONPROP
@@ -111,9 +117,29 @@ def _read_options(name: str, verb: Verb, words: list[str]) -> Any:
             )
     except SystemExit as end:
         if not end.code:  # --help
-            return None
+            return None, False
         raise ConfigError(f"gymnast {name}: {_one_line(complaint.getvalue())}") from None
-    return parse_config(config_class, dataclasses.asdict(config), "command line")
+    return parse_config(config_class, dataclasses.asdict(config), "command line"), as_json
+
+
+def _take_json(name: str, verb: Verb, config_class: type[Any], words: list[str]) -> tuple[bool, list[str]]:
+    """Take `--json` off the words, unless it is an option of the verb's own. Raises: ConfigError where it says nothing
+    that JSON could hold."""
+    if "--json" not in words or any(field.name == "json" for field in dataclasses.fields(config_class)):
+        return False, words
+    if not verb.result:
+        raise ConfigError(f"gymnast {name}: it has no result that --json could print; leave it out")
+    return True, [word for word in words if word != "--json"]
+
+
+def _print_result(name: str) -> None:
+    """result.json as this process wrote it last. Raises: ConfigError where it wrote none."""
+    from gymnast_core.results import last_written
+
+    path = last_written()
+    if path is None:
+        raise ConfigError(f"gymnast {name}: it ended before it wrote a result.json")
+    print(path.read_text(encoding="utf-8").strip())
 
 
 def _explain(name: str, error: BaseException) -> int:
@@ -182,6 +208,16 @@ def _print_help() -> None:
     for title, group in GROUPS.items():
         print(f"\n{title}")
         _print_verbs(group)
+
+
+def _print_example(name: str, verb: Verb) -> None:
+    """What follows the options in a verb's help."""
+    from gymnast_core.verb_examples import EXAMPLES
+
+    print(f"\nexample:\n  {EXAMPLES[name]}\n")
+    print("--from FILE.yaml reads options from a file; an option of the command line overrides it.")
+    if verb.result:
+        print("--json prints the result as JSON to the standard output, and everything else to the standard error.")
 
 
 def _print_verbs(verbs: dict[str, Verb]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from xml.etree import ElementTree
 import pytest
 
 from gymnast_core import __version__
-from gymnast_core.cli import main
+from gymnast_core.cli import _read_options, main
+from gymnast_core.verb_examples import EXAMPLES
 from gymnast_core.verbs import OLD_NAMES, VERBS, explain_unknown
 from gymnast_core.version import describe_version
 from tests.machine import HANG_S, slower
@@ -21,7 +23,7 @@ from tests.machine import HANG_S, slower
 ROOT = Path(__file__).resolve().parent.parent
 ASK = """
 import json, resource, sys
-from gymnast_core.cli import main
+from gymnast_core.cli import _read_options, main
 
 asked = json.loads(sys.argv[1])
 codes = [main([*name.split(), "--help"]) for name in asked]
@@ -45,6 +47,45 @@ def test_help_imports_no_torch_and_takes_under_a_second_of_processor_time() -> N
         # A busy machine slows a processor too, and there are slower ones.
         best = min(ask_for_help(name)["seconds"] / slower() for _ in range(3))
         assert best < 1, f"gymnast {name} --help took {best:.2f} s of a usual core's time"
+
+
+def test_the_help_of_every_verb_ends_with_an_example_that_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(EXAMPLES) == set(VERBS)
+    for name, line in EXAMPLES.items():
+        program, *words = shlex.split(line.partition(" > ")[0])
+        assert [program, *words[: len(name.split())]] == ["gymnast", *name.split()], line
+        config, _ = _read_options(name, VERBS[name], words[len(name.split()) :])
+        assert config is not None, line
+    assert main(["sft", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert EXAMPLES["sft"] in told and "--json prints" in told and "model-recipe" not in told
+
+
+COMPLETE = """
+source {script}
+COMP_WORDS=({words} "") COMP_CWORD={count}
+_tyro_gymnast
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_verbs_options_and_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "gymnast.bash"
+    script.write_text(capsys.readouterr().out)
+
+    def offered(words: str) -> set[str]:
+        lines = COMPLETE.format(script=script, words=words, count=len(words.split()))
+        result = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, timeout=HANG_S, check=True)
+        return set(result.stdout.splitlines())
+
+    assert {name.split()[0] for name in VERBS} <= offered("gymnast")
+    assert {"train", "evaluate"} <= offered("gymnast judge")
+    assert {"compare", "--policies"} <= offered("gymnast trials")
+    assert {"--data", "--criterion"} <= offered("gymnast judge evaluate")
+    assert offered("gymnast judge evaluate --criterion") >= {"balanced_accuracy", "f1"}
+    assert offered("gymnast trials compare") <= {"-h", "--help", "--out", ""}, "a help text among what is offered"
 
 
 def test_old_names_do_the_same_and_say_the_new_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
