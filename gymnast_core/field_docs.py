@@ -6,11 +6,9 @@ import ast
 import inspect
 import itertools
 import textwrap
-from functools import cache
 from typing import Any
 
 
-@cache
 def field_docs(config: type[Any]) -> dict[str, str]:
     """The docstring below each field, on one line, by the field's name; those of base classes too.
 
