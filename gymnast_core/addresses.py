@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 import urllib.request
 from urllib.parse import SplitResult, urlsplit
 
@@ -122,6 +123,19 @@ def is_near(address: str) -> bool:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
         return bool(host) and ("." not in host or host.endswith((".local", ".lan")))
+
+
+PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+
+def why_silent(address: str, seconds: float = 3.0) -> str:
+    """Why nobody can be reached at a server's address, such as "Connection refused"; empty where something listens."""
+    parts = urlsplit(address)
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or PORTS[parts.scheme]), seconds):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def is_this_machine(host: str) -> bool:
