@@ -27,6 +27,7 @@ from gymnast_core.config import PACKAGE_ROOT, StationConfig, find_model, load_co
 from gymnast_core.doctor_fix import MAKE_SETUP, Command, install, run_fixes
 from gymnast_core.errors import CheckpointError, ConfigError, JudgeError
 from gymnast_core.policy.names import REMOTE
+from gymnast_core.progress import progress_bar
 
 Status = Literal["ok", "missing", "optional"]
 SERIAL_DEVICE = Path("/dev/ttyDXL")
@@ -149,12 +150,21 @@ def examine(config: DoctorConfig) -> list[Finding]:
             checks.append(("ROS graph", partial(check_speakers, path)))
 
     findings = []
-    for name, check in checks:
-        try:
-            findings.append(check())
-        except Exception as error:  # a check that fails in an unforeseen way is a finding, not a crash
-            findings.append(Finding(name, "missing", _one_line(f"{type(error).__name__}: {error}"), SETUP, MAKE_SETUP))
+    with progress_bar() as bar:
+        row = bar.add_task("checking this machine", total=len(checks), note="")
+        for name, check in checks:
+            bar.update(row, note=name)
+            findings.append(_find(name, check))
+            bar.update(row, advance=1, note="")
     return findings
+
+
+def _find(name: str, check: Callable[[], Finding]) -> Finding:
+    """What a check finds; one that fails in an unforeseen way is a finding, not a crash."""
+    try:
+        return check()
+    except Exception as error:
+        return Finding(name, "missing", _one_line(f"{type(error).__name__}: {error}"), SETUP, MAKE_SETUP)
 
 
 def check_python() -> Finding:
@@ -373,8 +383,8 @@ def check_judge(station: StationConfig) -> Finding:
         if one.goes_to == urlsplit(one.address).hostname and (why := why_silent(one.address)):
             remedy = "start that server, or correct `base_url` of the judge in the station file"
             return Finding("judge", "missing", f"nobody answers at {one.address}: {why}", remedy)
-    told = [f"{judge.model if judge in models else judge.kind} at {one.address}" for judge, one in zip(asked, settings)]
-    return Finding("judge", "ok", ", ".join(told))
+    names = [judge.model if judge in models else judge.kind for judge in asked]
+    return Finding("judge", "ok", ", ".join(f"{name} at {one.address}" for name, one in zip(names, settings)))
 
 
 def check_serial_device() -> Finding:

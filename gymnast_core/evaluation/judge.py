@@ -20,7 +20,7 @@ from gymnast_core.data.outcome import LABEL_THEM, Outcome, in_words, said_by
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.evaluation.judge_config import EvaluateJudgeConfig
 from gymnast_core.evaluation.judge_threshold import find_threshold, threshold_facts, threshold_lines, threshold_section
-from gymnast_core.progress import console, progress_bar, say
+from gymnast_core.progress import busy, console, progress_bar, say
 from gymnast_core.protocols import Judge, Verdict
 from gymnast_core.reporting.media import film_strip, write_picture
 from gymnast_core.reporting.report import Bar, Figure, Section, write_report
@@ -64,7 +64,8 @@ def evaluate_judge(config: EvaluateJudgeConfig) -> int:
     """
     station = _measured(config)
     run = RunFolder(config.run or f"runs/evaluate_judge/{datetime.now():%Y%m%d_%H%M%S}", config, tensorboard=False)
-    judge = load_judge(station.config, station.path, run.path)
+    with busy("loading judge"):
+        judge = load_judge(station.config, station.path, run.path)
     verdicts, outcomes, strips = _judge_all(judge, station, config, run)
     found = measure_agreement(verdicts, [bool(outcome.success) for outcome in outcomes])
     who = said_by(outcomes)
