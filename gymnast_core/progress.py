@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import FrameType
 
 from rich.console import Console
@@ -75,13 +75,26 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def busy(doing: str) -> Iterator[None]:
-    """Say what takes some time and has no count, such as loading a model: a spinner, or a line where the output is no
-    terminal."""
-    with console.status(doing) if console.is_terminal else nullcontext():
-        if not console.is_terminal and os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
-            say(f"{doing} ...")
+def busy(doing: str, seconds: float = LINE_S) -> Iterator[None]:
+    """Say what takes time and has no count, such as loading a model: a spinner, or where the output is no terminal a
+    line every `seconds`.
+    """
+    if console.is_terminal:
+        with console.status(doing):
+            yield
+        return
+    over, began = threading.Event(), time.monotonic()
+
+    def speak() -> None:
+        while not over.wait(seconds):
+            say(f"{doing}: {_clock(time.monotonic() - began)} gone")
+
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
+        threading.Thread(target=speak, daemon=True).start()
+    try:
         yield
+    finally:
+        over.set()
 
 
 def progress_bar(lines: bool = True) -> Progress:
