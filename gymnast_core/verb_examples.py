@@ -32,7 +32,7 @@ EXAMPLES = {
     "dyna status": "gymnast dyna status runs/dyna",
     "train": "gymnast train --starts START_FRAMES --updates 50",
     "sft": "gymnast sft --data DEMONSTRATIONS --base my-policy --steps 2000 --out my-finer-policy",
-    "policy evaluate": "gymnast policy evaluate --policy my-policy --trials 50 --run runs/my_policy",
+    "policy evaluate": "gymnast policy evaluate --policy my-policy --trials 25 --run runs/my_policy",
     "policy imagine": "gymnast policy imagine --policy my-policy --starts START_FRAMES",
     "policy correlate": "gymnast policy correlate --imagined imagined/a imagined/b --real real/a real/b",
     "adapter list": "gymnast adapter list",

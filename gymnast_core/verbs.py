@@ -144,7 +144,6 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "policy_config:EvaluatePolicyConfig",
             "policy:evaluate_policy",
             "measure a policy's success on the simulated station",
-            page=True,
             result=True,
         ),
         "policy imagine": _verb(

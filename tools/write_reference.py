@@ -112,6 +112,8 @@ def _option_rows(config: type[Any], prefix: str) -> list[tuple[str, ...]]:
         if not docs.get(field.name):
             raise ValueError(f"{config.__module__}.{config.__name__}: no docstring below {field.name}")
         shown, takes = f"`{field.name.upper() if positional else option}`", what_it_takes(hint)
+        aliases = [alias for mark in get_args(hint)[1:] for alias in getattr(mark, "aliases", None) or ()]
+        shown = ", ".join([shown, *(f"`{alias}`" for alias in aliases)])
         if hint is bool:
             shown, takes = f"{shown}, `--{prefix}no-{field.name}`".replace("_", "-"), "nothing"
         rows.append((shown, takes, default_of(field), docs[field.name]))
