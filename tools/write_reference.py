@@ -37,8 +37,8 @@ names with underscores; an option of the command line overrides it. The `config.
 
 The exit code is 0 when a verb did what was asked, 1 when it did it and the answer is negative (the base policy is kept,
 something is missing), 2 when its input was wrong, and 130 when it was interrupted. An error is one line that begins
-with `error:` and says what to do. Results and errors never share a stream: what a script reads is on the standard
-output, and everything for people is on the standard error.
+with `error:` and says what to do. With `--json` a verb prints one JSON document to the standard output. Progress, notes
+and errors go to the standard error. Where that is no terminal, progress is a line every 15 seconds.
 
 `gymnast completion bash`, `zsh` or `fish` prints a script that completes verbs and options with the Tab key:
 
