@@ -93,6 +93,12 @@ def test_old_names_do_the_same_and_say_the_new_name(tmp_path: Path, capsys: pyte
     options = ["--adapters", str(tmp_path / "none")]
     assert main(["adapter", "list", *options]) == 0
     new = capsys.readouterr()
+    assert main(["adapter", "list", *options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"adapters": [], "unreadable": {}}
+    assert main(["data", "formats", "--json"]) == 0
+    assert "lerobot" in {one["name"] for one in json.loads(capsys.readouterr().out)["formats"]}
+    assert main(["data", "recover", str(tmp_path), "--json"]) == 2
+    assert "it has no result that --json could print" in capsys.readouterr().err
     assert main(["adapters", "list", *options]) == 0
     old = capsys.readouterr()
     assert old.out == new.out and new.err == ""
