@@ -28,6 +28,8 @@ MINI_DOMAIN = (
     "their domain."
 )
 HELP = ("-h", "--help", "help")
+OPTION_DEPTH = 6
+"""Columns before an option in tyro's complaint; what is farther to the right is its help text."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,7 +120,7 @@ def _read_options(name: str, verb: Verb, words: list[str]) -> tuple[Any, bool]:
     except SystemExit as end:
         if not end.code:  # --help
             return None, False
-        raise ConfigError(f"gymnast {name}: {_one_line(complaint.getvalue())}") from None
+        raise ConfigError(f"gymnast {name}: {_one_line(complaint.getvalue(), name)}") from None
     return parse_config(config_class, dataclasses.asdict(config), "command line"), as_json
 
 
@@ -165,15 +167,24 @@ def _explain(name: str, error: BaseException) -> int:
     return 2
 
 
-def _one_line(box: str) -> str:
+def _one_line(box: str, name: str) -> str:
     """tyro's framed complaint as one line: what is wrong and the nearest options, without the options' help texts."""
-    lines = [line.strip("╭╮╰╯│─ \t") for line in box.splitlines()[1:]]
-    sections = "\n".join(lines).split("\n\n")
-    told = [" ".join(section.split()) for section in sections]
+    lines: list[str] = []
+    named = ""
+    for line in box.splitlines()[1:]:
+        inside = line.strip("╭╮╰╯│+| \t")  # of the frame, in Unicode or, where that cannot be shown, in ASCII
+        inside = "" if set(inside) <= set("─-") else inside
+        depth = len(line) - len(line.lstrip("│| "))
+        if depth <= OPTION_DEPTH:
+            named = inside
+        if depth <= OPTION_DEPTH or not named.startswith("-"):  # an argument without a name has its help text instead
+            lines.append(inside)
+    told = [" ".join(section.split()) for section in "\n".join(lines).split("\n\n")]
     kept = [
         text for text in told if text and not text.startswith(("For full helptext", "Argument helptext", "Got errors"))
     ]
-    return f"{'; '.join(kept)[:400] or 'the options are wrong'}; --help lists the options"
+    words = "; ".join(kept)[:400].replace(f"Missing from gymnast {name}:", "needed:")
+    return f"{words or 'the options are wrong'}; --help lists the options"
 
 
 def _report(name: str, config: Any) -> None:

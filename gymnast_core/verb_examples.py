@@ -46,7 +46,7 @@ EXAMPLES = {
     "world-model finetune": "gymnast world-model finetune --init mini/world_model --data runs/episodes --held-out 0.3",
     "world-model train-autoencoder": "gymnast world-model train-autoencoder --data runs/episodes",
     "world-model evaluate": "gymnast world-model evaluate --model mini/world_model --data runs/episodes",
-    "world-model rollout": "gymnast world-model rollout --model mini/world_model --frame my_scene.png --out film.mp4",
+    "world-model rollout": "gymnast world-model rollout --model mini/world_model --frame a.png --sweep +x --out a.mp4",
     "world-model reconstruct": "gymnast world-model reconstruct --data runs/episodes --out IMAGINED",
     "hub push": "gymnast hub push my-policy --to hf:OWNER/NAME --license apache-2.0 --dry-run",
     "hub pull": "gymnast hub pull hf:OWNER/NAME --out my-policy",

@@ -120,6 +120,20 @@ def test_an_unknown_verb_is_one_line_with_the_verb_that_was_meant(capsys: pytest
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["train", "evaluate"]
 
 
+def test_wrong_options_are_one_short_line_that_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in (
+        (["adapt"], "gymnast adapt: needed: --frame [STR [STR ...]] --instruction STR; --help lists the options"),
+        (["queue", "show"], "gymnast queue show: needed: INT Number of the job. (required); --help lists the options"),
+        (
+            ["policy", "evaluate", "--polcy", "x"],
+            "gymnast policy evaluate: Unrecognized options: --polcy, x; Perhaps you meant: --policy STR; "
+            "--help lists the options",
+        ),
+    ):
+        assert main(words) == 2
+        assert capsys.readouterr().err == f"error: {told}\n"
+
+
 def test_the_version_is_everywhere_the_same_and_names_the_commit_of_a_checkout(tmp_path: Path) -> None:
     assert ElementTree.parse(ROOT / "package.xml").findtext("version") == __version__
     assert f'version="{__version__}"' in (ROOT / "setup.py").read_text(encoding="utf-8")
