@@ -71,7 +71,7 @@ def _run(name: str, verb: Verb, words: list[str]) -> int:
     take_next()  # of a verb that this process ran before
     first = os.environ.get("RANK", "0") == "0"  # under torchrun the first process alone
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        code = int(_load(name, verb.run)(config) or 0)
+        code = int(_load_work(name, verb)(config) or 0)
         if verb.page and first:
             _report(name, config)
     command = take_next()
@@ -89,6 +89,19 @@ def _load(name: str, target: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise _missing(name, error) from error
+
+
+def _load_work(name: str, verb: Verb) -> Any:
+    """The function that does the verb's work. Where it is long work, its imports may take some seconds: they are told.
+
+    Raises: ConfigError naming a package that is missing.
+    """
+    if not verb.result:  # an emergency stop loses no time
+        return _load(name, verb.run)
+    from gymnast_core.progress import busy
+
+    with busy(f"starting {name}"):
+        return _load(name, verb.run)
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> ConfigError:
