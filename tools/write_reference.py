@@ -15,7 +15,7 @@ from gymnast_core.config import StationConfig
 from gymnast_core.field_docs import field_docs
 from gymnast_core.verb_examples import EXAMPLES
 from gymnast_core.verbs import GROUPS, Verb
-from tools.field_table import default_of, field_table, section_of, what_it_takes
+from tools.field_table import default_of, field_table, what_it_takes
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 STATION = """\
@@ -51,16 +51,27 @@ This page is made from the code by `python -m tools.write_reference`.
 
 
 def station_page() -> str:
-    """The page on the station file: one table for each section, in the order in which they are met."""
-    lines, waiting, done = [STATION.rstrip()], [StationConfig], {StationConfig}
+    """The page on the station file: one table for each section, named by where it first stands in the file."""
+    titles: dict[type[Any], str] = {StationConfig: ""}
+    waiting = [StationConfig]
     while waiting:
         config = waiting.pop(0)
-        title = "The file" if config is StationConfig else section_of(config)
-        lines += ["", f"## {title}", "", " ".join((config.__doc__ or "").split()), "", *field_table(config)]
-        inner = [one for hint in get_type_hints(config, include_extras=True).values() for one in _sections(hint)]
-        waiting += [one for one in dict.fromkeys(inner) if one not in done]
-        done |= set(inner)
+        for name, hint in get_type_hints(config, include_extras=True).items():
+            for inner in _sections(hint):
+                if inner not in titles:
+                    above = f"{titles[config]}." if titles[config] else ""
+                    titles[inner] = f"{above}{name}" + (".NAME" if get_origin(_bare(hint)) is dict else "")
+                    waiting.append(inner)
+    lines = [STATION.rstrip()]
+    for config, title in titles.items():
+        said = " ".join((config.__doc__ or "").split())
+        lines += ["", f"## {title or 'The file'}", "", said, "", *field_table(config, titles)]
     return "\n".join(lines) + "\n"
+
+
+def _bare(kind: Any) -> Any:
+    """A type without what is annotated to it."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _sections(kind: Any) -> list[type[Any]]:
