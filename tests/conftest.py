@@ -42,7 +42,18 @@ LIGHT = (
 """Files over ROS that run beside another graph: what they show does not depend on how soon something happens."""
 ROS = "ros"
 """All other files over ROS, as one piece of work."""
-LONG = ("test_ros_rounds.py", "test_rounds.py", "test_rl_processes.py", "test_lab_way.py", "test_policy_sft.py")
+LONG = (
+    "test_ros_rounds.py",
+    "test_ros_canary.py",
+    "test_rounds.py",
+    "test_ros_trials.py",
+    "test_rl_processes.py",
+    "test_lab_way.py",
+    "test_ros_demo.py",
+    "test_policy_sft.py",
+    "test_dyna.py",
+    "test_transfer.py",
+)
 """Files that take minutes: they begin early, so that no worker is left alone with one at the end."""
 BEHIND = 2
 """Niceness of all tests but those over ROS, so that they do not keep an arm waiting that runs beside them."""

@@ -22,6 +22,7 @@ from gymnast_core.data.labels import Label, write_label
 from gymnast_core.data.lerobot_stats import PictureStats, of_dataset, of_numbers
 from gymnast_core.errors import DataError, GymnastError
 from gymnast_core.rollout.starts import read_frames
+from tests.lerobot_environment import MISSING, lerobot_is_there, lerobot_python
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
@@ -30,7 +31,6 @@ GOLDENS = Path(__file__).parent / "goldens" / "lerobot"
 CAMERAS = ("over_shoulder", "wrist")
 KEPT = (0, 1, 2, 3, 4, 5, 7)
 """Columns of the goldens' state without its "pad"."""
-LEROBOT = os.environ.get("GYMNAST_LEROBOT_PYTHON", "")
 """The Python of an environment with lerobot 0.4.4 or newer."""
 
 
@@ -211,7 +211,7 @@ def test_a_damaged_byte_is_an_error_or_no_matter_and_never_a_crash(
         shutil.rmtree(folder)
 
 
-@pytest.mark.skipif(not LEROBOT, reason="GYMNAST_LEROBOT_PYTHON names no Python with lerobot")
+@pytest.mark.skipif(not lerobot_is_there(), reason=MISSING)
 @pytest.mark.parametrize("frames", ["video", "pictures"])
 def test_lerobot_loads_what_is_written(tmp_path: Path, frames: str) -> None:
     random = np.random.default_rng(1)
@@ -232,7 +232,7 @@ def test_lerobot_loads_what_is_written(tmp_path: Path, frames: str) -> None:
     hidden = ("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     told = subprocess.run(
-        [LEROBOT, str(script), str(out)],
+        [lerobot_python(), str(script), str(out)],
         env={**environment, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
         capture_output=True,
         text=True,

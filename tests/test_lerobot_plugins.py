@@ -1,7 +1,6 @@
 """LeRobot's own interface on our plug-ins, in LeRobot's own environment.
 
-GYMNAST_LEROBOT_PYTHON names the Python of an environment with `lerobot` in it; without one these are skipped, since
-`lerobot` wants older versions of libraries than gymnast.
+Without such an environment (tests.lerobot_environment) these are skipped.
 """
 
 from __future__ import annotations
@@ -10,21 +9,26 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from gymnast_core.cli import main
+from gymnast_core.data.episode import Episode, write_episode
+from tests.lerobot_environment import MISSING, lerobot_is_there, lerobot_python
 from tests.processes import ROOT
 
-PYTHON = os.environ.get("GYMNAST_LEROBOT_PYTHON", "")
-pytestmark = pytest.mark.skipif(not PYTHON, reason="GYMNAST_LEROBOT_PYTHON names no environment with lerobot in it")
+pytestmark = pytest.mark.skipif(not lerobot_is_there(), reason=MISSING)
 
 ENV = """
+import draccus
 import lerobot_env_gymnast
 from lerobot.configs.types import FeatureType
 from lerobot.envs.configs import EnvConfig
 from lerobot.envs.factory import make_env
 from lerobot.envs.utils import add_envs_task, env_to_policy_features, preprocess_observation
 
-config = EnvConfig.get_choice_class("gymnast")(task="close_drawer", episode_length=3)
+words = {"type": "gymnast", "task": "close_drawer", "episode_length": 3, "where": "station", "frames": []}
+config = draccus.decode(EnvConfig, words)  # as the command line's options are read
 features = env_to_policy_features(config)
 assert {name: one.shape for name, one in features.items()} == {
     "action": (7,), "observation.image": (3, 128, 128), "observation.state": (7,)
@@ -73,14 +77,53 @@ assert not robot.is_connected
 """
 
 
+def in_lerobot(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """LeRobot's Python with our plug-ins, as an installation makes them known to it. folder: for what it leaves."""
+    plugins = [ROOT / "plugins" / name for name in ("lerobot_env_gymnast", "lerobot_robot_gymnast")]
+    written = folder / "lerobot_robot_gymnast-0.1.0.dist-info"
+    written.mkdir(exist_ok=True)
+    (written / "METADATA").write_text("Metadata-Version: 2.1\nName: lerobot_robot_gymnast\nVersion: 0.1.0\n")
+    paths = os.pathsep.join(map(str, (ROOT, *plugins, folder)))
+    environment = {**os.environ, "PYTHONPATH": paths, "HF_HOME": str(folder), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([lerobot_python(), *words], cwd=folder, env=environment, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("script", [ENV, ROBOT], ids=["environment", "robot"])
 def test_lerobot_takes_the_station_for_one_of_its_own(script: str, tmp_path: Path) -> None:
-    plugins = [ROOT / "plugins" / name for name in ("lerobot_env_gymnast", "lerobot_robot_gymnast")]
-    for name in ("lerobot_robot_gymnast",):  # what an installation leaves behind, by which LeRobot finds plug-ins
-        written = tmp_path / f"{name}-0.1.0.dist-info"
-        written.mkdir()
-        (written / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
-    paths = [str(ROOT), *map(str, plugins), str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([PYTHON, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = in_lerobot(["-c", script], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+REPLAY = """
+import sys
+import numpy as np
+from lerobot.scripts import lerobot_replay
+from lerobot_robot_gymnast.robot import Gymnast
+
+sent = []
+send = Gymnast.send_action
+Gymnast.send_action = lambda robot, action: sent.append(send(robot, action)) or sent[-1]
+lerobot_replay.main()
+np.save("sent.npy", [list(action.values()) for action in sent])
+"""
+
+
+def test_lerobot_replays_our_episode_on_the_station(tmp_path: Path) -> None:
+    """A logged episode of the drawer, converted, and played by LeRobot's own verb."""
+    random = np.random.default_rng(2)
+    actions = random.uniform(-0.02, 0.02, (6, 7)).astype(np.float32)
+    actions[:, 6] = 1
+    frames = random.integers(0, 255, (7, 48, 48, 3), np.uint8)
+    states = np.zeros((7, 7), np.float32)
+    stamps = np.arange(7) * 200_000_000
+    write_episode(tmp_path / "in" / "e", Episode("close the drawer", frames, actions, actions, states, stamps, True))
+    out = tmp_path / "out"
+    words = ["data", "convert", str(tmp_path / "in"), "--to", "lerobot", "--out", str(out), "--workers", "1"]
+    assert main([*words, "--frames", "pictures"]) == 0
+    robot = ["--robot.type=gymnast", "--robot.id=bench", "--robot.over=simulation", "--robot.task=close_drawer"]
+    data = ["--dataset.repo_id=local/ours", f"--dataset.root={out}", "--dataset.episode=0", "--play_sounds=false"]
+    done = in_lerobot(["-c", REPLAY, *robot, *data], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    sent = np.load(tmp_path / "sent.npy")
+    np.testing.assert_allclose(sent[:6], actions, atol=1e-6)
+    np.testing.assert_allclose(sent[6], [0, 0, 0, 0, 0, 0, 1], atol=1e-6)  # the last row moves nothing

@@ -37,6 +37,8 @@ from tests.ros_tools import (
 )
 
 PERIOD = 0.2
+PASSING = frozenset({"driver_unchecked", "joint_states_stale", "stale"})
+"""What an action is refused for on a machine that kept a node away for a moment."""
 CAUGHT_OFFSET = (-0.0005, -0.0043, 0.0048)
 CAUGHT = (  # millimetres, what an adapted policy did
     "9 -44 -14; -30 -44 -1; 49 50 -14; -8 -22 -50; -8 5 -50; 16 50 4; 17 50 0; 0 0 0; 0 0 0; 0 0 0; 3 50 -4; "
@@ -119,28 +121,29 @@ class Arm:
         return self.executed[-1][1]
 
     def send_accepted(self, values: Sequence[float]) -> ExecutedAction:
-        """One action (7,) that is accepted; a node that a busy machine kept away for a moment looks at the driver
-        first, and is asked again."""
+        """One action (7,) that is accepted; where a busy machine kept a node away for a moment, it is sent again."""
         began, result = time.monotonic(), self.send(values)
-        while result is not None and "driver_unchecked" in result.safety_events and not overdue(5.0, began):
+        while result is not None and PASSING & set(result.safety_events) and not overdue(5.0, began):
             time.sleep(PERIOD)
             result = self.send(values)
         assert result is not None and result.accepted, result
         return result
 
-    def run(self, values: Sequence[float], steps: int) -> list[ExecutedAction]:
-        """The same action at 5 Hz; returns what was executed once the arm has come to rest."""
-        results = []
-        due = time.monotonic()
-        for _ in range(steps):
-            results.append(self.send(values))
-            due += PERIOD
+    def run(self, values: Sequence[float], steps: int, until: str = "") -> list[ExecutedAction]:
+        """The same action at 5 Hz, each accepted; returns what was executed once the arm has come to rest.
+
+        until: the event that ends it sooner.
+        """
+        results: list[ExecutedAction] = []
+        while len(results) < steps and not (results and until in results[-1].safety_events):
+            due = time.monotonic() + PERIOD
+            results.append(self.send_accepted(values))
             time.sleep(max(0.0, due - time.monotonic()))
         # Standing still is an action, too: silence would make the arm hold where a slow simulation has brought it.
         for _ in range(4):
             self.send([0, 0, 0, 0, 0, 0, values[6]])
             time.sleep(PERIOD)
-        return [result for result in results if result is not None]
+        return results
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +184,8 @@ def test_executed_says_what_the_envelope_left(arm: Arm) -> None:
     result = arm.send_accepted([0.2, 0, 0, 0, 0, 0, 1.0])
     assert "translation_clipped" in result.safety_events
     assert 0.0 < result.translation[0] <= 0.05 + 1e-6
-    results = arm.run([-0.02, 0.05, 0, 0, 0, 0, 1.0], 6)
+    arm.run([-0.02, 0, 0, 0, 0, 0, 1.0], 6)
+    results = arm.run([0, 0.05, 0, 0, 0, 0, 1.0], 20, until="workspace_clipped")  # where the arm lags, more are needed
     assert "workspace_clipped" in results[-1].safety_events
     assert arm.state.target_bridge_pose[1] <= 0.20 + 1e-4  # the file's workspace_max
 

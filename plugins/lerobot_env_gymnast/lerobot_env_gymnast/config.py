@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
@@ -25,8 +25,8 @@ class GymnastEnv(EnvConfig):
     """A task of the station; None: its first."""
     config: str = "simulated_drawer"
     """Station file: a path, or the name of a shipped one."""
-    where: Literal["station", "imagination"] = "station"
-    """On the simulated station, or in the station's world model, from `frames`."""
+    where: str = "station"  # LeRobot's command line reads no Literal
+    """"station": on the simulated station; "imagination": in the station's world model, from `frames`."""
     frames: list[str] = field(default_factory=list)
     """Where imagination begins: pictures, films or logged episodes, `SOURCE` or `SOURCE:INDEX`."""
     episode_length: int = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from lerobot.robots import RobotConfig
 
@@ -15,9 +14,9 @@ class GymnastConfig(RobotConfig):
 
     station: str = "simulated_drawer"
     """Station file: a path, or the name of a shipped one; over ROS, the file that the station was started with."""
-    over: Literal["ros", "simulation"] = "ros"
-    """A running station in the ROS graph (`gymnast up`, `ros2 launch gymnast bridge.launch.py`), or a simulated one in
-    this process, which needs no ROS."""
+    over: str = "ros"  # LeRobot's command line reads no Literal
+    """"ros": a running station in the ROS graph (`gymnast up`, `ros2 launch gymnast bridge.launch.py`), or
+    "simulation": a simulated one in this process, which needs no ROS."""
     namespace: str = ""
     """ROS namespace of the station's nodes."""
     task: str = ""
