@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 import urllib.request
 from urllib.parse import SplitResult, urlsplit
 
@@ -112,6 +113,29 @@ def _character(one: str) -> str:
     names = {"\n": "a line break", "\r": "a line break", "\t": "a tab", " ": "a space"}
     quotes = "a quotation mark" if one in "\"'`“”‘’" else ""
     return names.get(one) or f"{quotes or 'a character that is not ASCII'} (U+{ord(one):04X})"
+
+
+def is_near(address: str) -> bool:
+    """Whether a server's address is on this machine or in the local network: a private address, or a name without a
+    dot, with `.local` or with `.lan`."""
+    host = urlsplit(address).hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return bool(host) and ("." not in host or host.endswith((".local", ".lan")))
+
+
+PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+
+def why_silent(address: str, seconds: float = 3.0) -> str:
+    """Why nobody can be reached at a server's address, such as "Connection refused"; empty where something listens."""
+    parts = urlsplit(address)
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or PORTS[parts.scheme]), seconds):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def is_this_machine(host: str) -> bool:

@@ -28,6 +28,8 @@ MINI_DOMAIN = (
     "their domain."
 )
 HELP = ("-h", "--help", "help")
+OPTION_DEPTH = 6
+"""Columns before an option in tyro's complaint; what is farther to the right is its help text."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,17 +64,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, verb: Verb, words: list[str]) -> int:
     """Read the options, do the work, write its page; returns the exit code."""
-    config = _read_options(name, verb, words)
+    config, as_json = _read_options(name, verb, words)
     if config is None:
+        _print_example(name, verb)
         return 0
     take_next()  # of a verb that this process ran before
-    code = int(_load(name, verb.run)(config) or 0)
     first = os.environ.get("RANK", "0") == "0"  # under torchrun the first process alone
-    if verb.page and first:
-        _report(name, config)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        code = int(_load_work(name, verb)(config) or 0)
+        if verb.page and first:
+            _report(name, config)
     command = take_next()
     if command and first and code in (0, 1):
         print(f"next: {command}", file=sys.stderr)
+    if as_json and first:
+        _print_result(name)
     return code
 
 
@@ -85,6 +91,19 @@ def _load(name: str, target: str) -> Any:
         raise _missing(name, error) from error
 
 
+def _load_work(name: str, verb: Verb) -> Any:
+    """The function that does the verb's work. Where it is long work, its imports may take some seconds: they are told.
+
+    Raises: ConfigError naming a package that is missing.
+    """
+    if not verb.result:  # an emergency stop loses no time
+        return _load(name, verb.run)
+    from gymnast_core.progress import busy
+
+    with busy(f"starting {name}"):
+        return _load(name, verb.run)
+
+
 def _missing(name: str, error: ModuleNotFoundError) -> ConfigError:
     """What to tell of a package that is not installed. Raises: `error` where a module of gymnast is not there."""
     if (error.name or "").startswith(("gymnast_core", "gymnast_nodes")):
@@ -92,14 +111,16 @@ def _missing(name: str, error: ModuleNotFoundError) -> ConfigError:
     return ConfigError(f"`gymnast {name}` needs the Python package '{error.name}'; `gymnast doctor` says how to get it")
 
 
-def _read_options(name: str, verb: Verb, words: list[str]) -> Any:
-    """The verb's config from its recipe and the command line; None after `--help`. Raises: ConfigError."""
+def _read_options(name: str, verb: Verb, words: list[str]) -> tuple[Any, bool]:
+    """The verb's config from its recipe and the command line, None after `--help`; and whether its result is wanted as
+    JSON. Raises: ConfigError."""
     import tyro
 
     from gymnast_core.config import load_config, parse_config
 
     config_class = _load(name, verb.options)
     recipe, words = _take_recipe(words)
+    as_json, words = _take_json(name, verb, config_class, words)
     if recipe is None and verb.recipe:
         recipe = str(Path(__file__).resolve().parent / verb.recipe)
     default = load_config(config_class, recipe) if recipe else tyro.MISSING_NONPROP
@@ -111,9 +132,29 @@ def _read_options(name: str, verb: Verb, words: list[str]) -> Any:
             )
     except SystemExit as end:
         if not end.code:  # --help
-            return None
-        raise ConfigError(f"gymnast {name}: {_one_line(complaint.getvalue())}") from None
-    return parse_config(config_class, dataclasses.asdict(config), "command line")
+            return None, False
+        raise ConfigError(f"gymnast {name}: {_one_line(complaint.getvalue(), name)}") from None
+    return parse_config(config_class, dataclasses.asdict(config), "command line"), as_json
+
+
+def _take_json(name: str, verb: Verb, config_class: type[Any], words: list[str]) -> tuple[bool, list[str]]:
+    """Take `--json` off the words, unless it is an option of the verb's own. Raises: ConfigError where it says nothing
+    that JSON could hold."""
+    if "--json" not in words or any(field.name == "json" for field in dataclasses.fields(config_class)):
+        return False, words
+    if not verb.result:
+        raise ConfigError(f"gymnast {name}: it has no result that --json could print; leave it out")
+    return True, [word for word in words if word != "--json"]
+
+
+def _print_result(name: str) -> None:
+    """result.json as this process wrote it last. Raises: ConfigError where it wrote none."""
+    from gymnast_core.results import last_written
+
+    path = last_written()
+    if path is None:
+        raise ConfigError(f"gymnast {name}: it ended before it wrote a result.json")
+    print(path.read_text(encoding="utf-8").strip())
 
 
 def _explain(name: str, error: BaseException) -> int:
@@ -139,15 +180,24 @@ def _explain(name: str, error: BaseException) -> int:
     return 2
 
 
-def _one_line(box: str) -> str:
+def _one_line(box: str, name: str) -> str:
     """tyro's framed complaint as one line: what is wrong and the nearest options, without the options' help texts."""
-    lines = [line.strip("╭╮╰╯│─ \t") for line in box.splitlines()[1:]]
-    sections = "\n".join(lines).split("\n\n")
-    told = [" ".join(section.split()) for section in sections]
+    lines: list[str] = []
+    named = ""
+    for line in box.splitlines()[1:]:
+        inside = line.strip("╭╮╰╯│+| \t")  # of the frame, in Unicode or, where that cannot be shown, in ASCII
+        inside = "" if set(inside) <= set("─-") else inside
+        depth = len(line) - len(line.lstrip("│| "))
+        if depth <= OPTION_DEPTH:
+            named = inside
+        if depth <= OPTION_DEPTH or not named.startswith("-"):  # an argument without a name has its help text instead
+            lines.append(inside)
+    told = [" ".join(section.split()) for section in "\n".join(lines).split("\n\n")]
     kept = [
         text for text in told if text and not text.startswith(("For full helptext", "Argument helptext", "Got errors"))
     ]
-    return f"{'; '.join(kept)[:400] or 'the options are wrong'}; --help lists the options"
+    words = "; ".join(kept)[:400].replace(f"Missing from gymnast {name}:", "needed:")
+    return f"{words or 'the options are wrong'}; --help lists the options"
 
 
 def _report(name: str, config: Any) -> None:
@@ -182,6 +232,16 @@ def _print_help() -> None:
     for title, group in GROUPS.items():
         print(f"\n{title}")
         _print_verbs(group)
+
+
+def _print_example(name: str, verb: Verb) -> None:
+    """What follows the options in a verb's help."""
+    from gymnast_core.verb_examples import EXAMPLES
+
+    print(f"\nexample:\n  {EXAMPLES[name]}\n")
+    print("--from FILE.yaml reads options from a file; an option of the command line overrides it.")
+    if verb.result:
+        print("--json prints the result as JSON to the standard output, and everything else to the standard error.")
 
 
 def _print_verbs(verbs: dict[str, Verb]) -> None:

@@ -140,7 +140,9 @@ class CameraConfig:
     gain: Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)] | None = None
     """Fixed gain of a video device, in its own unit. Empty: left to the device."""
     width: Annotated[int, Field(ge=16, le=8192)] = 640
+    """Of the camera's frames, pixels."""
     height: Annotated[int, Field(ge=16, le=8192)] = 480
+    """Of the camera's frames, pixels."""
     rate_hz: Annotated[float, Field(gt=0, le=30)] = 10.0
     """Frames per second of a device or of the simulated camera."""
     max_age_s: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False), SECONDS] = 1.0
@@ -231,6 +233,7 @@ class ModelsConfig:
     the Hugging Face Hub is named hf:OWNER/NAME or hf:OWNER/NAME@REVISION."""
 
     policy: PathText = "mini/policy"
+    """Checkpoint folder of the policy, the address of a policy server, or recorded actions (.npz)."""
     policy_token_env: dict[
         Annotated[str, AfterValidator(_check_policy_server)],
         Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")],
@@ -240,6 +243,7 @@ class ModelsConfig:
     unnorm_key: str = "station"
     """Which statistics of the policy's checkpoint un-normalise its actions."""
     world_model: PathText = "mini/world_model"
+    """World-model folder, or a WorldGym checkpoint."""
     second_world_model: PathText = ""
     """Another world model, trained apart, that confirms imagined successes where the recipe asks for it."""
     autoencoder: PathText = ""
@@ -292,6 +296,7 @@ class JudgeConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Kind transformers: precision of the weights; auto: bfloat16 on a GPU, float32 on a CPU."""
     votes: Annotated[int, Field(ge=1, le=25)] = 5
+    """How many times a vision-language model is asked about an episode."""
     stride: Annotated[int, Field(ge=1)] = 3
     """Every stride-th frame is shown, and always the last one."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
@@ -308,8 +313,11 @@ class JudgeConfig:
     """Spend limit of one run, US dollars, its resumptions included."""
     max_total_tokens: Annotated[int, Field(ge=0)] = 0
     """Limit of one run in tokens, input and output together; 0: no limit."""
-    dollars_per_million_input_tokens: NotNegative = 2.5
-    dollars_per_million_output_tokens: NotNegative = 10.0
+    dollars_per_million_input_tokens: NotNegative | None = None
+    """Price of what the model reads, US dollars. Empty: nothing for a server on this machine or in the local network,
+    and 2.5, gpt-4o's price, for every other. A local server that passes requests on to a paid one needs its price."""
+    dollars_per_million_output_tokens: NotNegative | None = None
+    """Price of what the model writes, US dollars. Empty: nothing, or 10, by the same rule."""
 
     @property
     def asks(self) -> bool:
@@ -528,7 +536,9 @@ class EvaluationConfig:
     """After each reset, see whether the scene is at the task's start: by the station's truth where it has one, else by
     the judge. A wrong scene is reset again, within `reset_attempts`."""
     page: PersonPageConfig = field(default_factory=PersonPageConfig)
+    """The page on which a person who was called answers."""
     rest: RestConfig = field(default_factory=RestConfig)
+    """When the motors rest."""
 
 
 @dataclass(frozen=True)
@@ -536,6 +546,7 @@ class RecorderConfig:
     """Where episodes go."""
 
     folder: Annotated[PathText, Field(min_length=1)] = "runs/episodes"
+    """Folder of the episodes."""
     mcap_compression: Literal["none", "lz4", "zstd"] = "none"
     """Compression of the bag. Use none or lz4: camera frames hardly compress, and zstd is slower than the camera."""
     min_free_mb: Annotated[int, Field(ge=0)] = 500
@@ -593,6 +604,7 @@ class SimulationConfig:
     scene: PathText = "drawer"
     """A shipped scene or the path of a scene file."""
     seed: int = 0
+    """Decides the scene at the start."""
 
 
 @dataclass(frozen=True)
@@ -600,22 +612,39 @@ class StationConfig:
     """Everything about one station: the file a lab writes."""
 
     name: Annotated[str, Field(min_length=1)]
+    """Name of the station: adapters, runs and logs carry it."""
     tasks: Annotated[dict[str, TaskConfig], Field(min_length=1)]
+    """The tasks, by names of your own such as `close_drawer`."""
     arm: ArmConfig = field(default_factory=ArmConfig)
+    """The arm and how it is driven."""
     camera: CameraConfig = field(default_factory=CameraConfig)
+    """The camera."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
+    """What no action may exceed."""
     models: ModelsConfig = field(default_factory=ModelsConfig)
+    """Which policy, world model and adapters are used."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """Who scores episodes."""
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    """How a task is practised."""
     canary: CanaryConfig = field(default_factory=CanaryConfig)
+    """Trials on the robot after practice."""
     practise: PractiseConfig = field(default_factory=PractiseConfig)
+    """Rounds of learning and practising again."""
     dyna: Annotated[DynaConfig, BeforeValidator(_schedule_alone)] = field(default_factory=DynaConfig)
+    """Rounds of learning from all logs."""
     look_ahead: LookAheadConfig = field(default_factory=LookAheadConfig)
+    """Whether candidates are imagined before the arm moves."""
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    """When an episode ends."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """How trials go on while nobody watches."""
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
+    """Where episodes are logged."""
     bags: BagConfig = field(default_factory=BagConfig)
+    """How bags that others recorded are read."""
     simulation: SimulationConfig | None = None
+    """The simulated station; leave it out where the arm is real."""
 
     def __post_init__(self) -> None:
         period = 1 / self.arm.control_hz

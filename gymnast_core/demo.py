@@ -9,6 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated
 
+import tyro
 from pydantic import Field
 
 from gymnast_core.config import NotNegative, Seed
@@ -30,8 +31,8 @@ class DemoConfig:
     """Start frames of practice, each of another reset; 0: as the station file says."""
     canary_trials: Annotated[int, Field(ge=0, le=1000)] = 12
     """At most this many pairs of trials, base against adapter, after the gate; 0: as the station file says."""
-    iterations: Annotated[int, Field(ge=0)] = 0
-    """Updates of the adaptation; 0: as the station file says."""
+    iterations: Annotated[int, Field(ge=0), tyro.conf.arg(aliases=["--updates"])] = 0
+    """At most this many updates of practice; 0: as the station file says."""
     seconds: NotNegative = 0.0
     """Training time of the adaptation; 0: as the station file says."""
     seed: Seed = 0

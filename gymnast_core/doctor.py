@@ -6,7 +6,9 @@ own, so that a crash in a driver is a line in the table instead of the end of it
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -18,9 +20,14 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
+from gymnast_core.addresses import why_silent
 from gymnast_core.config import PACKAGE_ROOT, StationConfig, find_model, load_config
+from gymnast_core.doctor_fix import MAKE_SETUP, Command, install, run_fixes
 from gymnast_core.errors import CheckpointError, ConfigError, JudgeError
+from gymnast_core.policy.names import REMOTE
+from gymnast_core.progress import progress_bar
 
 Status = Literal["ok", "missing", "optional"]
 SERIAL_DEVICE = Path("/dev/ttyDXL")
@@ -52,6 +59,10 @@ class DoctorConfig:
     """Station file, or the name of a shipped one: its models, arm and judge are checked too."""
     core: bool = False
     """Check only what the library needs without ROS and without a station."""
+    fix: bool = False
+    """Install what is missing, where a command can, and check again. `make setup` asks for sudo where it needs it."""
+    json: bool = False
+    """Print the findings as JSON."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +72,14 @@ class Finding:
     status: "missing" makes the exit code 1; "optional" is missing too, but nothing asked for here needs it.
     detail: what was found, one line.
     remedy: how to get it; empty when status is "ok".
+    fix: the command that does it, run from the repository; empty where a person must.
     """
 
     name: str
     status: Status
     detail: str
     remedy: str = ""
+    fix: Command = ()
 
 
 def doctor(config: DoctorConfig) -> int:
@@ -75,7 +88,15 @@ def doctor(config: DoctorConfig) -> int:
     Raises: ConfigError when the station file is wrong.
     """
     findings = examine(config)
-    _print(findings)
+    if config.fix and any(finding.remedy for finding in findings):
+        if not config.json:
+            _print(findings)
+        if run_fixes([finding.fix for finding in findings if finding.status != "ok"]):
+            findings = examine(config)
+    if config.json:
+        print(json.dumps({"findings": [dataclasses.asdict(finding) for finding in findings]}))
+    else:
+        _print(findings)
     return 1 if any(finding.status == "missing" for finding in findings) else 0
 
 
@@ -133,12 +154,21 @@ def examine(config: DoctorConfig) -> list[Finding]:
             checks.append(("camera", partial(check_camera, station, path)))
 
     findings = []
-    for name, check in checks:
-        try:
-            findings.append(check())
-        except Exception as error:  # a check that fails in an unforeseen way is a finding, not a crash
-            findings.append(Finding(name, "missing", _one_line(f"{type(error).__name__}: {error}"), SETUP))
+    with progress_bar() as bar:
+        row = bar.add_task("checking this machine", total=len(checks), note="")
+        for name, check in checks:
+            bar.update(row, note=name)
+            findings.append(_find(name, check))
+            bar.update(row, advance=1, note="")
     return findings
+
+
+def _find(name: str, check: Callable[[], Finding]) -> Finding:
+    """What a check finds; one that fails in an unforeseen way is a finding, not a crash."""
+    try:
+        return check()
+    except Exception as error:
+        return Finding(name, "missing", _one_line(f"{type(error).__name__}: {error}"), SETUP, MAKE_SETUP)
 
 
 def check_python() -> Finding:
@@ -159,7 +189,7 @@ def check_torch() -> Finding:
     worked, output = _run_python(code)
     if worked:
         return Finding("torch", "ok", output)
-    return Finding("torch", "missing", output, SETUP)
+    return Finding("torch", "missing", output, SETUP, MAKE_SETUP)
 
 
 def check_opencv() -> Finding:
@@ -170,7 +200,7 @@ def check_opencv() -> Finding:
     remedy = SETUP
     if "libGL" in output or "libgthread" in output or "libglib" in output:
         remedy = "sudo apt-get install libgl1 libglib2.0-0"
-    return Finding("OpenCV", "missing", output, remedy)
+    return Finding("OpenCV", "missing", output, remedy, MAKE_SETUP)
 
 
 def check_package(name: str, reason: str) -> Finding:
@@ -178,14 +208,15 @@ def check_package(name: str, reason: str) -> Finding:
     try:
         return Finding(name, "ok", version(name))
     except PackageNotFoundError:
-        return Finding(name, "optional", f"not installed; needed for {reason}", "pip install -e '.[full]'")
+        told = f"not installed; needed for {reason}"
+        return Finding(name, "optional", told, "pip install -e '.[full]'", install("full"))
 
 
 def check_mujoco(needed: bool) -> Finding:
     """MuJoCo is there and draws without a screen."""
     absent: Status = "missing" if needed else "optional"
     if importlib.util.find_spec("mujoco") is None:
-        return Finding("MuJoCo", absent, "not installed", "pip install -e '.[station]'")
+        return Finding("MuJoCo", absent, "not installed", "pip install -e '.[station]'", install("station"))
     chosen = os.environ.get("MUJOCO_GL")
     tried = []
     for backend in (chosen,) if chosen else ("egl", "osmesa"):
@@ -218,7 +249,7 @@ def check_ros() -> Finding:
         remedy = f"source {installed[0]}/setup.bash and run `make setup`"
     else:
         remedy = "run `make setup`, which installs ROS 2 as wheels, or install ROS 2 Jazzy or Humble and source it"
-    return Finding("ROS 2", "missing", output, remedy)
+    return Finding("ROS 2", "missing", output, remedy, () if distribution or installed else MAKE_SETUP)
 
 
 def check_interfaces() -> Finding:
@@ -235,6 +266,7 @@ def check_interfaces() -> Finding:
         "missing",
         output,
         "run `make setup`, then `source tools/env.sh`; in a workspace of your own: colcon build, then source its setup",
+        MAKE_SETUP,
     )
 
 
@@ -317,6 +349,9 @@ def check_models(station: StationConfig, path: Path) -> Finding:
         names["gate_judge"] = gate_judge.checkpoint
     for role, name in names.items():
         try:
+            if name.startswith(REMOTE):
+                absent += [f"{role}: nobody answers at {name}: {why}"] if (why := why_silent(name)) else []
+                continue
             if words := _broken_weights(find_model(name, path, network=False)):
                 absent.append(f"{role}: {words}")
         except ConfigError as error:
@@ -331,12 +366,14 @@ def check_judge(station: StationConfig) -> Finding:
     gate_judge = station.adaptation.gate_judge
     judges = [station.judge, *([] if isinstance(gate_judge, str) else [gate_judge])]
     if any(judge.kind == "transformers" for judge in judges) and importlib.util.find_spec("transformers") is None:
-        return Finding("judge", "missing", "transformers is not installed", "pip install -e '.[local-judge]'")
+        remedy = "pip install -e '.[local-judge]'"
+        return Finding("judge", "missing", "transformers is not installed", remedy, install("local-judge"))
     asked = [judge for judge in judges if judge.kind in ("vlm", "robometer")]
     if not asked:
         return Finding("judge", "ok", station.judge.kind)
     if importlib.util.find_spec("openai") is None:
-        return Finding("judge", "missing", "the package openai is not installed", "pip install -e '.[vlm]'")
+        told = "the package openai is not installed"
+        return Finding("judge", "missing", told, "pip install -e '.[vlm]'", install("vlm"))
     models = [judge for judge in asked if judge.kind == "vlm"]
     if not os.environ.get("OPENAI_API_KEY") and not all(judge.base_url for judge in models):
         return Finding("judge", "missing", "OPENAI_API_KEY is not set", "export OPENAI_API_KEY=...")
@@ -346,8 +383,12 @@ def check_judge(station: StationConfig) -> Finding:
         settings = [check_settings(judge) for judge in asked]
     except JudgeError as error:
         return Finding("judge", "missing", _one_line(str(error)), "correct that setting")
-    told = [f"{judge.model if judge in models else judge.kind} at {one.address}" for judge, one in zip(asked, settings)]
-    return Finding("judge", "ok", ", ".join(told))
+    for one in settings:
+        if one.goes_to == urlsplit(one.address).hostname and (why := why_silent(one.address)):
+            remedy = "start that server, or correct `base_url` of the judge in the station file"
+            return Finding("judge", "missing", f"nobody answers at {one.address}: {why}", remedy)
+    names = [judge.model if judge in models else judge.kind for judge in asked]
+    return Finding("judge", "ok", ", ".join(f"{name} at {one.address}" for name, one in zip(names, settings)))
 
 
 def check_serial_device() -> Finding:

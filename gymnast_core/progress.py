@@ -1,4 +1,4 @@
-"""Progress bars with time left, and interruption that ends a run at a safe place."""
+"""Progress with the time left, as bars or as plain lines, and interruption that ends a run at a safe place."""
 
 from __future__ import annotations
 
@@ -20,21 +20,91 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 console = Console(stderr=True)
+LINE_S = 15.0
+"""How often a line says how far something is, where the output is no terminal."""
 STOPPING = b"\nstopping at the next safe place; once more to stop now\n"
 
 
-def progress_bar() -> Progress:
+class Lines(Progress):
+    """Progress where the output is no terminal: a line for each unfinished task every `seconds`, whatever the work does
+    meanwhile, and the bars as they stood at the end."""
+
+    seconds = LINE_S
+
+    def start(self) -> None:
+        """Begin to say lines."""
+        super().start()
+        self._over = threading.Event()
+        self._speaker = threading.Thread(target=self._speak, daemon=True)
+        self._speaker.start()
+
+    def stop(self) -> None:
+        """Say no further line, and show the bars."""
+        self._over.set()
+        self._speaker.join()
+        super().stop()
+
+    def _speak(self) -> None:
+        while not self._over.wait(self.seconds):
+            for task in self.tasks:
+                if not task.finished:
+                    say(line_of(task))
+
+
+def line_of(task: Task) -> str:
+    """How far a task is: "judging: 12 of 40, 1:05 gone, about 2:30 left; success 0.50"."""
+    count = f"{task.completed:g}" if task.total is None else f"{task.completed:g} of {task.total:g}"
+    told = f"{task.description}: {count}, {_clock(task.elapsed or 0.0)} gone"
+    if task.time_remaining is not None:
+        told += f", about {_clock(task.time_remaining)} left"
+    note = task.fields.get("note", "")
+    return f"{told}; {note}" if note else told
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+@contextmanager
+def busy(doing: str, seconds: float = LINE_S) -> Iterator[None]:
+    """Say what takes time and has no count, such as loading a model: a spinner, or where the output is no terminal a
+    line every `seconds`.
+    """
+    if console.is_terminal:
+        with console.status(doing):
+            yield
+        return
+    over, began = threading.Event(), time.monotonic()
+
+    def speak() -> None:
+        while not over.wait(seconds):
+            say(f"{doing}: {_clock(time.monotonic() - began)} gone")
+
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
+        threading.Thread(target=speak, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def progress_bar(lines: bool = True) -> Progress:
     """A bar with a count, the time gone, the time left and a free text field `note`; use as a context manager.
 
-    Add tasks with `bar.add_task("title", total=n, note="")`.
+    Where the output is no terminal, lines say the same. Add tasks with `bar.add_task("title", total=n, note="")`.
+    lines: False where the caller says lines of its own.
     """
-    return Progress(
+    kind = Lines if lines and not console.is_terminal else Progress
+    return kind(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),

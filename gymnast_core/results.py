@@ -12,6 +12,7 @@ from gymnast_core.errors import CheckpointError, ConfigError, DataError
 from gymnast_core.files import read_json, write_json
 
 RESULT = "result.json"
+_written: list[Path] = []
 Result = TypeVar("Result")
 
 
@@ -20,7 +21,13 @@ def write_result(folder: str | os.PathLike[str], result: Any) -> Path:
     path = Path(folder) / RESULT
     content = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else dict(result)  # type: ignore[arg-type]
     write_json(path, content)
+    _written[:] = [path]
     return path
+
+
+def last_written() -> Path | None:
+    """The result that this process wrote last; None before the first one."""
+    return _written[0] if _written else None
 
 
 def read_result(kind: type[Result], folder: str | os.PathLike[str]) -> Result:

@@ -25,11 +25,15 @@ class Verb:
     defaults, a paper's, are not for a first try."""
     page: bool = False
     """Write the run's report.html afterwards. Verbs that know no reports need it; the others write their own."""
+    result: bool = False
+    """It writes result.json, which `--json` prints."""
 
 
-def _verb(room: str, options: str, run: str, summary: str, recipe: str = "", page: bool = False) -> Verb:
+def _verb(
+    room: str, options: str, run: str, summary: str, recipe: str = "", page: bool = False, result: bool = False
+) -> Verb:
     """A verb whose two modules lie in one room. options: module:Class; run: module:function."""
-    return Verb(f"gymnast_core.{room}{options}", f"gymnast_core.{room}{run}", summary, recipe, page)
+    return Verb(f"gymnast_core.{room}{options}", f"gymnast_core.{room}{run}", summary, recipe, page, result)
 
 
 GROUPS: dict[str, dict[str, Verb]] = {
@@ -44,12 +48,14 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "trials_config:TrialsOptions",
             "trials:trials",
             "try policies on a station from the same resets, and compare them",
+            result=True,
         ),
         "trials compare": _verb(
             "evaluation.",
             "trials_config:CompareRunsOptions",
             "trials_compare:compare_runs",
             "compare trials of different days, and say what differed",
+            result=True,
         ),
         "camera check": _verb(
             "evaluation.",
@@ -58,6 +64,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "hold the live picture against the station's reference photograph",
         ),
         "doctor": _verb("", "doctor:DoctorConfig", "doctor:doctor", "list what this machine lacks and how to get it"),
+        "completion": _verb(
+            "",
+            "completion:CompletionConfig",
+            "completion:completion",
+            "print a script that completes gymnast in a shell",
+        ),
     },
     "Jobs of a station": {
         "queue submit": _verb("serve.", "queue_config:SubmitConfig", "queue_verbs:submit", "ask for a policy's trials"),
@@ -87,31 +99,39 @@ GROUPS: dict[str, dict[str, Verb]] = {
     },
     "Practice and policies": {
         "adapt": _verb(
-            "rl.", "adapt_config:AdaptConfig", "adapt:adapt", "practise a task in imagination, from a frame of it"
+            "rl.",
+            "adapt_config:AdaptConfig",
+            "adapt:adapt",
+            "practise a task in imagination, from a frame of it",
+            result=True,
         ),
         "canary": _verb(
             "evaluation.",
             "canary_config:CanaryOptions",
             "canary_trials:canary",
             "try an adapter against its base, pair by pair: the robot has the last word",
+            result=True,
         ),
         "practise": _verb(
             "workflows.",
             "practise_config:PractiseOptions",
             "practise:practise",
             "practise, try, learn from what failed and practise again, in rounds",
+            result=True,
         ),
         "learn": _verb(
             "workflows.",
             "learn_config:LearnConfig",
             "learn:learn",
             "train world model and judges further on a station's trials, and measure the gate anew",
+            result=True,
         ),
         "dyna": _verb(
             "workflows.",
             "dyna_config:DynaOptions",
             "dyna:dyna",
             "learn from all logs of a station, keep what is better, practise in it, in rounds",
+            result=True,
         ),
         "dyna status": _verb(
             "workflows.",
@@ -119,26 +139,32 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "dyna_status:dyna_status",
             "print the tree of world models, judges and adapters",
         ),
-        "train": _verb("rl.", "train_config:TrainConfig", "train:train", "train a policy by GRPO, from many frames"),
-        "sft": _verb("policy.", "sft_config:SFTConfig", "sft:sft", "train a policy on demonstrations", page=True),
+        "train": _verb(
+            "rl.", "train_config:TrainConfig", "train:train", "train a policy by GRPO, from many frames", result=True
+        ),
+        "sft": _verb(
+            "policy.", "sft_config:SFTConfig", "sft:sft", "train a policy on demonstrations", page=True, result=True
+        ),
         "policy evaluate": _verb(
             "evaluation.",
             "policy_config:EvaluatePolicyConfig",
             "policy:evaluate_policy",
             "measure a policy's success on the simulated station",
-            page=True,
+            result=True,
         ),
         "policy imagine": _verb(
             "evaluation.",
             "imagined_config:ImaginePolicyConfig",
             "imagined:imagine_policy",
             "measure a policy's success in imagination, from frames alone",
+            result=True,
         ),
         "policy correlate": _verb(
             "evaluation.",
             "correlate_config:CorrelateConfig",
             "correlate:correlate_policies",
             "compare success in imagination with real success, over several policies",
+            result=True,
         ),
         "adapter list": _verb("policy.", "manage:ListAdaptersConfig", "manage:list_adapters", "list adapted policies"),
         "adapter remove": _verb(
@@ -149,6 +175,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "adapter_config:CompareConfig",
             "adapter:compare_adapter",
             "compare an adapted policy with its base on the simulated station",
+            result=True,
         ),
         "serve": _verb(
             "serve.", "serve_config:ServeConfig", "serve:serve", "answer other programs' requests for actions"
@@ -158,6 +185,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "transfer_config:TransferConfig",
             "transfer:transfer",
             "practise many times by each of several recipes, and measure what it was worth",
+            result=True,
         ),
     },
     "Judges and world models": {
@@ -167,12 +195,14 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "train:train_judge",
             "train a judge on labelled episodes",
             page=True,
+            result=True,
         ),
         "judge evaluate": _verb(
             "evaluation.",
             "judge_config:EvaluateJudgeConfig",
             "judge:evaluate_judge",
             "measure a judge's agreement with labelled episodes",
+            result=True,
         ),
         "world-model train": _verb(
             "world_model.",
@@ -181,6 +211,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "train a world model on episodes",
             recipe="world_model/recipes/mini.yaml",
             page=True,
+            result=True,
         ),
         "world-model finetune": _verb(
             "world_model.",
@@ -188,6 +219,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "finetune:finetune",
             "train a world model further, on a station's own episodes",
             page=True,
+            result=True,
         ),
         "world-model train-autoencoder": _verb(
             "world_model.",
@@ -195,12 +227,14 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "train_autoencoder:train_autoencoder",
             "train a small autoencoder on episodes",
             page=True,
+            result=True,
         ),
         "world-model evaluate": _verb(
             "evaluation.",
             "imagination_config:EvaluateConfig",
             "imagination:evaluate",
             "measure imagined pictures and outcomes against real ones",
+            result=True,
         ),
         "world-model rollout": _verb(
             "world_model.",

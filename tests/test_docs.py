@@ -10,6 +10,8 @@ import pytest
 from gymnast_core.config import JudgeConfig, parse_config
 from gymnast_core.plain_yaml import parse_yaml
 from gymnast_core.verbs import VERBS, find_verb
+from tools.write_reference import FOLDER
+from tools.write_reference import PAGES as MADE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -35,6 +37,11 @@ def test_the_index_lists_every_page_and_the_readme_fits_two_screens() -> None:
     listed = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#]+)\)", index.read_text())}
     assert set(PAGES[2:]) - {index} <= listed
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 100
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_page_made_from_the_code_says_what_the_code_says(name: str) -> None:
+    assert (FOLDER / name).read_text(encoding="utf-8") == MADE[name](), "run `python -m tools.write_reference`"
 
 
 def test_no_phrase_that_is_read_twice() -> None:

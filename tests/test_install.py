@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import runpy
@@ -20,6 +21,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from gymnast_core.doctor import check_package
+from gymnast_core.doctor_fix import MAKE_SETUP, install, plan
 from tests.machine import HANG_S
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -239,9 +242,23 @@ def test_doctor_checks_what_a_station_file_asks_for(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(text.replace("gate_judge: mini/gate_judge", "gate_judge: mini/no_judge"))
     own = run_doctor("--config", str(tmp_path / "own.yaml"), "--core")
     assert "OPENAI_API_KEY" not in own.stdout  # a server of one's own needs no key
+    assert re.search(r"MISSING\s+judge .*nobody answers at http://localhost:1: ", own.stdout)
     assert own.returncode == 1 and re.search(r"MISSING\s+models .*gate_judge: .*mini/no_judge", own.stdout)
+    (tmp_path / "far.yaml").write_text(text.replace("policy: mini/policy", "policy: ws://localhost:1"))
+    far = json.loads(run_doctor("--config", str(tmp_path / "far.yaml"), "--core", "--json").stdout)["findings"]
+    models = next(finding for finding in far if finding["name"] == "models")
+    assert "policy: nobody answers at ws://localhost:1" in models["detail"]
     wrong = run_doctor("--config", "no_such_station")
     assert wrong.returncode == 2 and len(wrong.stderr.strip().splitlines()) == 1 and "no_such_station" in wrong.stderr
+
+
+def test_a_fix_is_run_once_and_setup_does_what_single_installs_would() -> None:
+    vlm, serve = install("vlm"), install("serve")
+    assert vlm[-1] == f"{ROOT}[vlm]" and plan([vlm, (), serve, vlm]) == [vlm, serve]
+    assert plan([vlm, MAKE_SETUP, serve, MAKE_SETUP]) == [MAKE_SETUP]
+    assert plan([(), ()]) == [], "what only a person can do is no command"
+    absent = check_package("no-such-package-anywhere", "a test")
+    assert absent.status == "optional" and absent.fix == install("full")
 
 
 def test_setup_on_a_machine_without_compiler_and_apt_fails_in_one_line_with_the_remedy(tmp_path: Path) -> None:

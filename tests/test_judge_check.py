@@ -35,7 +35,11 @@ def server() -> Iterator[Server]:
 
 
 def judge(url: str, cache: Path | None = None) -> VLMJudge:
-    return VLMJudge(JudgeConfig(kind="vlm", base_url=url, votes=5, timeout_s=5.0), cache=cache, api_key=KEY)
+    return VLMJudge(
+        JudgeConfig(kind="vlm", base_url=url, votes=5, timeout_s=5.0, dollars_per_million_input_tokens=2.5),
+        cache=cache,
+        api_key=KEY,
+    )
 
 
 def test_one_question_is_asked_whatever_was_answered_before_and_its_cost_is_told(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from html.parser import HTMLParser
@@ -13,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gymnast_core import __version__
 from gymnast_core.cli import main
 from gymnast_core.errors import DataError
 from gymnast_core.estimates import paired_difference, success_rate
-from gymnast_core.reporting.drawings import curve_svg
+from gymnast_core.reporting.drawings import bars_svg, curve_svg
 from gymnast_core.reporting.media import film_strip, sheet, write_picture, write_video
 from gymnast_core.reporting.report import Bar, Curve, Figure, Section, Series, write_report
 
@@ -106,6 +108,36 @@ def test_the_page_is_one_file_with_all_its_pictures_and_escapes_what_it_shows(tm
     assert main(["report", "--run", str(tmp_path)]) == 0
     assert re.sub(r"written .* by", "", path.read_text()) == first, "rendered again from report.json, the same"
     assert main(["report", "--run", str(tmp_path / "nowhere")]) == 2
+
+
+def test_long_labels_are_whole_and_legends_do_not_lie_over_each_other(tmp_path: Path) -> None:
+    label = "look-ahead-16:lab_open_drawer_20261122_051500_123456, close_drawer"
+    svg = bars_svg([Bar(label, 0.5, 0.1, 10)])
+    shown = re.findall(r"<text class=\"label\".*?</title>(.*?)</text>", svg)
+    assert " ".join(shown) == label and len(shown) == 2
+    names = [
+        "success",
+        "actions the envelope changed",
+        "fall of other tasks",
+        "a fourth line with a long name",
+        "fifth",
+    ]
+    svg = curve_svg(Curve("c", "x", tuple(Series(name, (0.0, 1.0), (0.0, 1.0)) for name in names)))
+    places = [
+        (float(x), float(y), name)
+        for x, y, name in re.findall(r'<text class="tick" x="([\d.-]+)" y="([\d.-]+)">([^<]+)</text>', svg)
+    ]
+    assert [name for _, _, name in places] == names
+    for (x, y, name), (other_x, other_y, _) in itertools.pairwise(places):
+        assert other_y > y or other_x > x + 6 * len(name), f"{name} reaches into the next label"
+    assert all(x + 6 * len(name) < 640 for x, _, name in places)
+
+
+def test_a_page_says_which_gymnast_wrote_it_and_what_its_errors_mean(tmp_path: Path) -> None:
+    without = write_report(tmp_path / "a", "A", [Section("Text", "no figures")]).read_text()
+    measured = write_report(tmp_path / "b", "B", [Section("Bars", bars=(Bar("base", 0.3, 0.05, 100),))]).read_text()
+    assert f"by gymnast {__version__}" in without and "one standard error" not in without
+    assert "one standard error" in measured
 
 
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.one_of(st.none(), st.floats(-1e6, 1e6))), max_size=20))

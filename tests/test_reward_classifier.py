@@ -78,9 +78,15 @@ def test_what_is_undefined_is_null_and_why_a_judge_abstained_is_said(
     for path in (tmp_path / "data").glob("*/episode.json"):
         path.write_text(path.read_text().replace(OPEN, "sing").replace(CLOSE, "sing"))
     words = ["--data", tmp_path / "data", "--config", trained / "station.yaml", "--run", tmp_path / "run"]
-    assert main(["judge", "evaluate", *map(str, words)]) == 0
-    told = " ".join(capsys.readouterr().err.split())
-    assert "on 0 of 4 labelled episodes" in told and "abstained 4 times: this judge does not know 'sing'" in told
+    assert main(["judge", "evaluate", *map(str, words), "--json"]) == 1, "nothing was measured"
+    said = capsys.readouterr()
+    assert json.loads(said.out)["judged"] == 0, "--json prints the result alone"
+    told = " ".join(said.err.split())
+    assert (
+        " nan" not in told
+        and "on 0 of 4 labelled episodes" in told
+        and "abstained 4 times: this judge does not know 'sing'" in told
+    )
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")

@@ -20,6 +20,7 @@ from gymnast_core.config import JudgeConfig, StationConfig, parse_config
 from gymnast_core.errors import JudgeError
 from gymnast_core.protocols import Start
 from gymnast_core.reward.factory import load_judge
+from gymnast_core.reward.spending import prices
 from gymnast_core.reward.vlm import TaskQuestion, VLMJudge
 from gymnast_core.rl.config import GRPOConfig
 from gymnast_core.rl.trainer import GRPOTrainer
@@ -204,6 +205,19 @@ def test_spending_stays_below_its_limit(server: Server, limit: dict[str, Any]) -
     )
 
 
+def test_a_server_that_is_near_costs_nothing_and_any_other_costs_until_its_price_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    near = ("http://localhost:8000/v1", "http://127.0.0.1/v1", "http://192.168.1.7:80/v1", "http://gpu:1/v1")
+    far = ("", "https://api.openai.com/v1", "https://8.8.8.8/v1", "http://judge.example.org/v1")
+    assert {prices(JudgeConfig(kind="vlm", base_url=address)) for address in near} == {(0.0, 0.0)}
+    assert {prices(JudgeConfig(kind="vlm", base_url=address)) for address in far} == {(2.5, 10.0)}
+    assert prices(JudgeConfig(kind="vlm", base_url=near[0], dollars_per_million_output_tokens=4.0)) == (0.0, 4.0)
+    monkeypatch.setenv("OPENAI_BASE_URL", near[0])
+    assert prices(JudgeConfig(kind="vlm")) == (0.0, 0.0)
+
+
 def test_what_may_have_been_answered_is_paid_for_and_what_was_refused_is_not(server: Server) -> None:
     def spent(script: Answer, timeout: float = 5.0) -> tuple[int, int]:
         server.script = lambda n, request: script
@@ -289,7 +303,7 @@ def test_training_through_a_faulty_server_is_the_training_through_a_sound_one(se
         config = GRPOConfig(groups=3, min_groups=2, group_size=6, horizon=9, temperature=1.0, learning_rate=5e-3)
         starts = [Start(f"go to the {side}", start.frame) for start, side in zip(point_starts(3), ("right",) * 3)]
         run = RunFolder(tmp_path / name, config, False)
-        vlm = judge(server, votes=1, stride=9, raw=tmp_path / f"{name}.jsonl")
+        vlm = judge(server, votes=1, stride=9, raw=tmp_path / f"{name}.jsonl", **PRICES)
         trainer = GRPOTrainer(policy, policy, PointEnvironment(), vlm, starts, config, run)
         return [trainer.step() for _ in range(3)]
 

@@ -171,7 +171,7 @@ def test_a_model_behind_an_api_judges_a_practice_and_its_limit_holds_over_resump
     server.close()
     result = json.loads((run / "result.json").read_text())
     total = 1100 * len(server.requests)
-    assert f" {total} tokens, " in result["judge_spent"] and result["judge_spent"] in (run / "report.html").read_text()
+    assert f" {total} tokens; " in result["judge_spent"] and result["judge_spent"] in (run / "report.html").read_text()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["judge_tokens"] for line in lines if "judge_tokens" in line][-1] <= total
     answers = [json.loads(line) for line in (run / "judge_answers.jsonl").read_text().splitlines()]

@@ -159,10 +159,13 @@ def test_the_earliest_completion_breaks_a_tie() -> None:
 
 def test_trials_on_the_station_can_look_ahead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     station = build_tiny_station(tmp_path / "station", simulated=True)
-    words = ["--config", station, "--policy", tmp_path / "station" / "policy", "--trials", 2, "--horizon", 5]
+    words = ["--config", station, "--policy", tmp_path / "station" / "policy", "--trials", 1, "--horizon", 5]
     words += ["--run", tmp_path / "run", "--workers", 1, "--look-ahead", 3]
     assert main(["policy", "evaluate", *map(str, words)]) == 0
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["all"]["n"] == 2
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["all"]["n"] == 2, "one trial of each task"
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"Policy: {tmp_path / 'station' / 'policy'}" in page and "imagines 3 candidates before each chunk" in page
+    assert page.count("data:image/jpeg") == 2 and page.count("<td>episode_") == 2, "a film and a row for each trial"
     assert main(["policy", "evaluate", "--policy", "expert", "--look-ahead", "3", "--run", str(tmp_path / "no")]) == 2
     assert "look_ahead: found 3 with policy expert" in capsys.readouterr().err
 

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 RECIPE = ROOT / "gymnast_core" / "policy" / "recipes" / "mini.yaml"
 SHIPPED = "mini/policy"
+TASKS = 2
+"""Of the simulated station."""
 STEPS = 300
 TRAINING = f"--steps {STEPS} --batch 16 --warmup 50 --holdout 0 --save-every 100 --threads 1"
 
@@ -124,7 +126,7 @@ def measure(actor: Actor, horizon: int, study: Study) -> None:
     how = ("--policy", policy, "--temperature", actor.temperature)
     real = study.run / "real" / name
     if measured(real / "result.json") < study.trials:
-        run("policy", "evaluate", *how, "--run", real, "--trials", study.trials, "--workers", 1)
+        run("policy", "evaluate", *how, "--run", real, "--trials", -(-study.trials // TASKS), "--workers", 1)
     imagined = study.run / f"imagined_{horizon}" / name
     sizes = ("--horizon", horizon, "--repeats", study.repeats)
     run("policy", "imagine", *how, "--starts", real / "episodes", "--run", imagined, *sizes)

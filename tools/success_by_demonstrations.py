@@ -29,7 +29,7 @@ PICTURE = ROOT / "docs" / "pictures" / "success_by_demonstrations.png"
 RECIPE = ROOT / "gymnast_core" / "policy" / "recipes" / "mini.yaml"
 COUNTS = (5, 10, 25, 50, 100, 203)
 TRAINING = f"--steps {STEPS} --batch {BATCH_SIZE} --warmup 100 --holdout 0 --save-every 250 --threads 1"
-TRIALS = "--trials 40 --workers 1"
+TRIALS = "--trials 20 --workers 1"
 
 
 def run(*words: str | Path) -> None:

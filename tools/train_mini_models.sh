@@ -83,7 +83,7 @@ judge() {
 # What its pictures and outcomes are worth; writes gate.json and familiarity.safetensors beside the weights.
 gymnast world-model evaluate --model $mini/world_model_more/model --data $data/heldout $data/heldout_policy --held-out 0 \
   --config simulated_drawer --policy $mini/policy --judge $mini/judge --horizon 15 --repeats 2 --run $mini/world_model_evaluation
-gymnast policy evaluate --policy $mini/policy --trials 100 --run $mini/policy_evaluation
+gymnast policy evaluate --policy $mini/policy --trials 50 --run $mini/policy_evaluation
 
 if [ "${1:-}" = ship ]; then
   weights=gymnast_core/weights/mini

@@ -27,6 +27,7 @@ class TopicsConfig:
     config: str = ""
     """Station file whose section `bags` names the topics; the options below take the place of what it says."""
     bags: BagConfig = field(default_factory=BagConfig)
+    """Which topic holds what."""
 
 
 def topics(config: TopicsConfig) -> int:

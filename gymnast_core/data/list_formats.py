@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from gymnast_core.data.formats import formats
@@ -10,11 +11,20 @@ from gymnast_core.progress import say
 
 @dataclass(frozen=True)
 class ListFormatsConfig:
-    """It has no options."""
+    """List the formats of episodes."""
+
+    json: bool = False
+    """Print one JSON object."""
 
 
 def list_formats(config: ListFormatsConfig) -> int:
     """Print a line for each format."""
+    if config.json:
+        found = [
+            {"name": one.name, "writes": bool(one.write or one.open_writer), "layout": one.layout} for one in formats()
+        ]
+        print(json.dumps({"formats": found}))
+        return 0
     width = max(len(known.name) for known in formats())
     for known in formats():
         able = "read, write" if known.write or known.open_writer else "read"

@@ -15,7 +15,7 @@ import numpy as np
 
 from gymnast_core.estimates import Estimate, paired_difference, success_rate
 from gymnast_core.evaluation.adapter_config import CompareConfig
-from gymnast_core.progress import console, progress_bar, say
+from gymnast_core.progress import busy, console, progress_bar, say
 from gymnast_core.protocols import Policy, Start
 from gymnast_core.reporting.media import film_strip, sheet, write_picture
 from gymnast_core.reporting.report import Bar, Figure, Section, write_report
@@ -42,8 +42,9 @@ def compare_adapter(config: CompareConfig) -> int:
     station, models = opened.config, opened.config.models
     run = RunFolder(config.run or f"runs/evaluate_adapter/{datetime.now():%Y%m%d_%H%M%S}", config, tensorboard=False)
     tasks = {name: station.task(name) for name in (config.tasks or sorted(station.tasks))}
-    policy = load_policy(opened.policy_folder, models.unnorm_key, models.device)
-    adapters.AdapterStore(config.adapters or models.adapters).load(policy, config.adapter, for_study=True)
+    with busy("loading policy and adapter"):
+        policy = load_policy(opened.policy_folder, models.unnorm_key, models.device)
+        adapters.AdapterStore(config.adapters or models.adapters).load(policy, config.adapter, for_study=True)
     names = ["base", config.adapter]
     actor: Policy = policy
     if config.look_ahead:

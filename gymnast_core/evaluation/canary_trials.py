@@ -12,7 +12,7 @@ from gymnast_core.evaluation.canary import Canary, CanaryResult, pairs_of
 from gymnast_core.evaluation.canary_config import DEFAULT_TRIALS, CanaryOptions
 from gymnast_core.evaluation.canary_page import write_canary_page
 from gymnast_core.evaluation.session import read_records
-from gymnast_core.progress import say
+from gymnast_core.progress import busy, say
 from gymnast_core.protocols import Policy
 from gymnast_core.reward.factory import load_judge
 from gymnast_core.run_folder import RunFolder
@@ -36,8 +36,9 @@ def canary(options: CanaryOptions) -> int:
     task = options.task or _task_of(store.read(options.adapter).task, station)
     station.task(task)
     run = RunFolder(options.run or f"runs/canary/{options.adapter}", options, tensorboard=False)
-    policy = load_policy(opened.policy_folder, station.models.unnorm_key, station.models.device)
-    store.load(policy, options.adapter)
+    with busy("loading policy and adapter"):
+        policy = load_policy(opened.policy_folder, station.models.unnorm_key, station.models.device)
+        store.load(policy, options.adapter)
 
     def choose(name: str) -> Policy:
         adapters.activate(policy, *([] if name == "base" else [name]))

@@ -85,8 +85,8 @@ def _cost(rate: PolicyRate) -> str:
 
 def _bar(rate: PolicyRate, plan: ComparisonPlan) -> Bar:
     tone: BarTone = "muted" if rate.policy == plan.policies[0] and len(plan.policies) > 1 else "good"
-    label = f"{rate.policy[-24:]}, {rate.task or 'all tasks'}"
-    return Bar(label[-34:], rate.rate, rate.standard_error, rate.trials, tone)
+    label = f"{rate.policy}, {rate.task or 'all tasks'}"
+    return Bar(label, rate.rate, rate.standard_error, rate.trials, tone)
 
 
 def _row(rate: PolicyRate) -> tuple[str, ...]:

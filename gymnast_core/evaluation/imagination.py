@@ -46,7 +46,7 @@ from gymnast_core.evaluation.replay import (
     temperature_of,
 )
 from gymnast_core.policy.openvla import load_policy
-from gymnast_core.progress import console, progress_bar, say
+from gymnast_core.progress import busy, console, progress_bar, say
 from gymnast_core.protocols import Judge
 from gymnast_core.reporting.report import Section, report_run
 from gymnast_core.reward.factory import load_judge
@@ -102,7 +102,8 @@ class Evaluation:
                 solver=config.solver or own.solver,
             )
         self.config = config
-        self.loaded = load_world_model(self.model, config.device, config.autoencoder, dtype=None)
+        with busy("loading world model"):
+            self.loaded = load_world_model(self.model, config.device, config.autoencoder, dtype=None)
         self.files = pictures.held_out_files(config.data, config.held_out)
         self.run = RunFolder(config.run, config, tensorboard=False)
         self.shuffle: float | None = None

@@ -15,6 +15,7 @@ from gymnast_core.policy.load import check_policy, open_policy
 from gymnast_core.policy.names import REMOTE
 from gymnast_core.policy.openvla import OpenVLAPolicy
 from gymnast_core.policy.scripted import ScriptedPolicy
+from gymnast_core.progress import busy
 from gymnast_core.protocols import Judge, Policy
 from gymnast_core.reward.factory import load_judge
 from gymnast_core.rollout.confirmation import Confirms
@@ -65,9 +66,10 @@ def open_parts(config: ImaginePolicyConfig, station: StationFile, run: Path, cri
 
     Raises: ConfigError, CheckpointError, DataError, JudgeError.
     """
-    policy = _open_policy(config, station)
-    environment = open_imagination(station, config.confirm)
-    judge = load_judge(station.config, station.path, run, criteria=criteria)
+    with busy("loading policy, world model and judge"):
+        policy = _open_policy(config, station)
+        environment = open_imagination(station, config.confirm)
+        judge = load_judge(station.config, station.path, run, criteria=criteria)
     confirm = open_confirmation(config.confirm, station, environment, judge)
     return Parts(station, station.config.models.policy, policy, environment, judge, confirm)
 

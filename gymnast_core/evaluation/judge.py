@@ -20,7 +20,7 @@ from gymnast_core.data.outcome import LABEL_THEM, Outcome, in_words, said_by
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.evaluation.judge_config import EvaluateJudgeConfig
 from gymnast_core.evaluation.judge_threshold import find_threshold, threshold_facts, threshold_lines, threshold_section
-from gymnast_core.progress import console, progress_bar, say
+from gymnast_core.progress import busy, console, progress_bar, say
 from gymnast_core.protocols import Judge, Verdict
 from gymnast_core.reporting.media import film_strip, write_picture
 from gymnast_core.reporting.report import Bar, Figure, Section, write_report
@@ -58,10 +58,14 @@ class Labelled:
 
 
 def evaluate_judge(config: EvaluateJudgeConfig) -> int:
-    """Judge every labelled episode, print the agreement, write a report with the mistakes."""
+    """Judge every labelled episode, print the agreement, write a report with the mistakes.
+
+    Returns 0, or 1 where the judge gave no verdict at all.
+    """
     station = _measured(config)
     run = RunFolder(config.run or f"runs/evaluate_judge/{datetime.now():%Y%m%d_%H%M%S}", config, tensorboard=False)
-    judge = load_judge(station.config, station.path, run.path)
+    with busy("loading judge"):
+        judge = load_judge(station.config, station.path, run.path)
     verdicts, outcomes, strips = _judge_all(judge, station, config, run)
     found = measure_agreement(verdicts, [bool(outcome.success) for outcome in outcomes])
     who = said_by(outcomes)
@@ -77,6 +81,9 @@ def evaluate_judge(config: EvaluateJudgeConfig) -> int:
         if words:
             say(words, "yellow" if words.startswith("warning") else "")
     say(f"report: {run.path / 'report.html'}")
+    if not found.judged:
+        say("nothing was measured: look at why the judge abstained, mend that, and measure again", "bold yellow")
+        return 1
     if config.checkpoint and not config.gate and not any(words.startswith("to use") for words in lines):
         chosen = find_model(config.checkpoint, station.path)
         say(f"to use this judge, write into {station.path}: judge: {{kind: classifier, checkpoint: {chosen}}}")
@@ -178,17 +185,19 @@ def _write_page(
     who: Mapping[str, int],
     more: Sequence[Section],
 ) -> None:
-    def bar(label: str, value: float, error: float | None = None) -> Bar:
-        return Bar(label, value if math.isfinite(value) else None, error, found.judged)
+    def bar(label: str, value: float, n: int, error: float | None = None) -> Bar:
+        return Bar(label, value if math.isfinite(value) else None, error, n)
 
     sections = [
         Section(
             "Agreement with what really happened",
-            f"{found.judged} of {found.episodes} labelled episodes got a verdict; the rest are abstentions.",
+            f"{found.judged} of {found.episodes} labelled episodes got a verdict; the rest are abstentions.\n"
+            f"Precision: of the {found.called} episodes that the judge called completed, how many truly were.\n"
+            f"Recall: of the {found.completed} episodes that truly were completed, how many the judge called so.",
             bars=(
-                bar("agreement", found.agreement, found.standard_error),
-                bar("precision", found.precision),
-                bar("recall", found.recall),
+                bar("agreement", found.agreement, found.judged, found.standard_error),
+                bar("precision", found.precision, found.called),
+                bar("recall", found.recall, found.completed),
             ),
             facts=(
                 ("false positives", str(found.false_positives)),

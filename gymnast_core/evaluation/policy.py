@@ -6,18 +6,20 @@ The trials are episodes, collected like any others (and resumable), then counted
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
-from gymnast_core.config import load_config
-from gymnast_core.data.episode import find_episodes, read_episode
+from gymnast_core.config import StationConfig, load_config
 from gymnast_core.estimates import Estimate, success_rate
 from gymnast_core.evaluation.collect import collect_episodes
 from gymnast_core.evaluation.collect_config import CollectConfig
 from gymnast_core.evaluation.policy_config import EvaluatePolicyConfig
-from gymnast_core.progress import console
+from gymnast_core.evaluation.policy_page import Trial, read_trials, write_policy_page
+from gymnast_core.progress import console, say
 from gymnast_core.run_folder import RunFolder, refuse_other_options
+from gymnast_core.station_file import find_station_file
 
 
 def evaluate_policy(options: EvaluatePolicyConfig) -> int:
@@ -26,13 +28,14 @@ def evaluate_policy(options: EvaluatePolicyConfig) -> int:
     Raises: ConfigError, CheckpointError, DataError.
     """
     _refuse_other_trials(options)
+    station = load_config(StationConfig, find_station_file(options.config))
     run = RunFolder(options.run, options, tensorboard=False)
     code = collect_episodes(
         CollectConfig(
             out=str(run.path / "episodes"),
             config=options.config,
             policy=options.policy,
-            episodes=options.trials,
+            episodes=options.trials * len(options.tasks or station.tasks),
             tasks=options.tasks,
             first_seed=options.first_seed,
             horizon=options.horizon,
@@ -44,12 +47,14 @@ def evaluate_policy(options: EvaluatePolicyConfig) -> int:
     )
     if code:
         return code
-    rates = success_by_task(run.path / "episodes")
+    trials = read_trials(run.path / "episodes")
+    rates = success_by_task(trials)
     table = Table("task", "success", "standard error", "trials")
     for task, rate in rates.items():
         table.add_row(task, f"{rate.mean:.2f}", f"{rate.standard_error:.2f}", str(rate.n))
     console.print(table)
     run.write_result({task: vars(rate) for task, rate in rates.items()})
+    say(f"report: {write_policy_page(run.path, options, trials, rates)}")
     return 0
 
 
@@ -63,12 +68,11 @@ def _refuse_other_trials(options: EvaluatePolicyConfig) -> None:
     refuse_other_options(options.run, then, now)
 
 
-def success_by_task(folder: Path) -> dict[str, Estimate]:
-    """Success rate of the episodes below `folder`, by task and over all ("all"); unjudged ones are left out."""
+def success_by_task(trials: Sequence[Trial]) -> dict[str, Estimate]:
+    """Success rate by task and over all ("all"); unjudged trials are left out."""
     outcomes: dict[str, list[float]] = {"all": []}
-    for path in find_episodes(folder):
-        episode = read_episode(path, frames=False)
-        outcome = float("nan") if episode.success is None else float(episode.success)
-        outcomes.setdefault(str(episode.metadata.get("task", "")), []).append(outcome)
+    for trial in trials:
+        outcome = float("nan") if trial.success is None else float(trial.success)
+        outcomes.setdefault(trial.task, []).append(outcome)
         outcomes["all"].append(outcome)
     return {task: success_rate(values) for task, values in sorted(outcomes.items())}

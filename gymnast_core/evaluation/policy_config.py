@@ -21,8 +21,8 @@ class EvaluatePolicyConfig:
     """Station file, a path or the name of a shipped one; it needs a simulation section."""
     tasks: tuple[str, ...] = ()
     """Tasks; none: all of the station's."""
-    trials: Annotated[int, Field(gt=0)] = 50
-    """Trials of all tasks together; the tasks take turns."""
+    trials: Annotated[int, Field(gt=0)] = 25
+    """Trials of each task; the tasks take turns."""
     first_seed: Seed = 500000
     """Trial k has seed first_seed + k."""
     horizon: Annotated[int, Field(gt=0, le=1000)] | None = None

@@ -15,7 +15,7 @@ from gymnast_core.errors import DataError, JudgeError, StationError
 from gymnast_core.evaluation.resets import SIMULATED, ResetReport
 from gymnast_core.evaluation.session import EpisodeOutcome, PlannedTrial, Tell, trial_name
 from gymnast_core.policy.choice import StationPolicies
-from gymnast_core.progress import say
+from gymnast_core.progress import busy, say
 from gymnast_core.protocols import Judge, Policy, Start
 from gymnast_core.reward.check import check_judge
 from gymnast_core.reward.factory import load_judge
@@ -140,7 +140,8 @@ def open_simulated_bench(
     judge = load_judge(station, opened.path, run) if station.executor.stop_at_success else None
     with contextlib.closing(policies):
         acting = ActingPolicies(opened, policies, str(run))
-        for name in names:
-            acting.choose(name)
+        with busy("loading policies"):
+            for name in names:
+                acting.choose(name)
         with contextlib.closing(SimulatedBench(station, acting.choose, run / "episodes", judge=judge)) as bench:
             yield bench

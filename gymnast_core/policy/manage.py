@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +13,7 @@ import tyro
 from gymnast_core.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from gymnast_core.policy.adapters import AdapterRecord
+    from gymnast_core.policy.adapters import AdapterRecord, AdapterStore
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class ListAdaptersConfig:
 
     adapters: str = "runs/adapters"
     """Folder of adapters."""
+    json: bool = False
+    """Print one JSON object."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +37,35 @@ class RemoveAdapterConfig:
 
 
 def list_adapters(config: ListAdaptersConfig) -> int:
-    """Print one adapter a line, oldest first, its name in front so that it can be copied; unreadable ones last."""
+    """Print a line for each adapter, oldest first, its name in front so that it can be copied; unreadable ones last."""
     from gymnast_core.policy.adapters import AdapterStore  # it imports torch
 
     store = AdapterStore(config.adapters)
     records = store.list()
+    states = {record.name: store.evidence(record.name).words for record in records}
+    broken = _broken(store, sorted(set(store.names()) - set(states)))
+    if config.json:
+        known = [{**dataclasses.asdict(record), "state": states[record.name]} for record in records]
+        print(json.dumps({"adapters": known, "unreadable": broken}, default=str))
+        return 0
     for record in records:
-        print(_line(record, store.evidence(record.name).words))
-    for name in sorted(set(store.names()) - {record.name for record in records}):
-        try:
-            store.read(name)
-        except CheckpointError as error:
-            print(f"{name}  unreadable: {error}")
+        print(_line(record, states[record.name]))
+    for name, problem in broken.items():
+        print(f"{name}  unreadable: {problem}")
     if not store.names():
         print(f"{config.adapters}: no adapters")
     return 0
+
+
+def _broken(store: AdapterStore, names: Iterable[str]) -> dict[str, str]:
+    """Why each of these adapters cannot be read."""
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            store.read(name)
+        except CheckpointError as error:
+            found[name] = str(error)
+    return found
 
 
 def _line(record: AdapterRecord, state: str) -> str:

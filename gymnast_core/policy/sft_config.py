@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import tyro
 from pydantic import Field
 
 from gymnast_core.config import Fraction, NotNegative, Positive, Seed
@@ -18,8 +19,11 @@ class TowerRecipe:
     """One vision tower; the last of its blocks takes no part, as in OpenVLA."""
 
     width: Count
+    """Width of its layers."""
     depth: Annotated[int, Field(ge=2)]
+    """Layers."""
     heads: Count
+    """Attention heads of each layer."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class ModelRecipe:
     depth: Count
     """Layers of the language model."""
     heads: Count
+    """Attention heads of each of its layers."""
     mlp_hidden: Count
+    """Width inside the feed-forward part of each of its layers."""
     n_bins: Annotated[int, Field(ge=3, le=MAX_BINS)]
     """Action tokens a dimension can take; one more than there are values."""
     rope_theta: Annotated[float, Field(gt=1)] = 10000.0
@@ -74,8 +80,8 @@ class SFTConfig:
     adapter alone."""
     init: str = ""
     """Recipe whose `model` section a new model is built from: a shipped one by name, or a YAML file."""
-    model: ModelRecipe | None = None
-    """Sizes of a new model; usually given by a recipe."""
+    model: tyro.conf.Suppress[ModelRecipe | None] = None
+    """Sizes of a new model; a recipe gives them (`--from FILE.yaml`), no option does."""
     out: str = "runs/policy"
     """Checkpoint folder to write (with lora_rank 0 or merge). A checkpoint that is already there is replaced."""
     run: str = "runs/sft"

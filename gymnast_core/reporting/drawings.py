@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Sequence
 
 from gymnast_core.reporting.page import Bar, Curve
@@ -15,7 +16,8 @@ LARGEST = 1e100
 
 def bars_svg(bars: Sequence[Bar]) -> str:
     """Horizontal bars with standard errors on a scale from 0 to 1."""
-    label_width, plot, row = 210, 400, 34
+    longest = max((len(line) for bar in bars for line in _lines(bar.label)), default=0)
+    label_width, plot, row = max(210, round(LETTER * longest) + 16), 400, 34
     height = row * len(bars) + 26
     parts = [f'<svg class="chart" fill="currentColor" viewBox="0 0 {label_width + plot + 130} {height}" role="img">']
     for tick in range(0, 11, 2):
@@ -25,8 +27,7 @@ def bars_svg(bars: Sequence[Bar]) -> str:
     for number, bar in enumerate(bars):
         top = number * row + 6
         middle = top + 11
-        label = html.escape(bar.label)
-        parts.append(f'<text class="label" x="{label_width - 10}" y="{middle + 4}" text-anchor="end">{label}</text>')
+        parts += _label(bar.label, label_width - 10, middle + 4)
         if bar.value is None or not math.isfinite(bar.value):
             parts.append(f'<text class="value" x="{label_width + 6}" y="{middle + 4}">not measured</text>')
             continue
@@ -52,6 +53,25 @@ def bars_svg(bars: Sequence[Bar]) -> str:
     return "".join(parts) + "</svg>"
 
 
+def _label(text: str, x: int, y: int) -> list[str]:
+    """A bar's label, on two lines where it is long; the whole of it appears under the pointer."""
+    whole = f"<title>{html.escape(text)}</title>"
+    lines = _lines(text)
+    first = y - 7 * (len(lines) - 1)
+    return [
+        f'<text class="label" x="{x}" y="{first + 14 * number}" text-anchor="end">{whole}{html.escape(line)}</text>'
+        for number, line in enumerate(lines)
+    ]
+
+
+def _lines(label: str) -> list[str]:
+    return textwrap.wrap(label, LABEL_LETTERS, max_lines=2, placeholder=" …", break_on_hyphens=False) or [""]
+
+
+LABEL_LETTERS = 54
+"""Of one line of a bar's label."""
+LETTER = 6.5
+"""Width of a letter of a label, about."""
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 270, 52, 38, 32, 16
 """Of a curve: its size and margins."""
 Axis = tuple[float, float]
@@ -61,23 +81,45 @@ def curve_svg(curve: Curve) -> str:
     """Lines with axes, a legend, and a dot where a line has a single point."""
     points = [(x, y) for series in curve.series for x, y in zip(series.x, series.y) if _drawn(x) and _drawn(y)]
     if not points:
-        return '<p class="none">nothing logged yet</p>'
+        return '<p class="none">nothing was logged</p>'
     across = _axis([x for x, _ in points], 1.0)
     if curve.y_range is not None and _drawn(curve.y_range[0]) and _is_axis(*curve.y_range):
         up = curve.y_range
     else:
         low, high = _axis([y for _, y in points if y is not None], 1e-6)
         up = (low - (high - low) * 0.06, high + (high - low) * 0.06)
-    parts = [f'<svg class="chart" fill="currentColor" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">']
+    legend, above = _legend(curve)
+    box = f"0 {-above} {WIDTH} {HEIGHT + above}"
+    parts = [f'<svg class="chart" fill="currentColor" viewBox="{box}" role="img">', *legend]
     parts += _axes(curve.x_label, across, up, all(float(x).is_integer() for x, _ in points))
     for number, series in enumerate(curve.series):
         colour = COLOURS[number % len(COLOURS)]
         line = [_place(x, y, across, up) if _drawn(x) and _drawn(y) else None for x, y in zip(series.x, series.y)]
         parts += _line(line, colour)
-        place = LEFT + 8 + 150 * number
-        parts.append(f'<rect x="{place}" y="{TOP - 26}" width="10" height="10" rx="2" fill="{colour}"/>')
-        parts.append(f'<text class="tick" x="{place + 15}" y="{TOP - 17}">{html.escape(series.label)}</text>')
     return "".join(parts) + "</svg>"
+
+
+def _legend(curve: Curve) -> tuple[list[str], int]:
+    """A mark and a label for each line, side by side, in further rows where they are many; and the room that these rows
+    take above the plot."""
+    rows: list[list[tuple[float, int]]] = [[]]
+    x = float(LEFT + 8)
+    for number, series in enumerate(curve.series):
+        width = 30 + LETTER * len(series.label)
+        if rows[-1] and x + width > WIDTH - RIGHT:
+            rows.append([])
+            x = float(LEFT + 8)
+        rows[-1].append((x, number))
+        x += width
+    parts = []
+    for line, row in enumerate(rows):
+        y = TOP - 26 - 18 * (len(rows) - 1 - line)
+        for x, number in row:
+            colour = COLOURS[number % len(COLOURS)]
+            label = html.escape(curve.series[number].label)
+            parts.append(f'<rect x="{x:.0f}" y="{y}" width="10" height="10" rx="2" fill="{colour}"/>')
+            parts.append(f'<text class="tick" x="{x + 15:.0f}" y="{y + 9}">{label}</text>')
+    return parts, 18 * (len(rows) - 1)
 
 
 def _drawn(value: float | None) -> bool:

@@ -115,8 +115,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report."""
+    """A whole report. version: of the gymnast that wrote it, with the commit of a checkout."""
 
     title: str
     subtitle: str = ""
     sections: tuple[Section, ...] = field(default_factory=tuple)
+    version: str = ""

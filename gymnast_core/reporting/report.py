@@ -24,6 +24,7 @@ from gymnast_core.reporting.drawings import LARGEST, bars_svg, curve_svg
 from gymnast_core.reporting.inside import RunFiles
 from gymnast_core.reporting.page import Bar, BarTone, Curve, Figure, Page, Points, Scatter, Section, Series
 from gymnast_core.reporting.scatter import scatter_svg
+from gymnast_core.version import describe_version
 
 __all__ = ["Bar", "BarTone", "Curve", "Figure", "Page", "Points", "ReportConfig", "Scatter", "Section", "Series"]
 __all__ += ["metric_curve", "report", "report_run", "write_report"]
@@ -91,7 +92,8 @@ def write_report(
     Raises: DataError when a file cannot be written.
     """
     files = RunFiles(run_folder)
-    page = redact_all(Page(title, subtitle, tuple(_with_figures(section, files) for section in sections)))
+    shown = tuple(_with_figures(section, files) for section in sections)
+    page = redact_all(Page(title, subtitle, shown, describe_version()))
     write_bytes(files.run / "report.json", json.dumps(asdict(page), indent=1, default=str).encode())
     return _render(files, page)
 
@@ -222,10 +224,15 @@ def _render(files: RunFiles, page: Page) -> Path:
         config=files.read("config.yaml") if files.has("config.yaml") else "",
         files=_files(files.run),
         folder=str(files.run),
+        errors="±" in json.dumps(asdict(page), ensure_ascii=False, default=str) or _has_errors(page),
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     write_bytes(files.run / "report.html", text.encode(errors="replace"))  # JSON may hold half a character
     return files.run / "report.html"
+
+
+def _has_errors(page: Page) -> bool:
+    return any(bar.standard_error is not None for section in page.sections for bar in section.bars)
 
 
 def _files(run: Path) -> list[tuple[str, str]]:

@@ -20,9 +20,10 @@ CALIBRATION_BINS = 5
 class Agreement:
     """Of `episodes` labelled episodes `judged` got a verdict; shares are over the judged ones, NaN where undefined.
 
-    agreement: verdict equals outcome. precision: of those called completed, truly completed. recall: of those truly
-    completed, called completed. calibration_error: mean distance between confidence and agreement over confidence bins,
-    weighted by their size. bins: (mean confidence, agreement, count) of each bin that is not empty.
+    agreement: verdict equals outcome. precision: of the `called` that were called completed, truly completed. recall:
+    of the `completed` that truly were, called completed. calibration_error: mean distance between confidence and
+    agreement over confidence bins, weighted by their size. bins: (mean confidence, agreement, count) of each bin that
+    is not empty.
     """
 
     episodes: int
@@ -31,6 +32,8 @@ class Agreement:
     standard_error: float
     precision: float
     recall: float
+    called: int
+    completed: int
     false_positives: int
     false_negatives: int
     calibration_error: float
@@ -44,11 +47,18 @@ class Agreement:
         }
 
     def __str__(self) -> str:
+        if not self.judged:
+            return f"no verdict on any of {self.episodes} episodes"
         return (
-            f"agreement {self.agreement:.3f} ± {self.standard_error:.3f}, precision {self.precision:.3f}, recall "
-            f"{self.recall:.3f}; {self.episodes - self.judged} abstentions, {self.false_positives} false positives, "
+            f"agreement {self.agreement:.3f} ± {self.standard_error:.3f} (n = {self.judged}), "
+            f"precision {_share(self.precision, self.called)}, recall {_share(self.recall, self.completed)}; "
+            f"{self.episodes - self.judged} abstentions, {self.false_positives} false positives, "
             f"{self.false_negatives} false negatives, calibration error {self.calibration_error:.3f}"
         )
+
+
+def _share(value: float, n: int) -> str:
+    return f"{value:.3f} (n = {n})" if n else "unknown (n = 0)"
 
 
 def measure_agreement(verdicts: Sequence[Verdict], outcomes: Sequence[bool]) -> Agreement:
@@ -76,6 +86,8 @@ def measure_agreement(verdicts: Sequence[Verdict], outcomes: Sequence[bool]) -> 
         standard_error=estimate.standard_error,
         precision=hits / int(said.sum()) if said.any() else math.nan,
         recall=hits / int(true.sum()) if true.any() else math.nan,
+        called=int(said.sum()),
+        completed=int(true.sum()),
         false_positives=int((said & ~true).sum()),
         false_negatives=int((~said & true).sum()),
         calibration_error=float(error) if pairs else math.nan,

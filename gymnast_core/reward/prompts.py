@@ -13,9 +13,9 @@ from gymnast_core.files import user_path
 LONGEST = 20_000
 """Bytes of a prompt file."""
 _SEEN = """\
-These frames, in order, show a robot arm controlled by a policy. They were drawn by a video model that predicts what \
-the robot's actions would do, so there may be visual artefacts; judge what happens, not picture quality. The last \
-frame is how the attempt ended.
+These frames, in order, show a robot arm controlled by a policy. They come from a camera, or from a video model that \
+predicts what the robot's actions would do and may leave visual artefacts; judge what happens, not picture quality. \
+The last frame is how the attempt ended.
 
 Instruction to the robot: {instruction}
 {question}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from gymnast_core.addresses import is_near
 from gymnast_core.config import JudgeConfig
 from gymnast_core.errors import JudgeError
 from gymnast_core.protocols import Judge
 
+GPT_4O = (2.5, 10.0)
+"""US dollars per million tokens, read and written: the price of a server whose prices nobody gave."""
 LONGEST_HOLD_S = 120.0
 """A server may ask us to wait so long (Retry-After); a longer wait is cut to this."""
 
@@ -43,6 +47,7 @@ class Spending:
         section: str = "judge",
     ) -> None:
         self.config = config
+        self._prices = prices(config)
         self._section = section
         self._name = name
         self.input_tokens, self.output_tokens = input_tokens, output_tokens
@@ -125,10 +130,19 @@ class Spending:
             )
 
     def _price(self, read: int, written: int) -> float:
-        config = self.config
-        return (
-            read * config.dollars_per_million_input_tokens + written * config.dollars_per_million_output_tokens
-        ) / 1e6
+        reading, writing = self._prices
+        return (read * reading + written * writing) / 1e6
+
+
+def prices(config: JudgeConfig) -> tuple[float, float]:
+    """US dollars per million tokens, read and written, of a judge's server."""
+    address = config.base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
+    usual = (0.0, 0.0) if is_near(address) else GPT_4O
+    given = config.dollars_per_million_input_tokens, config.dollars_per_million_output_tokens
+    return (
+        usual[0] if given[0] is None else given[0],
+        usual[1] if given[1] is None else given[1],
+    )
 
 
 def without_prices(config: JudgeConfig) -> JudgeConfig:

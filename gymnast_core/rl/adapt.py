@@ -25,7 +25,7 @@ from gymnast_core.files import finite_or_none
 from gymnast_core.policy.adapter_state import Evidence, write_evidence
 from gymnast_core.policy.adapters import AdapterStore, adapter_name
 from gymnast_core.policy.sharding import shard
-from gymnast_core.progress import console, say
+from gymnast_core.progress import busy, console, say
 from gymnast_core.protocols import Judge, Start
 from gymnast_core.ranks import Ranks
 from gymnast_core.reward.factory import load_judge
@@ -156,7 +156,7 @@ class Adaptation:
             checkpoint_every=1,
         )
         self.other_judge = find_gate_judge(opened, config.gate_judge)
-        with console.status("loading world model"):
+        with busy("loading world model"):
             self.environment = open_imagination(opened, self.recipe.confirm)
         size = station.camera.observation_size
         self.starts = [_start_of(one, self.instruction, config, station) for one in self.begun]
@@ -173,7 +173,7 @@ class Adaptation:
 
     def load(self) -> None:
         """Policy and judges."""
-        with console.status("loading policy and judge"):
+        with busy("loading policy and judge"):
             self.policy = open_trainable_policy(self.opened, self.recipe)
             self.judges = _load_judges(self.opened, self.run, self.ranks, self.other_judge)
         self.judge = self.judges[0]
@@ -225,7 +225,7 @@ class Adaptation:
         """
         self._report(phase)
         count = self.budget.rollouts
-        with console.status(f"{count} imagined rollouts {phase} training"):
+        with busy(f"{count} imagined rollouts {phase} training"):
             rollouts = self.measuring.task(count)
         if phase == "before":
             success = np.array([rollout.completed for rollout in rollouts])
@@ -237,7 +237,7 @@ class Adaptation:
 
     def measure_others(self) -> list[Rollout]:
         """Rollouts of the station's other tasks, of the policy as it is, on seeds that training never sees."""
-        with console.status("imagined rollouts of other tasks"):
+        with busy("imagined rollouts of other tasks"):
             return self.measuring.other_tasks(self.budget.rollouts // 2)
 
     def prepare(self, hopeless: str) -> GRPOTrainer:

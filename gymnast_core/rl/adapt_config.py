@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import tyro
 from pydantic import BeforeValidator, Field
 
 from gymnast_core.config import Coordinate, NotNegative, Positive, Seed
@@ -43,7 +44,7 @@ class AdaptConfig:
     empty: the station's gate_judge, which may be a model behind an API."""
     recipe: str = ""
     """GRPO recipe: "mini", "paper" or a YAML file; empty: the station file's."""
-    iterations: Annotated[int, Field(ge=1)] | None = None
+    iterations: Annotated[Annotated[int, Field(ge=1)] | None, tyro.conf.arg(aliases=["--updates"])] = None
     """At most this many updates. None, here and in the next three: as the station file says."""
     seconds: Positive | None = None
     """Training takes at most this long, with its resumptions."""
@@ -64,6 +65,6 @@ class AdaptConfig:
     keep_refused: bool = False
     """Keep an adapter that the gate refused too, in the run folder's `refused`, for study: no arm is driven by it."""
     device: str = ""
-    """"cpu", "cuda" or "auto"."""
+    """"cpu", "cuda" or "auto"; empty: the station file's."""
     seed: Seed = 0
     """Decides noise and whatever is sampled: the same seed, the same run."""

@@ -158,10 +158,12 @@ def _training(run: RunFolder, recipe: GRPOConfig, result: AdaptResult) -> Sectio
 
 
 def _strips(run: RunFolder, name: str, rollouts: Sequence[Rollout]) -> Figure:
-    """Film strips of some successes and failures, and a video of the first."""
+    """Film strips of successes and failures, about as many of each as there were, and a video of the first."""
     good = [rollout for rollout in rollouts if rollout.reward >= 0.5]
     bad = [rollout for rollout in rollouts if not rollout.reward >= 0.5]
-    chosen = good[: SHOWN // 2] + bad[: SHOWN - len(good[: SHOWN // 2])]
+    wins = round(SHOWN * len(good) / len(rollouts))
+    wins = min(max(wins, SHOWN - len(bad), 1), SHOWN - min(len(bad), 1)) if good else 0
+    chosen = good[:wins] + bad[: SHOWN - len(good[:wins])]
     rows = [
         (rollout.verdict.reason[:90] if rollout.verdict else "", film_strip(_pictures(rollout), 8, 112, rollout.reward))
         for rollout in chosen
@@ -170,7 +172,8 @@ def _strips(run: RunFolder, name: str, rollouts: Sequence[Rollout]) -> Figure:
     write_video(run.media(f"imagined_{name}.mp4"), _pictures(chosen[0]))
     return Figure(
         f"media/imagined_{name}.png",
-        f"imagined rollouts {name} training, first frame at the left (green: judged completed, red: not)",
+        f"{len(good[:wins])} of {len(good)} imagined rollouts that were judged completed {name} training (green), and "
+        f"{len(chosen) - len(good[:wins])} of {len(bad)} that were not (red); first frame at the left",
     )
 
 

@@ -13,7 +13,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.policy import adapters
 from gymnast_core.policy.checkpoint import check_target
 from gymnast_core.policy.sharding import shard
-from gymnast_core.progress import say
+from gymnast_core.progress import busy, say
 from gymnast_core.protocols import Environment, Judge, Start
 from gymnast_core.ranks import Ranks
 from gymnast_core.reward.factory import load_judge
@@ -119,8 +119,9 @@ class Training:
         if ranks.first:
             self.trust = world_model_gate_line(self.opened, self.recipe.horizon)
             say(self.trust)
-        self.environment = open_imagination(self.opened, self.recipe.confirm)
-        self.judge = load_judge(station, self.opened.path, self.run.path, ranks.rank, ranks.size)
+        with busy("loading world model and judge"):
+            self.environment = open_imagination(self.opened, self.recipe.confirm)
+            self.judge = load_judge(station, self.opened.path, self.run.path, ranks.rank, ranks.size)
         check_progress(self.recipe, self.judge)
         self.confirm = open_confirmation(self.recipe.confirm, self.opened, self.environment, self.judge)
 
@@ -133,8 +134,9 @@ class Training:
 
     def prepare(self) -> GRPOTrainer:
         """The policy, with what is trained of it, and its trainer."""
-        self.policy = open_trainable_policy(self.opened, self.recipe)
-        prepare_training(self.policy, self.recipe)
+        with busy("loading policy"):
+            self.policy = open_trainable_policy(self.opened, self.recipe)
+            prepare_training(self.policy, self.recipe)
         if self.recipe.shard:
             shard(self.ranks, self.policy.model)
         about = {**models_of(self.station), "environment": self.config.environment}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import tyro
 from pydantic import Field
 
 from gymnast_core.config import Positive, Seed
@@ -37,7 +38,7 @@ class TrainConfig:
     """GRPO recipe: "mini", "paper" or a YAML file; empty: the station file's."""
     horizon: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Steps of a rollout. None: the recipe's, or in imagination without `recipe` the station file's."""
-    updates: Annotated[int, Field(ge=1)] = 100
+    updates: Annotated[int, Field(ge=1), tyro.conf.arg(aliases=["--iterations"])] = 100
     """At most this many updates."""
     seconds: Positive = 1e9
     """Training takes at most this long, with its resumptions."""
@@ -55,6 +56,6 @@ class TrainConfig:
     adapters: str = ""
     """Folder for adapters."""
     device: str = ""
-    """"cpu", "cuda" or "auto"."""
+    """"cpu", "cuda" or "auto"; empty: the station file's."""
     seed: Seed = 0
     """Decides starts, noise and whatever is sampled."""

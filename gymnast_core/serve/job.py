@@ -61,6 +61,7 @@ class JobRequest:
     """ "base" (the station's own policy), an adapter's name, either behind "look-ahead:" or "look-ahead-16:" (it then
     looks ahead, with 16 candidates), or a policy server's address (http:// or ws://)."""
     trials: TrialCount = 20
+    """Trials of the policy."""
     contact: Contact = ""
     """Whom to ask about this job: an address, a name, a channel."""
     priority: Priority = 0

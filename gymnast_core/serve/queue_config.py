@@ -48,6 +48,7 @@ class ShowJobConfig:
     """Show a job, its trials and its result, with the paths of videos. Exit code 1: the job failed."""
 
     number: tyro.conf.Positional[Number]
+    """Number of the job."""
     queue: WhereText = QUEUE
     """Folder of the queue, or the address of `gymnast queue serve`."""
     json: bool = False
@@ -59,6 +60,7 @@ class CancelJobConfig:
     """End a job: at once where it waits; where it runs, its trial ends and the arm holds. Trials on record stay."""
 
     number: tyro.conf.Positional[Number]
+    """Number of the job."""
     queue: WhereText = QUEUE
     """Folder of the queue, or the address of `gymnast queue serve`."""
 
@@ -86,6 +88,7 @@ class QueueUserConfig:
     """Add a user who may use the queue over HTTP, or change one. Prints a new token, once; an earlier one ends."""
 
     name: tyro.conf.Positional[str]
+    """Name of the user."""
     queue: PathText = QUEUE
     """Folder of the queue."""
     jobs: Annotated[int, Field(ge=1, le=1000)] = USUAL_JOBS

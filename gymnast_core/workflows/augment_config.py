@@ -31,8 +31,11 @@ class AskedServer:
     """Spend limit of what is made in one folder, US dollars, resumptions included."""
     max_total_tokens: Annotated[int, Field(ge=0)] = 0
     """Its limit in tokens, input and output together; 0: no limit."""
-    dollars_per_million_input_tokens: NotNegative = 2.5
-    dollars_per_million_output_tokens: NotNegative = 10.0
+    dollars_per_million_input_tokens: NotNegative | None = None
+    """Price of what the model reads, US dollars. None: nothing for a server on this machine or in the local network,
+    and 2.5 for every other."""
+    dollars_per_million_output_tokens: NotNegative | None = None
+    """Price of what the model writes, US dollars. None: nothing, or 10, by the same rule."""
 
     def section(self) -> JudgeConfig:
         """As the client of judges' servers takes it."""

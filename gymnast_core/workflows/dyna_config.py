@@ -42,7 +42,7 @@ class DynaOptions:
     """What follows the learning: practice of each task, one training over all, or nothing."""
     frames: Annotated[int, Field(ge=1, le=64)] | None = None
     """Start frames of each practice, from logged episodes. None: as the station file says (`adaptation.frames`)."""
-    iterations: Annotated[int, Field(ge=1)] | None = None
+    iterations: Annotated[Annotated[int, Field(ge=1)] | None, tyro.conf.arg(aliases=["--updates"])] = None
     """At most this many updates of each practice. None: as the station file says."""
     trials: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Pairs of canary trials of each adapter, on a simulated station; 0: none. None: as the file says, or 16."""

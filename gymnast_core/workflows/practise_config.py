@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import tyro
 from pydantic import Field
 
 from gymnast_core.config import MOST_ROUNDS, Seed
@@ -27,7 +28,7 @@ class PractiseOptions:
     """Start frames of each practice, each of another reset. None: as the station file says (`adaptation.frames`)."""
     trials: Annotated[int, Field(ge=1, le=1000)] | None = None
     """At most this many pairs of canary trials in each round. None: as the station file says, or 16."""
-    iterations: Annotated[int, Field(ge=1)] | None = None
+    iterations: Annotated[Annotated[int, Field(ge=1)] | None, tyro.conf.arg(aliases=["--updates"])] = None
     """At most this many updates of each practice. None: as the station file says."""
     run: str = ""
     """Run folder; empty: a new one below runs/practise."""

@@ -33,8 +33,8 @@ class PicturesConfig:
     """Cache mode; empty = the model's own."""
     autoencoder: str = ""
     """Only for a WorldGym checkpoint, which holds no autoencoder: "sd3:FOLDER"."""
-    device: str = "cpu"
-    """torch device."""
+    device: str = "auto"
+    """"cpu", "cuda" or "auto": a GPU where there is one."""
     seed: int = 0
     """Decides the noise."""
 

@@ -15,7 +15,7 @@ from gymnast_core.data.frames import read_image
 from gymnast_core.data.worldgym import read_actions
 from gymnast_core.errors import ConfigError
 from gymnast_core.files import user_path
-from gymnast_core.progress import console
+from gymnast_core.progress import busy, console
 from gymnast_core.reporting.media import write_video
 from gymnast_core.world_model.actions import to_worldgym
 from gymnast_core.world_model.checkpoint import load_world_model
@@ -36,7 +36,8 @@ def rollout(config: RolloutConfig) -> int:
         raise ConfigError(f"out: found {config.out!r}, needed the name of a video that ends in .mp4")
     if config.actions and config.sweep:
         raise ConfigError("give either --actions or --sweep, not both")
-    loaded = load_world_model(config.model, config.device, dtype=None)
+    with busy("loading world model"):
+        loaded = load_world_model(config.model, config.device, dtype=None)
     size = loaded.autoencoder.image_size
     truth: np.ndarray | None = None
     vectors: np.ndarray | None = None
@@ -57,7 +58,8 @@ def rollout(config: RolloutConfig) -> int:
         raise ConfigError("nothing to play: give --episode, or --frame with --actions or --sweep")
     vectors = vectors[: config.steps]
     sampling = chosen_sampling(loaded, config.sampling_steps, config.mode, config.solver)
-    video = imagine(loaded, [frame], vectors[None], [config.seed], sampling)[0]
+    with busy(f"imagining {len(vectors)} frames"):
+        video = imagine(loaded, [frame], vectors[None], [config.seed], sampling)[0]
     if truth is not None:
         truth = truth[: len(video)]
         console.print(

@@ -38,7 +38,7 @@ class RolloutConfig:
     """Frames per second of the video."""
     scale: int = 4
     """Factor by which the pictures are enlarged."""
-    device: str = "cpu"
-    """torch device."""
+    device: str = "auto"
+    """"cpu", "cuda" or "auto": a GPU where there is one."""
     seed: int = 0
     """Decides the noise."""

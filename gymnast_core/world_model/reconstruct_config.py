@@ -27,6 +27,6 @@ class ReconstructConfig:
     batch: Annotated[int, Field(ge=1)] = 32
     """Episodes imagined side by side."""
     device: str = "auto"
-    """torch device."""
+    """"cpu", "cuda" or "auto": a GPU where there is one."""
     seed: Seed = 0
     """Decides the noise of the imagination."""

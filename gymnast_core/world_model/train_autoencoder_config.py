@@ -38,8 +38,8 @@ class AutoencoderTrainConfig:
     """Share of the episodes kept for evaluation."""
     checkpoint_seconds: Positive = 120.0
     """How often a resumable checkpoint is written."""
-    device: str = "cpu"
-    """torch device."""
+    device: str = "auto"
+    """"cpu", "cuda" or "auto": a GPU where there is one."""
     seed: int = 0
     """Decides the initial weights and the order of the frames."""
 

@@ -83,7 +83,7 @@ class TrainConfig:
     horizon: int = 30
     """Frames imagined from an episode's first frame in evaluation."""
     device: str = "auto"
-    """torch device; auto takes a GPU if there is one."""
+    """"cpu", "cuda" or "auto": a GPU where there is one."""
     seed: int = 0
     """Decides initial weights, clips and noise."""
 

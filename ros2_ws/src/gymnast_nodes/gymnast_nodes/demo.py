@@ -165,7 +165,7 @@ class Demo:
     def _try(self, title: str, policy: str) -> Trials:
         assert self.station is not None
         config = self.config
-        with progress_bar() as bar:
+        with progress_bar(lines=False) as bar:
             row = bar.add_task(title, total=config.trials, note="")
 
             def show(feedback: Any) -> None:
@@ -187,7 +187,7 @@ class Demo:
     def _practise(self) -> Any:
         assert self.station is not None
         config = self.config
-        with progress_bar() as bar:
+        with progress_bar(lines=False) as bar:
             show = _PracticeBar(bar, self.run_folder)
             self.current = self.station.practise(
                 self.task.instruction,
