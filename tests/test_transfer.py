@@ -20,9 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gymnast_core.cli import main
+from gymnast_core.data.episode import read_episode
 from gymnast_core.reporting.report import Points, Scatter
 from gymnast_core.reporting.scatter import scatter_svg
 from gymnast_core.results import read_result
+from gymnast_core.rl.adapt_result import AdaptResult
 from gymnast_core.station_file import open_station
 from gymnast_core.workflows.transfer_page import imagined_against_real
 from gymnast_core.workflows.transfer_recipe import read_recipes
@@ -183,7 +185,8 @@ def test_a_practice_killed_and_interrupted_comes_to_the_same_and_nothing_is_repe
     station: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two recipes with the same settings: the one's practice runs through, the other's is cut twice."""
-    run, same = tmp_path / "run", "frames=2,rehearsal_frames=1,iterations=3"
+    run = tmp_path / "run"
+    same = "frames=2,rehearsal_frames=1,rehearsal_episodes=1,consolidation_steps=3,iterations=3"
     words = words_of(station, run, "--seeds", "0", recipes=(f"whole:{same}", f"cut:{same}"))
     whole, cut = "whole/frames_0_seed_0", "cut/frames_0_seed_0"
     assert main([*words, "--seconds", "0.001"]) == 1 and not (run / "practices" / whole / "adapt").exists()
@@ -212,6 +215,10 @@ def test_a_practice_killed_and_interrupted_comes_to_the_same_and_nothing_is_repe
     assert set(first.trials) == {"close_drawer", "open_drawer"} and len(first.trials["close_drawer"].successes) == 2
     names = {"recipe": "", "seconds": 0.0}
     assert dataclasses.replace(result.rows[0], **names) == dataclasses.replace(result.rows[1], **names)
+    ends = [read_result(AdaptResult, run / "practices" / name / "adapt").consolidated for name in (whole, cut)]
+    logged = run / "practices" / whole / "rehearsal" / "open_drawer"
+    pictures = max(read_episode(one).length for one in logged.iterdir() if (one / "episode.json").is_file())
+    assert ends[0] == ends[1] and f"of {pictures} logged pictures" in ends[0]
     used = yaml.safe_load((run / "practices" / cut / "adapt" / "config.yaml").read_text())
     assert used["iterations"] == 3 and len(used["frame"]) == 2 and used["rehearsal"].endswith(f"{cut}/rehearsal")
     assert "<svg" in (run / "report.html").read_text() and "| cut | 1 |" in (run / "table.md").read_text()

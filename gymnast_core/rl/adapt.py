@@ -268,10 +268,13 @@ class Adaptation:
         costs the practised task more than chance is not kept."""
         if not self.recipe.consolidation_steps or not trainer.update:
             return
+        if self.other_views is None:
+            say("note: not consolidated: no episode of another task is logged")
+            return
         count = self.config.validation_rollouts or self.budget.rollouts
         learned = views_of_successes(self.measuring.way(count))
-        if self.other_views is None or learned is None:
-            say(f"note: not consolidated: {'no success' if learned is None else 'no logged episode of another task'}")
+        if learned is None:
+            say("note: not consolidated: practice has taught nothing that succeeds")
             return
         weights, before = trainer.trained, trainer.trained.copy()
         with console.status(f"consolidating on {len(self.other_views)} pictures of other tasks"):

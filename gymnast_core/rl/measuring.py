@@ -67,7 +67,7 @@ class Measuring:
     def way(self, count: int) -> list[Rollout]:
         """`count` rollouts of the practised task on seeds that neither training nor the gate sees, all their pictures
         with them."""
-        return self._imagine(self.practice, self.starts, count, "way", whole=True)
+        return self._imagine(self.practice, self.starts, count, "way", video=True, whole=True)
 
     def begin_validation(self, count: int) -> float:
         """Measure the base on the seeds of `validate`; the share of its actions that the safety envelope changed."""
@@ -111,8 +111,13 @@ class Measuring:
                 part=range(count)[ranks.rank :: ranks.size],
                 confirm=scorer.confirm,
             )
-        shares = ranks.gather(drawn if whole else _with_few_pictures(drawn))
+        shares = ranks.gather(_without_films(drawn) if whole else _with_few_pictures(drawn))
         return [shares[i % ranks.size][i // ranks.size] for i in range(count)]
+
+
+def _without_films(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The rollouts, with what the policy saw alone."""
+    return [dataclasses.replace(rollout, video=None) for rollout in rollouts]
 
 
 def _with_few_pictures(rollouts: Sequence[Rollout]) -> list[Rollout]:

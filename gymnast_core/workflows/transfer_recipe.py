@@ -166,8 +166,8 @@ def _part_of(key: str, source: str) -> str:
     near = difflib.get_close_matches(key, every, 3, 0.6)
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ConfigError(
-        f"{source}: unknown field '{key}'{guess}; allowed are frames, rehearsal_frames, the sections of a station file "
-        "(adaptation.iterations), the options of `gymnast adapt` and the fields of a GRPO recipe"
+        f"{source}: unknown field '{key}'{guess}; allowed are {', '.join(names['captures'])}, the sections of a "
+        "station file (adaptation.iterations), the options of `gymnast adapt` and the fields of a GRPO recipe"
     )
 
 
