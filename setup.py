@@ -77,6 +77,7 @@ EXTRAS = {
         "ruff>=0.8,<1",
         "mypy>=1.13,<3",
         "types-PyYAML>=6.0",
+        "mkdocs-material>=9.6,<10",  # `make docs`
     ],
 }
 EXTRAS["full"] = sorted(
