@@ -73,6 +73,14 @@ def test_every_command_of_a_page_is_one_that_the_command_line_understands(page: 
         assert config is not None, f"{page}: gymnast {name} {' '.join(options)}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_code_that_a_page_names_is_there(page: Path) -> None:
+    folders = "gymnast_core|ros2_ws|launch|robot_configs|tests|tools|benchmarks|examples"
+    for path, name in re.findall(rf"`((?:{folders})/[\w./-]*\w)(?::(\w+))?`", page.read_text(encoding="utf-8")):
+        assert "NAME" in path or (ROOT / path).exists(), f"{page}: {path}"
+        assert not name or re.search(rf"^(?:def|class) {name}\b", (ROOT / path).read_text(), re.M), f"{page}: {name}"
+
+
 def test_the_index_lists_every_page_and_the_readme_fits_two_screens() -> None:
     index = ROOT / "docs" / "README.md"
     listed = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#]+)\)", index.read_text())}
