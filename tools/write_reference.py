@@ -1,4 +1,4 @@
-"""Write docs/reference/station_file.md and docs/reference/commands.md from the code: `python -m tools.write_reference`.
+"""Write the pages of docs/reference that are made from the code: `python -m tools.write_reference`.
 
 `tests/test_docs.py` fails where a page differs from what the code says.
 """
@@ -16,6 +16,7 @@ from gymnast_core.field_docs import field_docs
 from gymnast_core.verb_examples import EXAMPLES
 from gymnast_core.verbs import GROUPS, Verb
 from tools.field_table import default_of, field_table, what_it_takes
+from tools.message_table import messages_page
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 STATION = """\
@@ -131,7 +132,7 @@ def _option_rows(config: type[Any], prefix: str) -> list[tuple[str, ...]]:
     return rows
 
 
-PAGES = {"station_file.md": station_page, "commands.md": commands_page}
+PAGES = {"station_file.md": station_page, "commands.md": commands_page, "messages.md": messages_page}
 """File name below docs/reference -> what makes its text."""
 
 
