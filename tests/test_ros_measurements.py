@@ -307,19 +307,30 @@ def test_five_faults_within_a_minute_stop_the_arm(scene: Scene) -> None:
     """Joint states stop while actions come, again and again. Arm node and watchdog both count."""
     scene.reset()
     faults = scene.client.listen(String, "/watchdog/fault")
+    before = scene.state.holds
+
+    def counted() -> int:
+        """By whoever counted most: on a busy machine a node that came too late is a fault, too."""
+        return max(len(faults), scene.state.holds - before)
+
+    def silences() -> int:
+        return sum("joint states stopped" in message.data for _, message in faults)
 
     def act_until(condition: Callable[[], bool], timeout: float) -> None:
         began = time.monotonic()
         while not condition() and not overdue(timeout, began):
             scene.act(0.2)
 
-    for fault in range(1, 6):
+    while counted() < 5:
+        told, heard = len(scene.states), silences()
         going = (ArmState.MODE_READY, ArmState.MODE_STOPPED)
-        act_until(lambda: scene.state.mode in going, 10.0)  # noqa: B023 - once the driver was checked
-        assert scene.state.mode == ArmState.MODE_READY, f"after {fault - 1} faults: {scene.state.detail}"
+        act_until(lambda: len(scene.states) > told and scene.state.mode in going, 10.0)  # noqa: B023 - in this round
+        if scene.state.mode == ArmState.MODE_STOPPED:
+            break
+        assert scene.state.mode == ArmState.MODE_READY, f"after {counted()} faults: {scene.state.detail}"
         scene.driver.shown = lambda joints: None
-        act_until(lambda: len(faults) >= fault, 5.0)  # noqa: B023 - called in this round only
-        assert len(faults) >= fault, scene.state.detail
+        act_until(lambda: silences() > heard, 5.0)  # noqa: B023 - called in this round only
+        assert silences() > heard, scene.state.detail
         scene.driver.shown = lambda joints: joints
     scene.wait_mode(ArmState.MODE_STOPPED)
-    assert "5 faults" in scene.state.detail
+    assert "5 faults" in scene.state.detail and counted() >= 5
