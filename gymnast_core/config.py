@@ -824,8 +824,8 @@ def _unwrap(cls: Any) -> Any:
 def _place(error: Any, content: Any) -> tuple[Any, ...]:
     """Where pydantic found an error, without the names of the types of a union, which are no fields of the content."""
     place = []
-    for part in error["loc"]:
-        if isinstance(content, Mapping) and (part in content or error["type"] == "missing"):
+    for left, part in reversed(list(enumerate(reversed(error["loc"])))):
+        if isinstance(content, Mapping) and (part in content or (error["type"] == "missing" and left == 0)):
             place.append(part)
             content = content.get(part)
         elif isinstance(part, int):

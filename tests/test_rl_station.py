@@ -29,7 +29,7 @@ from gymnast_core.rollout.trials import run_trials
 from gymnast_core.run_folder import RunFolder
 from gymnast_core.simulation.environment import StationEnvironment
 from gymnast_core.simulation.expert import ExpertPolicy
-from gymnast_core.simulation.scene import Success
+from gymnast_core.simulation.success import JointSuccess, credit
 from tests.point_world import INSTRUCTIONS, PointEnvironment, PointPolicy, locate
 from tests.tiny_station import build_tiny_station
 
@@ -104,18 +104,34 @@ def test_an_adapter_is_compared_with_its_base_on_the_same_resets(station: Path, 
     assert any(not np.array_equal(*pair) for pair in zip(*done)), "thinking changes what is done"
 
 
+class At:
+    """A scene whose drawer is open so far, metres."""
+
+    def __init__(self, position: float) -> None:
+        self.position = position
+
+    def joint_position(self, name: str) -> float:
+        return self.position
+
+    def inside(self, body: str, site: str) -> np.ndarray:
+        raise AssertionError("a drawer lies in no place")
+
+    def is_held(self, body: str) -> bool:
+        raise AssertionError("a drawer is not carried")
+
+
 @settings(deadline=None)
 @given(st.floats(-0.02, 0.14), st.floats(-0.02, 0.14), st.sampled_from([(0.06, 1e9), (-1e9, 0.015), (0.05, 0.08)]))
 def test_credit_is_one_at_success_only_and_grows_on_the_way(
     position: float, start: float, limits: tuple[float, float]
 ) -> None:
-    success = Success("drawer", *limits)
-    credit = success.credit(position, start)
-    assert (credit == 1.0) == success.holds(position) and 0 <= credit <= 1
+    success, whole = JointSuccess("drawer", *limits), JointSuccess("drawer", *limits).distance(At(start))
+    found = credit(success, At(position), whole)
+    assert (found == 1.0) == success.holds(At(position)) and 0 <= found <= 1
     closer = position + np.sign(np.clip(position, *limits) - position) * 0.004
-    assert success.credit(float(closer), start) >= credit
-    if not success.holds(start):
-        assert success.credit(start, start) == 0
+    assert credit(success, At(float(closer)), whole) >= found
+    if not success.holds(At(start)):
+        assert credit(success, At(start), whole) == 0
 
 
 @pytest.mark.parametrize("task", ["open_drawer", "close_drawer"])

@@ -18,7 +18,8 @@ from gymnast_core.errors import ConfigError, StationError
 from gymnast_core.protocols import Environment, Policy, Start
 from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_UPPER, forward_kinematics
 from gymnast_core.simulation.environment import StationEnvironment
-from gymnast_core.simulation.expert import MAX_STEP, ExpertPolicy, RandomPolicy
+from gymnast_core.simulation.expert import ExpertPolicy, RandomPolicy
+from gymnast_core.simulation.expert_plans import MAX_STEP
 from gymnast_core.simulation.simulator import ARM_JOINTS, MAX_JOINT_SPEED, MotionProfile, SimulatedStation, mujoco
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,7 +201,7 @@ def test_a_reset_starts_the_task_undone_and_doing_nothing_fails(environment: Sta
         environment.reset([start(task, seed)])
         station = environment.station()
         assert not station.success(task)
-        places.add(tuple(np.round(station.site_position("handle"), 5)))
+        places.add(tuple(np.round(station.view.site_position("handle"), 5)))
         openings.add(round(station.drawer_opening, 5))
     assert len(places) == len(openings) == 8, "every seed has its own drawer"
     result = environment.step(np.tile(STILL, (1, 30, 1)))
@@ -300,7 +301,7 @@ def test_autoevals_recorded_motions_fit_the_scene() -> None:
 @pytest.mark.parametrize(
     "scene, message",
     [
-        ("kitchen", "no such scene file; shipped scenes: drawer"),
+        ("kitchen", "no such scene file; shipped scenes: drawer, sink"),
         ("model: nowhere.xml\ntasks: {}\n", "no such file beside it"),
         ("model: drawer.xml\ntasks: {}\ncolour: red\n", "colour"),
     ],

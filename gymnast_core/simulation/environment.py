@@ -119,12 +119,18 @@ class StationEnvironment:
         return np.stack([np.stack(rollout.states) for rollout in self._active])
 
     def facts(self) -> list[dict[str, Any]]:
-        """How far the drawer was open at each frame, metres."""
+        """How far the drawer was open at each frame, metres; nothing where the scene has none."""
+        if self._active and not self._active[0].station.scene.drawer_joint:
+            return [{} for _ in self._active]
         return [{"drawer_opening": [round(metres, 5) for metres in rollout.openings]} for rollout in self._active]
 
     def station(self, row: int = 0) -> SimulatedStation:
         """The simulated station of one rollout, for the scripted expert."""
         return self._active[row].station
+
+    def task(self, row: int = 0) -> str:
+        """The task of one rollout."""
+        return self._active[row].task
 
     def close(self) -> None:
         """Give the renderer back."""

@@ -1,6 +1,6 @@
 """Policies that know or need nothing: a scripted expert with access to the simulator's state, and random motion.
 
-They make the data of the mini models. The expert sees what no policy may: where the handle is.
+They make the data of the mini models. The expert sees what no policy may: where its object is.
 """
 
 from __future__ import annotations
@@ -11,26 +11,20 @@ import numpy as np
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.simulation.environment import StationEnvironment
+from gymnast_core.simulation.expert_plans import MAX_STEP, MAX_TURN, DrawerPlan, PlacePlan, Plan
+from gymnast_core.simulation.simulator import SimulatedStation
+from gymnast_core.simulation.success import PlaceSuccess
 
-ACTION_DIM = 7
-BEHIND_BAR = -0.012
-"""End effector y relative to the handle's bar when the far finger hangs behind it, metres."""
-BEFORE_BAR = -0.062
-"""The same with both fingers in front of the bar, to push it."""
-TRAVEL_HEIGHT = 0.180
-GRASP_HEIGHT = 0.080
-DONE_OPEN = 0.095
-DONE_CLOSED = 0.006
-MAX_STEP = 0.045
-TOLERANCE = 0.010
+BURST = 3
+"""Steps of a slip."""
 
 
 class ExpertPolicy:
-    """Opens and closes the drawer from the simulator's state; implements `Policy`.
+    """Does a scene's tasks from the simulator's state (`expert_plans.py`); implements `Policy`.
 
     noise: standard deviation of what is added to every commanded translation, metres.
     slip: chance per step that a burst of three steps goes in a random direction instead, from which it recovers.
-    miss: chance per episode that it aims beside the handle by 3 to 6 cm, so that it fails the way policies fail.
+    miss: chance per episode that it aims beside its object by 3 to 6 cm, so that it fails the way policies fail.
     """
 
     chunk_length = 1
@@ -46,7 +40,7 @@ class ExpertPolicy:
     def begin(self, seed: int) -> None:
         """Start a new episode."""
         self._random = np.random.default_rng([seed, 7])
-        self._lowered = False
+        self._plan: Plan | None = None
         self._burst = 0
         self._direction = np.zeros(3)
         self._aim = np.zeros(2)
@@ -60,35 +54,33 @@ class ExpertPolicy:
 
     def _act(self, row: int, instruction: str) -> np.ndarray:
         station = self._environment.station(row)
-        handle = station.site_position("handle")
-        here = station.end_effector()[:3, 3]
-        opening = "open" in instruction
-        if not opening and "close" not in instruction:
-            raise ConfigError(f"the scripted expert knows how to open and close, not '{instruction}'")
-        drawer = station.drawer_opening
-        if (opening and drawer > DONE_OPEN) or (not opening and drawer < DONE_CLOSED):
+        if self._plan is None:
+            self._plan = _plan_for(station, self._environment.task(row), instruction)
+        wanted = self._plan.next(station, self._aim)
+        if wanted is None:
             return np.array([0, 0, 0, 0, 0, 0, 1], dtype=np.float32)
-        side = BEHIND_BAR if opening else BEFORE_BAR
-        above = np.array([handle[0] + self._aim[0], handle[1] + side + self._aim[1], TRAVEL_HEIGHT])
-        near = np.abs(here[:2] - above[:2]).max() < TOLERANCE
-        if self._lowered and here[2] > TRAVEL_HEIGHT - 0.03:
-            self._lowered = False
-        if near and here[2] > GRASP_HEIGHT + 0.015:
-            wanted = np.array([*above[:2], GRASP_HEIGHT])
-        elif near or self._lowered:
-            self._lowered = True
-            wanted = np.array([above[0], here[1] + (-MAX_STEP if opening else MAX_STEP), GRASP_HEIGHT])
-        else:
-            wanted = above
-        delta = np.clip(wanted - here, -MAX_STEP, MAX_STEP)
+        delta = np.clip(wanted.position - station.end_effector()[:3, 3], -MAX_STEP, MAX_STEP)
         if self._burst == 0 and self._random.random() < self._slip:
-            self._burst = 3
+            self._burst = BURST
             self._direction = self._random.uniform(-0.03, 0.03, 3)
         if self._burst:
             self._burst -= 1
             delta = self._direction
         delta = delta + self._random.normal(0.0, self._noise, 3)
-        return np.array([*np.clip(delta, -0.05, 0.05), 0.0, 0.0, 0.0, 1.0], dtype=np.float32)
+        turn = np.clip(wanted.turn, -MAX_TURN, MAX_TURN)
+        return np.array([*np.clip(delta, -0.05, 0.05), 0.0, 0.0, turn, wanted.gripper], dtype=np.float32)
+
+
+def _plan_for(station: SimulatedStation, task: str, instruction: str) -> Plan:
+    """Raises: ConfigError for a task that no plan is written for."""
+    success = station.scene.task(task).success
+    if isinstance(success, PlaceSuccess):
+        return PlacePlan(success)
+    if success.joint == station.scene.drawer_joint and ("open" in instruction or "close" in instruction):
+        return DrawerPlan("open" in instruction)
+    raise ConfigError(
+        f"the scripted expert can open and close a drawer and put an object into a place, not '{instruction}'"
+    )
 
 
 class RandomPolicy:

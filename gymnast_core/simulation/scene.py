@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,10 @@ from pydantic import Field
 
 from gymnast_core.config import Finite, load_config
 from gymnast_core.errors import ConfigError
+from gymnast_core.simulation.success import Success
 
 SCENES = Path(__file__).resolve().parent / "scenes"
 Range = tuple[Finite, Finite]
-MOST_CREDIT = 0.99
-"""Of a state that is not success."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +32,16 @@ class Offsets:
 
 
 @dataclass(frozen=True)
-class Success:
-    """A predicate on one joint's position (metres or radians)."""
+class Placement:
+    """Where an object with a free joint lies at the start: at a site of the model, upright as the model has it."""
 
-    joint: str
-    above: Finite = float("-1e9")
-    below: Finite = float("1e9")
-
-    def holds(self, position: float) -> bool:
-        return self.above < position < self.below
-
-    def credit(self, position: float, start: float) -> float:
-        """How much of the way from `start` to success lies behind `position`: 0 to 1, and 1 only where it holds.
-
-        In hundredths, rounded down: what trembles by less is no difference to learn from.
-        """
-        if self.holds(position):
-            return 1.0
-        whole, left = self._distance(start), self._distance(position)
-        return min(max(0.0, math.floor(100.0 * (1.0 - left / whole)) / 100.0), MOST_CREDIT) if whole > 0 else 0.0
-
-    def _distance(self, position: float) -> float:
-        return max(self.above - position, position - self.below, 0.0)
+    at: str
+    """Site that its centre is put at."""
+    x: Range = (0.0, 0.0)
+    """Uniform offset along the base frame's x, metres; y likewise."""
+    y: Range = (0.0, 0.0)
+    yaw: Range = (0.0, 0.0)
+    """Uniform rotation about the vertical, radians."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +51,8 @@ class SceneTask:
     success: Success
     joints: dict[str, Range] = field(default_factory=dict)
     """Scene joints at the start: uniform range, metres or radians."""
+    bodies: dict[str, Placement] = field(default_factory=dict)
+    """Objects with a free joint, and where they lie at the start."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from gymnast_core.config import StationConfig
 from gymnast_core.errors import ConfigError
 from gymnast_core.simulation.motors import ARM_JOINTS
 from gymnast_core.simulation.simulator import SimulatedStation, Snapshot
+from gymnast_core.simulation.success import JointSuccess, PlaceSuccess
 
 AHEAD = 6
 """Positions of a task's joint, over its whole range, in which its object is protected: it may move there."""
@@ -38,8 +39,14 @@ class Segmenter:
     def __init__(self, config: StationConfig, station: SimulatedStation) -> None:
         self._station = station
         self._model = station.model
-        self._joints = sorted({task.success.joint for task in station.scene.tasks.values()})
+        successes = [task.success for task in station.scene.tasks.values()]
+        self._joints = sorted({success.joint for success in successes if isinstance(success, JointSuccess)})
         roots = {self._root(name) for name in (*ARM_JOINTS, *self._joints)}
+        for success in successes:
+            if isinstance(success, PlaceSuccess):
+                place = self._model.site(success.site).bodyid[0]
+                roots |= {int(self._model.body_rootid[self._model.body(success.body).id])}
+                roots |= {int(self._model.body_rootid[place])}
         self._protected = np.flatnonzero(np.isin(self._model.body_rootid[self._model.geom_bodyid], list(roots)))
         try:
             self._table = int(self._model.geom(station.scene.surface).id)

@@ -18,7 +18,9 @@ import numpy as np
 from gymnast_core.config import StationConfig
 from gymnast_core.errors import StationError
 from gymnast_core.simulation.motors import ARM_JOINTS
-from gymnast_core.simulation.scene import load_scene
+from gymnast_core.simulation.scene import Placement, load_scene
+from gymnast_core.simulation.scene_view import SceneView
+from gymnast_core.simulation.success import credit
 
 MAX_JOINT_SPEED = np.pi
 TORQUE_CONSTANTS = np.array([1.793, 1.793, 1.793, 0.897, 0.897, 0.897])
@@ -167,6 +169,8 @@ class SimulatedStation:
         self.scene, self._model_path = load_scene(config.simulation.scene)
         self._model = mujoco.MjModel.from_xml_path(str(self._model_path))
         self._data = mujoco.MjData(self._model)
+        self.view = SceneView(self._model, self._data, self.scene)
+        """What the scene's state says: for scoring and for the scripted expert."""
         self._home_bodies = self._model.body_pos.copy()
         self._home_lights = self._model.light_diffuse.copy()
         for name in config.tasks:
@@ -182,7 +186,7 @@ class SimulatedStation:
         self._gripper_goal: float | None = None
         self._torque = True
         self.place_arm(np.array([0.0, -1.80, 1.55, 0.0, 0.8, 0.0]))
-        self._began = self._task_joints()
+        self._began = self._distances()
 
     @property
     def time(self) -> float:
@@ -205,13 +209,26 @@ class SimulatedStation:
         for joint, limits in sorted(scene_task.joints.items()):
             self._data.qpos[self._model.joint(joint).qposadr[0]] = random.uniform(*limits)
             self._data.qvel[self._model.joint(joint).dofadr[0]] = 0.0
+        if scene_task.bodies:
+            mujoco.mj_kinematics(self._model, self._data)  # where the sites are now
+        for body, placement in sorted(scene_task.bodies.items()):
+            self._place(body, placement, random)
         self._forward()
-        self._began = self._task_joints()
+        self._began = self._distances()
 
-    def _task_joints(self) -> dict[str, float]:
-        """Positions of the joints that decide about success, metres or radians."""
-        names = {task.success.joint for task in self.scene.tasks.values()}
-        return {name: float(self._data.joint(name).qpos[0]) for name in names}
+    def _place(self, name: str, placement: Placement, random: np.random.Generator) -> None:
+        """Lay an object down where its placement says."""
+        joint = self._model.joint(self._model.body(name).jntadr[0])
+        offset = np.array([random.uniform(*placement.x), random.uniform(*placement.y), 0.0])
+        half = random.uniform(*placement.yaw) / 2
+        position = self._data.site(placement.at).xpos + offset
+        first, speed = joint.qposadr[0], joint.dofadr[0]
+        self._data.qpos[first : first + 7] = [*position, np.cos(half), 0.0, 0.0, np.sin(half)]
+        self._data.qvel[speed : speed + 6] = 0.0
+
+    def _distances(self) -> dict[str, float]:
+        """What each task lacks to be done, metres or radians."""
+        return {name: task.success.distance(self.view) for name, task in self.scene.tasks.items()}
 
     def arm_start_offset(self, seed: int) -> np.ndarray:
         """Offset (3,) metres of the arm's start position for this seed."""
@@ -271,10 +288,6 @@ class SimulatedStation:
         pose[:3, 3] = site.xpos
         return pose
 
-    def site_position(self, name: str) -> np.ndarray:
-        """Position (3,) of a named site of the scene, metres, base frame: the scripted expert's privilege."""
-        return self._data.site(name).xpos.copy()
-
     def command_joints(self, joints: np.ndarray, duration_s: float, ramp_s: float) -> None:
         """New goal (6,) rad, reached in `duration_s` with `ramp_s` ramps; 0 is full speed. Ignored without torque."""
         if self._torque:
@@ -305,21 +318,19 @@ class SimulatedStation:
 
     def success(self, task: str) -> bool:
         """The task's success predicate on the state now, for scoring only. Raises: ConfigError for an unknown task."""
-        predicate = self.scene.task(task).success
-        return predicate.holds(self._task_joints()[predicate.joint])
+        return self.scene.task(task).success.holds(self.view)
 
     def credit(self, task: str) -> float:
         """How far the task has come since the reset, 0 to 1, and 1 only at success; for rewarding practice only.
 
         Raises: ConfigError for an unknown task.
         """
-        predicate = self.scene.task(task).success
-        return predicate.credit(self._task_joints()[predicate.joint], self._began[predicate.joint])
+        return credit(self.scene.task(task).success, self.view, self._began[task])
 
     @property
     def drawer_opening(self) -> float:
         """Metres; NaN where the scene has no drawer."""
-        return float(self._data.joint(self.scene.drawer_joint).qpos[0]) if self.scene.drawer_joint else float("nan")
+        return self.view.joint_position(self.scene.drawer_joint) if self.scene.drawer_joint else float("nan")
 
     def snapshot(self) -> Snapshot:
         """What the station looks like now."""
