@@ -1,6 +1,7 @@
-"""Picture of the simulated drawer station; with a photograph of the real one, the two beside each other.
+"""Picture of a simulated station; with a photograph of the real one, the two beside each other.
 
     python tools/station_picture.py --out docs/pictures/station.png
+    python tools/station_picture.py --config robot_configs/simulated_sink.yaml --out docs/pictures/sink.jpg
     python tools/station_picture.py --photograph "../shared/data/autoeval_station/close the drawer.png" --out both.png
 
 The gripper hangs where it does in AutoEval's photographs. Photographs are somebody else's: only our picture is kept.
