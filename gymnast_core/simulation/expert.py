@@ -40,7 +40,7 @@ class ExpertPolicy:
     def begin(self, seed: int) -> None:
         """Start a new episode."""
         self._random = np.random.default_rng([seed, 7])
-        self._plan: Plan | None = None
+        self._plans: dict[int, Plan] = {}
         self._burst = 0
         self._direction = np.zeros(3)
         self._aim = np.zeros(2)
@@ -54,9 +54,9 @@ class ExpertPolicy:
 
     def _act(self, row: int, instruction: str) -> np.ndarray:
         station = self._environment.station(row)
-        if self._plan is None:
-            self._plan = _plan_for(station, self._environment.task(row), instruction)
-        wanted = self._plan.next(station, self._aim)
+        if row not in self._plans:
+            self._plans[row] = _plan_for(station, self._environment.task(row), instruction)
+        wanted = self._plans[row].next(station, self._aim)
         if wanted is None:
             return np.array([0, 0, 0, 0, 0, 0, 1], dtype=np.float32)
         delta = np.clip(wanted.position - station.end_effector()[:3, 3], -MAX_STEP, MAX_STEP)

@@ -83,6 +83,8 @@ class PlacePlan:
     OVER_CENTRE = 0.012
     """Of the end effector above the object's centre in a grasp, metres: finger tips reach 20 mm farther down, and the
     floor is 20 mm below the centre."""
+    HALF_THICKNESS = 0.020
+    """Of what is carried, metres."""
     RELEASE_ABOVE = 0.015
     """Metres above a grasp at the place's floor."""
     TOLERANCE = 0.008
@@ -132,7 +134,7 @@ class PlacePlan:
             return Wanted(np.array([*here[:2, 3], self.TRAVEL_HEIGHT]))
         place, floor = station.view.place(self._success.site)
         if np.abs(thing[:2, 3] - place[:2]).max() < 2 * self.TOLERANCE:
-            release = floor + 0.02 + self.OVER_CENTRE + self.RELEASE_ABOVE
+            release = floor + self.HALF_THICKNESS + self.OVER_CENTRE + self.RELEASE_ABOVE
             if here[2, 3] < release + self.TOLERANCE:
                 return Wanted(here[:3, 3])
             return Wanted(np.array([*(here[:2, 3] + place[:2] - thing[:2, 3]), release]), gripper=0.0)
