@@ -28,7 +28,7 @@ from gymnast_nodes.lifecycle import HEARTBEAT_TOPIC
 from gymnast_nodes.liveness import SILENT_S, Liveness
 from gymnast_nodes.long_action import Goal, Worker
 from gymnast_nodes.qos import DRIVER_QOS
-from gymnast_nodes.reading import GatedGroup, LatestReader, raw_callback, take_waiting
+from gymnast_nodes.reading import GatedGroup, LatestReader, RateMeter, raw_callback, take_waiting
 from gymnast_nodes.running import NodeExecutor
 from tests.domains import free_domain
 from tests.machine import in_time, overdue
@@ -279,3 +279,21 @@ def test_where_the_arm_is_comes_from_an_arm_that_knows_it() -> None:
     for wrong in ([0.25, 0.0], [0.25, 0.0, float("nan")], [250.0, 0.0, 125.0]):
         with pytest.raises(DataError, match=r"position: found .*, needed x, y, z"):
             adapter_node._position_of(Adapt.Goal(position=wrong))
+
+
+def test_a_rate_is_read_while_another_thread_counts() -> None:
+    meter, ended = RateMeter(window_s=0.05), threading.Event()
+
+    def count_on() -> None:
+        while not ended.is_set():
+            meter.tick()
+
+    thread = threading.Thread(target=count_on)
+    thread.start()
+    try:
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            assert meter.rate >= 0.0 and meter.age >= 0.0
+    finally:
+        ended.set()
+        thread.join()

@@ -35,13 +35,14 @@ class RateMeter:
     def rate(self) -> float:
         """Events a second."""
         now = time.monotonic()
-        recent = [t for t in self._times if t >= now - self._window]
+        recent = [t for t in tuple(self._times) if t >= now - self._window]  # another thread may tick meanwhile
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 and recent[-1] > recent[0] else 0.0
 
     @property
     def age(self) -> float:
         """Seconds since the last event; infinite before the first."""
-        return time.monotonic() - self._times[-1] if self._times else float("inf")
+        times = tuple(self._times)
+        return time.monotonic() - times[-1] if times else float("inf")
 
 
 class GatedGroup(CallbackGroup):
