@@ -277,7 +277,7 @@ class Adaptation:
             say("note: not consolidated: practice has taught nothing that succeeds")
             return
         weights, before = trainer.trained, trainer.trained.copy()
-        with console.status(f"consolidating on {len(self.other_views)} pictures of other tasks"):
+        with busy(f"consolidating on {len(self.other_views)} pictures of other tasks"):
             steps = Consolidation(self.policy, weights, trainer.update_policy.before, self.recipe, self.ranks)
             kept = steps(learned, self.other_views)
         self.consolidated = str(kept)
