@@ -102,6 +102,9 @@ class ArmConfig:
     """Dynamixel time profile: duration of one step's motion, milliseconds (1.25 x the control period)."""
     profile_acceleration_ms: Annotated[int, Field(ge=0, le=2500), MILLISECONDS] = 100
     """Dynamixel time profile: ramp, milliseconds."""
+    correct_droop: bool = False
+    """Correct gravity's droop, so that the arm ends where the actions say. Off: as Bridge data was recorded, a few
+    millimetres low, which policies trained on it expect."""
     gripper: Literal["pwm", "linear_position"] = "pwm"
     """How the gripper is driven: by PWM, as the vendor's default, or by distance."""
     driver_timeout_s: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False), SECONDS] = 3.0
