@@ -39,6 +39,8 @@ from gymnast_nodes.qos import LOGGED_QOS
 
 STEPS_TOPIC = "executor/step"
 SAMPLE_S = 10.0
+MINUTE = 6
+"""Samples."""
 SETTLED_S = 120.0
 """Memory counts as grown from here on: the first minutes load what is used."""
 MISSED = 2.0
@@ -145,9 +147,12 @@ def _percentiles(name: str, seconds: Sequence[float]) -> dict[str, float]:
 
 def run_episodes(client: Station, task: str, instruction: str, ending: threading.Event) -> None:
     """Episodes of the base policy, each from the start, until `ending`."""
-    number = 0
+    number, stopped = 0, False
     while not ending.is_set():
         try:
+            if stopped:
+                client.rearm()  # as a person would, who has looked
+                stopped = False
             client.reset_scene(task, number)
             client.reset_arm()
             episode = client.run_episode(instruction, "base", task, EPISODE_STEPS, judge=False)
@@ -156,6 +161,7 @@ def run_episodes(client: Station, task: str, instruction: str, ending: threading
             episode.cancel()
         except Exception as error:  # it is told, and the next one begins
             print(f"episode {number}: {error}", file=sys.stderr)
+            stopped = "arm/rearm" in str(error)
             ending.wait(1.0)
         number += 1
 
@@ -202,13 +208,22 @@ def measure(config: str, seconds: float, folder: Path) -> dict[str, Any]:
         ending.set()
         client.close()
         graph.stop()
-    return {"seconds": seconds, "load": [round(min(loads), 1), round(max(loads), 1)], "figures": figures} | {
+    memory = {
+        name: [round(private / 2**20, 1) for _, _, _, private in use.samples[::MINUTE]] for name, use in nodes.items()
+    }
+    return {
+        "seconds": seconds,
+        "private memory by the minute, MB": memory,
+        "load": [round(min(loads), 1), round(max(loads), 1)],
+        "figures": figures,
+    } | {
         "nodes": {
             name: {
                 "share of a core": round(use.share(), 3),
                 "memory, MB": round(use.samples[-1][2] / 2**20, 1),
                 "grown in the first two minutes, MB": round(use.growth(0.0, SETTLED_S), 1),
                 "grown afterwards, MB": round(use.growth(SETTLED_S, seconds), 1),
+                "of it in the second half, MB": round(use.growth(seconds / 2.0, seconds), 1),
             }
             for name, use in sorted(nodes.items())
             if use.samples
