@@ -102,6 +102,9 @@ class ArmConfig:
     """Dynamixel time profile: duration of one step's motion, milliseconds (1.25 x the control period)."""
     profile_acceleration_ms: Annotated[int, Field(ge=0, le=2500), MILLISECONDS] = 100
     """Dynamixel time profile: ramp, milliseconds."""
+    motor_reboots_per_hour: Annotated[int, Field(ge=0, le=20)] = 0
+    """How often in an hour a wrist or gripper motor with an overload alert is rebooted without a person, while the arm
+    holds; 0: never. The motors of waist, shoulder and elbow carry the arm: they always wait for a person."""
     correct_droop: bool = False
     """Correct gravity's droop, so that the arm ends where the actions say. Off: as Bridge data was recorded, a few
     millimetres low, which policies trained on it expect."""
