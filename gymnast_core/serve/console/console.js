@@ -97,8 +97,8 @@ function showArm(arm) {
   trail.push(arm.position);
   trail = trail.slice(-80);
   if (!station) return;
-  drawPlane($("top"), 1, 0, arm, "from above: x up, y left");
-  drawPlane($("side"), 0, 2, arm, "from the side: z up, x right");
+  drawPlane($("top"), 1, 0, arm, "from above (x up, y left)");
+  drawPlane($("side"), 0, 2, arm, "from the side (z up, x right)");
   const bars = state.arm.joints.map((name, place) => {
     const load = state.arm.load[place], degrees = state.temperatures[name];
     const inner = make("div", {});
@@ -118,14 +118,15 @@ function drawPlane(drawn, across, up, arm, words) {
   const flip = across === 1 ? -1 : 1;
   const px = (p) => size / 2 + (flip * (p[across] - middle[0]) / span) * size, py = (p) => size / 2 - ((p[up] - middle[1]) / span) * size;
   const corners = [px(low), px(high)].sort((a, b) => a - b);
-  drawn.setAttribute("viewBox", `0 0 ${size} ${size + 14}`);
+  drawn.setAttribute("viewBox", `0 0 ${size} ${size + 30}`);
   drawn.replaceChildren(
     make("svg:rect", { class: "frame", x: 0, y: 0, width: size, height: size, rx: 6 }),
     make("svg:rect", { class: "box", x: corners[0], y: py(high), width: corners[1] - corners[0], height: py(low) - py(high) }),
     make("svg:path", { class: "trail", d: `M${trail.map((p) => `${px(p).toFixed(1)},${py(p).toFixed(1)}`).join("L")}` }),
     state.arm.target.length ? make("svg:circle", { class: "target", cx: px(state.arm.target), cy: py(state.arm.target), r: 7 }) : null,
     make("svg:circle", { class: "now", cx: px(arm.position), cy: py(arm.position), r: 4.5 }),
-    make("svg:text", { x: 2, y: size + 11, text: `${words}; ${arm.position[across].toFixed(3)}, ${arm.position[up].toFixed(3)} m` }));
+    make("svg:text", { x: 2, y: size + 12, text: words }),
+    make("svg:text", { x: 2, y: size + 25, text: `${"xyz"[across]} ${arm.position[across].toFixed(3)} m, ${"xyz"[up]} ${arm.position[up].toFixed(3)} m` }));
 }
 
 function showWork() {
@@ -285,6 +286,7 @@ function showStation() {
 
 function showCrop() {
   const box = station && station.crop, camera = $("which").value === "camera";
+  $("croprow").hidden = !box;
   $("crop").hidden = !(box && camera && $("showcrop").checked);
   if (!box) return;
   const [top, left, bottom, right] = box;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
@@ -42,7 +43,7 @@ def serve_console(robot: Robot, opened: StationFile, listener: Listener, token: 
     address = listener.addresses[0].replace("//0.0.0.0:", "//localhost:")
     print(f"console of station '{opened.config.name}': {address}/#token={token}", flush=True)
     print(f"whoever reaches {address} may look; its buttons need the token ({kept})", flush=True)
-    if not is_this_machine(opened.config.console.host) and address.startswith("http:"):
+    if not is_this_machine(urlsplit(listener.addresses[0]).hostname or "") and address.startswith("http:"):
         say("whoever is on the way between browser and console reads the token; --tls-cert encrypts it", "yellow")
     try:
         with contextlib.suppress(KeyboardInterrupt):
