@@ -324,7 +324,7 @@ def call_reset(client: Client, request: ResetArm.Request | None = None) -> None:
     arm node away."""
     began = time.monotonic()
     answer = client.call(ResetArm, "/arm/reset", request or ResetArm.Request(), 30.0)
-    passing = ("is being checked", "arm node silent", "no joint states for")
+    passing = ("is being checked", "arm node silent", "no joint states for", "no fresh joint states")
     while any(words in answer.message for words in passing) and not overdue(10.0, began):
         time.sleep(0.2)
         answer = client.call(ResetArm, "/arm/reset", request or ResetArm.Request(), 30.0)

@@ -300,8 +300,8 @@ class SupervisorNode(InterleavingNode):
         node.unheard = 0
 
     async def _unsaid(self, node: Managed) -> str:
-        """Why a node refused without a reason. The request went to everyone of that name: another graph's node, which is
-        in another state, may have refused it, and a busy machine discovers that graph late."""
+        """Why a node refused without a reason. The request went to everyone of that name: another graph's node, which
+        is in another state, may have refused it, and a busy machine discovers that graph late."""
         end = time.monotonic() + DISCOVERED_S
         while not (others := self._others()) and time.monotonic() < end:
             await sleep(self, 0.1)
