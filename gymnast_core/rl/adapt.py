@@ -34,7 +34,7 @@ from gymnast_core.rl.adapt_config import AdaptConfig
 from gymnast_core.rl.adapt_page import ONE_JUDGE, write_adapt_page
 from gymnast_core.rl.adapt_result import REFUSED, AdaptResult
 from gymnast_core.rl.best_adapter import BestAdapter, Validation
-from gymnast_core.rl.consolidation import Consolidation, views_of_successes
+from gymnast_core.rl.consolidated import consolidated
 from gymnast_core.rl.films import ImaginedFilms
 from gymnast_core.rl.gate import GateResult, judge_adapter, no_room_to_rise, unmeasured
 from gymnast_core.rl.measuring import Measuring, Scorer
@@ -129,7 +129,7 @@ class Adaptation:
         if not hopeless:
             stopped_by = train_within(trainer, self.budget.iterations, self.budget.seconds, self.run, self.best)
         chosen = self.best.restore() if self.best is not None else None
-        self.consolidate(trainer, chosen)
+        self.consolidated = self.consolidate(trainer, chosen)
         after = self.measure("after", trainer.update) if trainer.update else before
         others_after = self.measure_others() if trainer.update else others_before
         weights = trainer.weights() if trainer.trained.sharded else {}
@@ -268,31 +268,14 @@ class Adaptation:
         self.best = BestAdapter(trainer, lambda: self.measuring.validate(count), base_safety) if count else None
         return trainer
 
-    def consolidate(self, trainer: GRPOTrainer, chosen: Validation | None) -> None:
-        """Take back what practice cost the other tasks, where pictures of them are logged (`rl.consolidation`). What
-        costs the practised task more than chance is not kept."""
+    def consolidate(self, trainer: GRPOTrainer, chosen: Validation | None) -> str:
+        """Take back what practice cost the other tasks; what came of it, empty where the recipe does not ask for it."""
         if not self.recipe.consolidation_steps or not trainer.update:
-            return
-        if self.other_views is None:
-            say("note: not consolidated: no episode of another task is logged")
-            return
+            return ""
         count = self.config.validation_rollouts or self.budget.rollouts
-        learned = views_of_successes(self.measuring.way(count))
-        if learned is None:
-            say("note: not consolidated: practice has taught nothing that succeeds")
-            return
-        weights, before = trainer.trained, trainer.trained.copy()
-        with busy(f"consolidating on {len(self.other_views)} pictures of other tasks"):
-            steps = Consolidation(self.policy, weights, trainer.update_policy.before, self.recipe, self.ranks)
-            kept = steps(learned, self.other_views)
-        self.consolidated = str(kept)
-        if chosen is not None and self.config.validation_rollouts:
-            success = self.measuring.validate(self.config.validation_rollouts)[0]
-            error = math.sqrt(max(chosen.success * (1.0 - chosen.success), 1.0 / count) / count)
-            if not success >= chosen.success - error:
-                weights.put(before)
-                self.consolidated = f"not kept, since success fell from {chosen.success:.2f} to {success:.2f}: {kept}"
-        say(f"consolidated: {self.consolidated}")
+        told, done = consolidated(trainer, self.measuring, self.other_views, chosen, count)
+        say(f"consolidated: {told}" if done else f"note: not consolidated: {told}")
+        return told if done else ""
 
     def keep(self, gate: GateResult, weights: Mapping[str, torch.Tensor]) -> str:
         """Save the adapter, in the run folder where the gate refused it; its name."""

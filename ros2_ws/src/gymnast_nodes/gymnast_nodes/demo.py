@@ -29,7 +29,7 @@ from gymnast_core.config import StationConfig, dump_config, load_config, parse_c
 from gymnast_core.demo import DemoConfig
 from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.files import finite_or_none, read_json_lines, user_path, write_bytes
-from gymnast_core.progress import console, die_with_parent, interrupts, progress_bar
+from gymnast_core.progress import busy, console, die_with_parent, interrupts, progress_bar
 from gymnast_core.robot.ros_domain import claim_domain
 from gymnast_core.station_file import find_station_file
 from gymnast_nodes.client import Station, Task
@@ -151,7 +151,7 @@ class Demo:
             os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
         self.graph = Graph(self.station_file, domain, self.run_folder / "graph.log")
         self.station = Station(domain=domain)
-        with console.status(f"starting station '{self.station_config.name}' (ROS domain {domain})"):
+        with busy(f"starting station '{self.station_config.name}' (ROS domain {domain})"):
             self.station.wait_until_active(UP_TIMEOUT_S, self.graph.check)
         names = ", ".join(self.station.states())
         say(f"station '{self.station_config.name}' is up in ROS domain {domain}: {names} are active")
