@@ -64,6 +64,8 @@ EXAMPLES = {
     "augment distractors": "gymnast augment distractors --starts START_FRAMES --out MORE_FRAMES",
     "augment instructions": "gymnast augment instructions --starts START_FRAMES --out MORE_FRAMES",
     "augment tasks": "gymnast augment tasks --starts START_FRAMES --out MIXTURE",
+    "runs": "gymnast runs --outcome 'base kept' --failures",
+    "runs compare": "gymnast runs compare runs/adapt/MONDAY runs/adapt/FRIDAY",
     "report": "gymnast report --run runs/adapt/RUN",
 }
 """Verb -> command line."""

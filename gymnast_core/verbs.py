@@ -319,6 +319,18 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "augment_tasks:augment_tasks",
             "sort start frames into a mixture's folders, some held out",
         ),
+        "runs": _verb(
+            "evaluation.",
+            "runs_config:ListRunsConfig",
+            "runs:list_runs",
+            "list every run and episode below a folder, with outcome, lineage and figures",
+        ),
+        "runs compare": _verb(
+            "evaluation.",
+            "runs_config:CompareAnyRunsConfig",
+            "runs:compare_runs",
+            "show runs or episodes side by side: figures, curves, films in step, configs",
+        ),
         "report": _verb(
             "reporting.", "report:ReportConfig", "report:report", "write report.html of a run folder again"
         ),
