@@ -57,6 +57,7 @@ EXAMPLES = {
     "data check": "gymnast data check --data runs/episodes --mend",
     "data list": "gymnast data list --data runs/episodes --outcome failure",
     "data show": "gymnast data show runs/episodes/EPISODE",
+    "data view": "gymnast data view runs/episodes/EPISODE runs/adapt/RUN --out look.rrd",
     "data formats": "gymnast data formats",
     "data topics": "gymnast data topics BAGS",
     "data convert": "gymnast data convert runs/episodes --to lerobot --out my_dataset",

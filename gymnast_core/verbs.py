@@ -286,6 +286,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "logbook_verbs:show_episode",
             "show what is known of one episode, with a film strip",
         ),
+        "data view": _verb(
+            "evaluation.",
+            "view_config:ViewConfig",
+            "view:view",
+            "look at episodes and imagined rollouts on a timeline of Rerun",
+        ),
         "data formats": _verb(
             "data.", "list_formats:ListFormatsConfig", "list_formats:list_formats", "list the formats that are read"
         ),
