@@ -30,6 +30,7 @@ from gymnast_core.demo import DemoConfig
 from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.files import finite_or_none, read_json_lines, user_path, write_bytes
 from gymnast_core.progress import busy, console, die_with_parent, interrupts, progress_bar
+from gymnast_core.results import RESULT, write_result
 from gymnast_core.robot.ros_domain import claim_domain
 from gymnast_core.station_file import find_station_file
 from gymnast_nodes.client import Station, Task
@@ -250,7 +251,7 @@ class Demo:
             "canary": dataclasses.asdict(canary) if canary is not None else None,
             "minutes": round(minutes, 2),
         }
-        write_bytes(self.run_folder / "result.json", json.dumps(result, indent=1).encode())
+        write_result(self.run_folder, result)
         for what, where in page.places():
             say(f"{what}: {where}")
         say(f"done in {minutes:.1f} minutes; open {report}")
@@ -317,8 +318,12 @@ def main(arguments: list[str] | None = None) -> int:
     demo: Demo | None = None
     try:
         with interrupts():
-            demo = Demo(parse_config(DemoConfig, json.loads(words[0]) if words else {}, "demo options"))
-            demo.run()
+            config = parse_config(DemoConfig, json.loads(words[0]) if words else {}, "demo options")
+            with contextlib.redirect_stdout(sys.stderr) if config.json else contextlib.nullcontext():
+                demo = Demo(config)
+                demo.run()
+            if config.json:
+                print((demo.run_folder / RESULT).read_text(encoding="utf-8"))
             code = 0
     except GymnastError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
