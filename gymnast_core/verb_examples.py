@@ -8,6 +8,7 @@ from __future__ import annotations
 EXAMPLES = {
     "demo": "gymnast demo --trials 3 --seed 1",
     "up": "gymnast up robot_configs/simulated_drawer.yaml",
+    "console": "gymnast console my_station.yaml --port 8011",
     "status": "gymnast status --json",
     "stop": "gymnast stop my_station.yaml --reason 'a cable is loose'",
     "rearm": "gymnast rearm my_station.yaml",

@@ -40,6 +40,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "A station": {
         "demo": _verb("", "demo:DemoConfig", "demo:demo", "simulate a station: practise, act, log, report"),
         "up": _verb("", "up:UpConfig", "up:up", "start every node of a station, as bridge.launch.py does"),
+        "console": _verb(
+            "serve.",
+            "console.options:ConsoleOptions",
+            "console.options:console",
+            "serve the page on which people watch and operate a running station",
+        ),
         "status": _verb("", "status:StatusConfig", "status:status", "say what the nodes and the arm are doing now"),
         "stop": _verb("", "stop:StopConfig", "stop:stop", "emergency stop: hold the arm until it is re-armed"),
         "rearm": _verb("", "stop:RearmConfig", "stop:rearm", "release the emergency stop, after a look at the arm"),

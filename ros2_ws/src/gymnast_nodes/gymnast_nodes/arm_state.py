@@ -72,6 +72,7 @@ class ArmStates:
         values: dict[str, Any] = {
             **measured.report(),
             "motor_fault": self._watch.motors.fault or "none",
+            **{f"temperature_{name}_c": degrees for name, degrees in self._watch.motors.temperatures.items()},
             "commander": self._actions.holder or "none",
             "gripper_opening": self._gripper.opening,
             "gripper_pwm": self._gripper.pwm,

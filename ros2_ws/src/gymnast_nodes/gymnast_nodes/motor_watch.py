@@ -1,4 +1,5 @@
-"""The motors' error registers, read while the arm is at work: one request at a time, never waited for."""
+"""The motors' error registers and temperatures, read while the arm is at work: one request at a time, never waited
+for."""
 
 from __future__ import annotations
 
@@ -18,6 +19,9 @@ AGAIN_S = 0.05
 CONFIRM = 3
 """A motor counts as failing that leaves this many reads in a row without an answer while another motor answers."""
 LOST_S = 2.0
+WARMTH = "Present_Temperature"
+WARMTH_S = 10.0
+"""How often the temperatures of all motors are read."""
 
 
 class MotorWatch:
@@ -27,6 +31,12 @@ class MotorWatch:
         self._client = node.create_client(RegisterValues, service)
         self._round = collections.deque([("group", "all"), *(("single", name) for name in SHADOWS)])
         self._asked: tuple[str, str] = self._round[0]
+        self._register = REGISTER
+        self._warm_left: list[tuple[str, str]] = []
+        """Whose temperatures are still to be read this time."""
+        self._warm_due = 0.0
+        self.temperatures: dict[str, int] = {}
+        """Degrees Celsius, by motor, as last read."""
         self._answer: Any = None
         self._asked_at = 0.0
         self._due = 0.0
@@ -48,27 +58,37 @@ class MotorWatch:
         if self._answer is not None:
             if self._answer.done():
                 values = [int(value) for value in self._answer.result().values]
-                self._answer, self._due = None, now + PERIOD_S
+                self._answer, self._due = None, now + (AGAIN_S if self._register == WARMTH else PERIOD_S)
                 self._take(values, now)
             elif now - self._asked_at > LOST_S:
                 self.reset()
         elif now >= self._due and self._client.service_is_ready():
-            self._asked, self._asked_at = self._next(), now
+            self._register, self._asked, self._asked_at = *self._next(now), now
             kind, name = self._asked
-            self._answer = self._client.call_async(RegisterValues.Request(cmd_type=kind, name=name, reg=REGISTER))
+            request = RegisterValues.Request(cmd_type=kind, name=name, reg=self._register)
+            self._answer = self._client.call_async(request)
         return self.fault
 
-    def _next(self) -> tuple[str, str]:
+    def _next(self, now: float) -> tuple[str, tuple[str, str]]:
+        """Register, and whose."""
         if self._suspect and self._unanswered < CONFIRM:
-            return "single", self._suspect
+            return REGISTER, ("single", self._suspect)
         if self._suspect:  # does the bus work at all?
-            return "single", MOTORS[0] if self._suspect != MOTORS[0] else MOTORS[-1]
+            return REGISTER, ("single", MOTORS[0] if self._suspect != MOTORS[0] else MOTORS[-1])
+        if now >= self._warm_due:
+            self._warm_due, self._warm_left = now + WARMTH_S, list(self._round)
+        if self._warm_left and self._register == REGISTER:  # an error register is read next, at once
+            return WARMTH, self._warm_left.pop()
         self._round.rotate(-1)
-        return self._round[0]
+        return REGISTER, self._round[0]
 
     def _take(self, values: list[int], now: float) -> None:
         kind, name = self._asked
         names = MOTORS if kind == "group" else (name,)
+        if self._register == WARMTH:
+            if len(values) == len(names):
+                self.temperatures.update(zip(names, values))
+            return
         failing = {one: motor_errors(value) for one, value in zip(names, values) if value}
         if failing:
             self.fault = "; ".join(f"{one}: {what}" for one, what in failing.items())
