@@ -33,9 +33,9 @@ class ArmStates:
         self._actions = actions
         self._watch = watch
         self._failures_told = 0
-        self.frame = f"{node.station.arm.driver[1:]}/base_link"
+        self.frame = f"{node.station.arm.driver_name[1:]}/base_link"
         self._publisher = node.create_publisher(ArmState, "arm/state", COMMAND_QOS)
-        self._diagnostics = Diagnostics(node, node.station.arm.driver)
+        self._diagnostics = Diagnostics(node, node.station.arm.driver_name)
         self._diagnostics.add("arm", self._report)
 
     def publish(self) -> None:

@@ -11,6 +11,7 @@ from gymnast_nodes.action_check import ActionCheck
 from gymnast_nodes.arm_gripper import Gripper
 from gymnast_nodes.arm_mode import Mode
 from gymnast_nodes.commanded_arm import SETTLED, CommandedArm
+from gymnast_nodes.driver_link import DriverLink
 from gymnast_nodes.driver_touch import DriverTouch
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.motor_watch import MotorWatch
@@ -35,6 +36,7 @@ class ArmWatch:
         stop: StopService,
         speakers: Speakers,
         touch: DriverTouch,
+        link: DriverLink,
         check_motors: bool,
     ) -> None:
         self._node = node
@@ -47,7 +49,7 @@ class ArmWatch:
         self.speakers = speakers
         self.touch = touch
         self.faults = fault_window(node, "the stop")
-        self.motors = MotorWatch(node, f"{node.station.arm.driver}/get_motor_registers")
+        self.motors = MotorWatch(link)
         self.fault_kind = ""
         """Of the last fault that the arm was held for."""
         self.holds, self.last_hold = 0, ""

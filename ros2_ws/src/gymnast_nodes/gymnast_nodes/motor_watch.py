@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import collections
 import time
-from typing import Any
-
-from interbotix_xs_msgs.srv import RegisterValues
-from rclpy.node import Node
 
 from gymnast_nodes.driver import MOTORS, SHADOWS, motor_errors
+from gymnast_nodes.driver_link import DriverLink, PendingRead
 
 REGISTER = "Hardware_Error_Status"
 PERIOD_S = 0.3
@@ -27,8 +24,8 @@ WARMTH_S = 10.0
 class MotorWatch:
     """Says which motor fails. `look` is called often, from the node's own thread, while the arm is active."""
 
-    def __init__(self, node: Node, service: str) -> None:
-        self._client = node.create_client(RegisterValues, service)
+    def __init__(self, link: DriverLink) -> None:
+        self._link = link
         self._round = collections.deque([("group", "all"), *(("single", name) for name in SHADOWS)])
         self._asked: tuple[str, str] = self._round[0]
         self._register = REGISTER
@@ -37,7 +34,7 @@ class MotorWatch:
         self._warm_due = 0.0
         self.temperatures: dict[str, int] = {}
         """Degrees Celsius, by motor, as last read."""
-        self._answer: Any = None
+        self._answer: PendingRead | None = None
         self._asked_at = 0.0
         self._due = 0.0
         self._suspect = ""
@@ -49,24 +46,22 @@ class MotorWatch:
         """The motors were checked otherwise."""
         self._suspect, self._unanswered, self.fault = "", 0, ""
         if self._answer is not None:
-            self._client.remove_pending_request(self._answer)
+            self._answer.give_up()
             self._answer = None
 
     def look(self) -> str:
         """Take the answer that came, ask for the next when it is due; returns `fault`."""
         now = time.monotonic()
         if self._answer is not None:
-            if self._answer.done():
-                values = [int(value) for value in self._answer.result().values]
+            values = self._answer.values()
+            if values is not None:
                 self._answer, self._due = None, now + (AGAIN_S if self._register == WARMTH else PERIOD_S)
                 self._take(values, now)
             elif now - self._asked_at > LOST_S:
                 self.reset()
-        elif now >= self._due and self._client.service_is_ready():
+        elif now >= self._due:
             self._register, self._asked, self._asked_at = *self._next(now), now
-            kind, name = self._asked
-            request = RegisterValues.Request(cmd_type=kind, name=name, reg=self._register)
-            self._answer = self._client.call_async(request)
+            self._answer = self._link.start_read(*self._asked, self._register)
         return self.fault
 
     def _next(self, now: float) -> tuple[str, tuple[str, str]]:

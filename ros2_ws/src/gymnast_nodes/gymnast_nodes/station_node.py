@@ -62,7 +62,7 @@ class StationNode(SteadyNode):
         for thread in self._threads:
             thread.start()
         self.get_logger().info(
-            f"simulated station '{self._config.simulation.scene}': {self._config.arm.driver}, "
+            f"simulated station '{self._config.simulation.scene}': {self._config.arm.driver_name}, "
             f"images on {self._config.camera.topic} at {self._config.camera.rate_hz:g} Hz"
         )
 
