@@ -58,6 +58,7 @@ EXAMPLES = {
     "data check": "gymnast data check --data runs/episodes --mend",
     "data list": "gymnast data list --data runs/episodes --outcome failure",
     "data show": "gymnast data show runs/episodes/EPISODE",
+    "data view": "gymnast data view runs/episodes/EPISODE runs/adapt/RUN --out look.rrd",
     "data formats": "gymnast data formats",
     "data topics": "gymnast data topics BAGS",
     "data convert": "gymnast data convert runs/episodes --to lerobot --out my_dataset",
@@ -65,6 +66,8 @@ EXAMPLES = {
     "augment distractors": "gymnast augment distractors --starts START_FRAMES --out MORE_FRAMES",
     "augment instructions": "gymnast augment instructions --starts START_FRAMES --out MORE_FRAMES",
     "augment tasks": "gymnast augment tasks --starts START_FRAMES --out MIXTURE",
+    "runs": "gymnast runs --outcome 'base kept' --failures",
+    "runs compare": "gymnast runs compare runs/adapt/MONDAY runs/adapt/FRIDAY",
     "report": "gymnast report --run runs/adapt/RUN",
 }
 """Verb -> command line."""

@@ -292,6 +292,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "logbook_verbs:show_episode",
             "show what is known of one episode, with a film strip",
         ),
+        "data view": _verb(
+            "evaluation.",
+            "view_config:ViewConfig",
+            "view:view",
+            "look at episodes and imagined rollouts on a timeline of Rerun",
+        ),
         "data formats": _verb(
             "data.", "list_formats:ListFormatsConfig", "list_formats:list_formats", "list the formats that are read"
         ),
@@ -324,6 +330,18 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "augment_config:TasksConfig",
             "augment_tasks:augment_tasks",
             "sort start frames into a mixture's folders, some held out",
+        ),
+        "runs": _verb(
+            "evaluation.",
+            "runs_config:ListRunsConfig",
+            "runs:list_runs",
+            "list every run and episode below a folder, with outcome, lineage and figures",
+        ),
+        "runs compare": _verb(
+            "evaluation.",
+            "runs_config:CompareAnyRunsConfig",
+            "runs:compare_runs",
+            "show runs or episodes side by side: figures, curves, films in step, configs",
         ),
         "report": _verb(
             "reporting.", "report:ReportConfig", "report:report", "write report.html of a run folder again"

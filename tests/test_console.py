@@ -91,7 +91,7 @@ def test_whoever_reaches_the_page_may_look_and_only_the_token_may_act(console: A
     status, page, headers = console.ask("GET", "/")
     assert status == 200 and b"STOP" in page and "default-src 'none'" in headers["content-security-policy"]
     assert console.ask("GET", "/", **{"If-None-Match": headers["etag"]})[0] == 304
-    for name in ("console.css", "console.js", "charts.js"):
+    for name in ("console.css", "console.js", "charts.js", "runs.js"):
         status, text, _ = console.ask("GET", f"/{name}")
         foreign = set(re.findall(rb"https?://[^\"' ]+", text)) - {b"http://www.w3.org/2000/svg"}
         assert status == 200 and not foreign
@@ -212,6 +212,27 @@ def test_films_of_a_practice_appear_while_it_goes_on_and_their_number_is_bounded
         again.keep("train", update, [imagined(1.0, 10), imagined(0.0, 60), imagined(None, 200)])
     kept = read_films(run.path)
     assert len(list((run.path / FILMS).iterdir())) == MOST == len(kept) and kept[-1]["number"] == MOST + 2
+
+
+def test_past_runs_are_listed_opened_in_a_sandbox_and_compared(console: Asked) -> None:
+    for number, success in enumerate((0.25, 0.75)):
+        folder = console.runs / "adapt" / f"2025010{number}_past"
+        run = RunFolder(folder, tensorboard=False)
+        run.log(1, {"mean_reward": success})
+        run.write_result({"accepted": True, "adapter_id": "it", "success_before": 0.1, "success_after": success})
+        (folder / "report.html").write_text("<script>steal()</script>")
+    (console.runs.parent / "secret.html").write_text("secret")
+    listed = {entry["path"]: entry for entry in console.ask("GET", "/api/runs")[1]["runs"]}
+    first, second = "adapt/20250100_past", "adapt/20250101_past"
+    assert listed[first]["success"] == 0.25 and listed[second]["outcome"] == "accepted"
+    status, page, headers = console.ask("GET", f"/api/runs/report?path={first}")
+    assert status == 200 and b"steal" in page and headers["content-security-policy"].startswith("sandbox; default-src")
+    status, page, headers = console.ask("GET", f"/api/runs/compare?path={first}&path={second}")
+    assert status == 200 and b"mean_reward" in page and headers["content-security-policy"].startswith("sandbox;")
+    for query in ("report?path=../secret.html", "report?path=..", "picture?path=/etc", f"picture?path={first}"):
+        assert console.ask("GET", f"/api/runs/{query}")[0] == 404, query
+    assert console.ask("GET", f"/api/runs/compare?path={first}")[0] == 400
+    assert console.ask("GET", "/runs")[0] == 200
 
 
 def test_a_disk_that_takes_no_more_ends_the_films_and_not_the_practice(

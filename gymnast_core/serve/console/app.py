@@ -1,12 +1,13 @@
 """The console over HTTP: a page, what it shows, and its buttons.
 
-    GET  /                     the page
+    GET  /                     the page; /runs is that of what happened before
     GET  /api/station          what the station file says
     GET  /api/state            what nodes, arm and long actions do now
     GET  /api/records          what practice, canary, trials and queue have written so far
     GET  /api/picture/VIEW     the newest picture of "camera" or "policy", JPEG; 204 before the first
     GET  /api/reference        the reference photograph, JPEG
     GET  /api/film/RUN/NAME    a film of the practice that is shown: a strip of frames, JPEG
+    GET  /api/runs             every run and episode below the folder of the station's runs (`runs_wire.py`)
     POST /api/BUTTON           a JSON object, see `orders.py`; answered {"message": words}
 
 Errors are {"detail": words}. Looking is for whoever reaches the page; the buttons need the token (`tokens.py`).
@@ -32,6 +33,7 @@ from gymnast_core.redaction import redact
 from gymnast_core.serve.answering import answered
 from gymnast_core.serve.console.buttons import STOP, Buttons
 from gymnast_core.serve.console.records import Records
+from gymnast_core.serve.console.runs_wire import RunsWire
 from gymnast_core.serve.console.snapshot import Robot, View
 from gymnast_core.serve.console.station_facts import adapters_of, reference_picture, station_facts
 from gymnast_core.serve.console.tokens import Access
@@ -43,8 +45,10 @@ from gymnast_core.station_file import StationFile
 PAGE = Path(__file__).parent
 FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
+    "/runs": ("runs.html", "text/html; charset=utf-8"),
     "/console.css": ("console.css", "text/css; charset=utf-8"),
     "/console.js": ("console.js", "text/javascript; charset=utf-8"),
+    "/runs.js": ("runs.js", "text/javascript; charset=utf-8"),
     "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
 }
 """What the pages are made of; nothing comes from elsewhere."""
@@ -70,6 +74,7 @@ class Console:
         self._access = Access(token)
         self._buttons = Buttons(robot, opened.config)
         self._records = Records(root, opened.config.canary)
+        self._runs = RunsWire(root)
         self._facts = station_facts(opened)
         # The emergency stop waits for no other request: it has threads of its own.
         self._stopping = ThreadPoolExecutor(2, thread_name_prefix="console stop")
@@ -85,6 +90,7 @@ class Console:
             ("/api/picture/{view}", self._picture),
             ("/api/reference", self._reference),
             ("/api/film/{run}/{name}", self._film),
+            *self._runs.routes(),
         ):
             app.add_api_route(path, self._look(look), methods=["GET"], response_model=None)
         for name in self._buttons.names:
@@ -113,6 +119,8 @@ class Console:
             self._access.check_host(request.headers)
             try:
                 answer = await run_in_threadpool(work, request)
+            except Refusal:
+                raise
             except GymnastError as error:
                 raise Refusal(404, redact(str(error))) from error
             for name, value in HEADERS.items():
