@@ -140,8 +140,8 @@ def _known() -> set[str]:
 
 
 def _hide(text: str, ways: Iterable[tuple[str, int]]) -> str:
-    """The text without the forms in `ways` and without their pieces of so many characters, in capitals or not; a form
-    shorter than its piece only as it is written."""
+    """The text without the forms in `ways` and without their pieces of the length beside each, in capitals or
+    not; a form shorter than its piece only as it is written."""
     low = text.translate(_LOWER)
     covered: set[tuple[int, int]] = set()
     for form, size in ways:
