@@ -617,6 +617,18 @@ class BagConfig:
 
 
 @dataclass(frozen=True)
+class ScheduledFault:
+    """One fault of the simulated station, at its time."""
+
+    kind: Annotated[str, Field(min_length=1)]
+    """Its kind, and the motor of those that have one: read_failure, overload:elbow (docs/reference/faults.md)."""
+    at: Annotated[float, Field(ge=0, allow_inf_nan=False), SECONDS] = 0.0
+    """When it begins, seconds after the station's start."""
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False), SECONDS] = 0.0
+    """How long it lasts; 0: for good."""
+
+
+@dataclass(frozen=True)
 class SimulationConfig:
     """The simulated station; absent where the arm is real."""
 
@@ -624,6 +636,8 @@ class SimulationConfig:
     """A shipped scene or the path of a scene file."""
     seed: int = 0
     """Decides the scene at the start."""
+    faults: tuple[ScheduledFault, ...] = ()
+    """Faults that come by themselves, for tests of what is built on a station."""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "arm_check:arm_check",
             "move the arm through the contract that every driver must keep",
         ),
+        "soak": _verb("", "soak:SoakConfig", "soak:soak", "let the simulated station work for hours, with faults"),
         "doctor": _verb("", "doctor:DoctorConfig", "doctor:doctor", "list what this machine lacks and how to get it"),
         "completion": _verb(
             "",

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,13 @@ FIRST_SEED = 700_000
 class Graph:
     """`gymnast up` as a child process, its output in a file."""
 
-    def __init__(self, station: Path, domain: int, log: Path) -> None:
+    def __init__(self, station: Path, domain: int, log: Path, without: Sequence[str] = ()) -> None:
         self.log = log
+        words = ["--without", *without] if without else []
         environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
         with open(log, "wb") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gymnast_core.cli", "up", str(station)],
+                [sys.executable, "-m", "gymnast_core.cli", "up", str(station), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
