@@ -87,6 +87,9 @@ class ArmConfig:
 
     namespace: Annotated[str, Field(pattern=r"^/?[A-Za-z]\w*(/[A-Za-z]\w*)*/?$")] = "/wx250s"
     """ROS namespace of the vendor's driver (its robot_name); a leading slash may be left out."""
+    driver: Literal["xs_sdk", "xs_modules"] = "xs_sdk"
+    """How the arm node speaks to the vendor's driver: by its topics and services, or through the vendor's Python API
+    (`interbotix_xs_modules`), for a lab that has built on it. The driver itself is the same."""
     control_hz: Annotated[float, Field(gt=0, le=50)] = 5.0
     """Control steps per second; Bridge data is recorded at 5."""
     rotation: Literal["bridge", "autoeval_compat"] = "bridge"
@@ -107,7 +110,7 @@ class ArmConfig:
     """Measured joint effort above which the arm holds, milliamperes; at most what the motors can measure."""
 
     @property
-    def driver(self) -> str:
+    def driver_name(self) -> str:
         """`namespace` as an absolute ROS name, "/wx250s"."""
         return f"/{self.namespace.strip('/')}"
 
@@ -614,6 +617,18 @@ class BagConfig:
 
 
 @dataclass(frozen=True)
+class ScheduledFault:
+    """One fault of the simulated station, at its time."""
+
+    kind: Annotated[str, Field(min_length=1)]
+    """Its kind, and the motor of those that have one: read_failure, overload:elbow (docs/reference/faults.md)."""
+    at: Annotated[float, Field(ge=0, allow_inf_nan=False), SECONDS] = 0.0
+    """When it begins, seconds after the station's start."""
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False), SECONDS] = 0.0
+    """How long it lasts; 0: for good."""
+
+
+@dataclass(frozen=True)
 class SimulationConfig:
     """The simulated station; absent where the arm is real."""
 
@@ -621,6 +636,8 @@ class SimulationConfig:
     """A shipped scene or the path of a scene file."""
     seed: int = 0
     """Decides the scene at the start."""
+    faults: tuple[ScheduledFault, ...] = ()
+    """Faults that come by themselves, for tests of what is built on a station."""
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,8 @@ def examine(config: DoctorConfig) -> list[Finding]:
         if station.simulation is None and not config.core:
             checks.append(("arm", check_serial_device))
             checks.append(("arm driver", check_driver))
+            if station.arm.driver == "xs_modules":
+                checks.append(("arm's Python API", check_vendor_api))
             checks.append(("ROS graph", partial(check_speakers, path)))
         if station.camera.source == "device":
             checks.append(("camera", partial(check_camera, station, path)))
@@ -418,6 +420,16 @@ def check_driver() -> Finding:
         "interbotix_xs_sdk is not in AMENT_PREFIX_PATH",
         "install the vendor's workspace and source its setup.bash",
     )
+
+
+def check_vendor_api() -> Finding:
+    """The vendor's Python API, which `arm.driver: xs_modules` goes through."""
+    name = "arm's Python API"
+    worked, output = _run_python("from interbotix_xs_modules.xs_robot import arm; print(arm.__file__)")
+    if worked:
+        return Finding(name, "ok", output)
+    remedy = "source the vendor's workspace (docs/how-to/vendor_stack.md), or set arm.driver: xs_sdk"
+    return Finding(name, "missing", output, remedy)
 
 
 def check_camera(station: StationConfig, path: Path) -> Finding:

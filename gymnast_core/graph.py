@@ -55,12 +55,13 @@ OPTIONAL = ("watchdog", *MANAGED, CONSOLE, "supervisor")
 
 
 def station_graph(
-    config_path: str | os.PathLike[str], namespace: str = "", without: Sequence[str] = ()
+    config_path: str | os.PathLike[str], namespace: str = "", without: Sequence[str] = (), driver_starts: bool = False
 ) -> tuple[NodeDescription, ...]:
     """The nodes of the station file at `config_path`, in start order.
 
     namespace: put before the names of gymnast's own nodes (the driver keeps `arm.namespace` of the file).
     without: names of nodes to leave out (of `OPTIONAL`), for example the adapter where another machine trains.
+    driver_starts: the real arm's driver starts together with the graph, which gives it its time.
 
     Raises: ConfigError when the station file is wrong, `namespace` is no ROS name, or `without` names no node.
     """
@@ -74,7 +75,7 @@ def station_graph(
             raise ConfigError(f"namespace: found {namespace!r}, needed letters, digits and _ only, e.g. /lab/arm_1")
         namespace = f"/{namespace}"
     config = ("config", str(path))
-    driver_namespace = station.arm.driver
+    driver_namespace = station.arm.driver_name
     nodes = []
     if station.simulation is not None:
         # The driver lives in its own namespace, scene and camera with gymnast's other names.
@@ -89,7 +90,7 @@ def station_graph(
     if station.console.enabled and CONSOLE not in without:
         nodes.append(NodeDescription(NODE_PACKAGE, CONSOLE, CONSOLE, namespace, (config,), respawn=False))
     if "supervisor" not in without:
-        parameters = (config, ("managed_nodes", managed))
+        parameters = (config, ("managed_nodes", managed), ("driver_starts", driver_starts))
         nodes.append(
             NodeDescription(
                 NODE_PACKAGE, "supervisor", "supervisor", namespace, parameters, respawn=False, essential=True

@@ -15,6 +15,8 @@ EXAMPLES = {
     "trials": "gymnast trials my_station.yaml --policies base NAME ws://gpu:8000 --trials 20",
     "trials compare": "gymnast trials compare runs/trials/monday runs/trials/friday",
     "camera check": "gymnast camera check my_station.yaml",
+    "arm check": "gymnast arm check my_station.yaml",
+    "soak": "gymnast soak --hours 8 --seed 1",
     "doctor": "gymnast doctor --config my_station.yaml",
     "completion": "gymnast completion bash > ~/.local/share/bash-completion/completions/gymnast",
     "queue submit": "gymnast queue submit close_drawer --policy ws://gpu:8000 --trials 50",

@@ -69,6 +69,13 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "camera_check:camera_check",
             "hold the live picture against the station's reference photograph",
         ),
+        "arm check": _verb(
+            "",
+            "arm_check:ArmCheckConfig",
+            "arm_check:arm_check",
+            "move the arm through the contract that every driver must keep",
+        ),
+        "soak": _verb("", "soak:SoakConfig", "soak:soak", "let the simulated station work for hours, with faults"),
         "doctor": _verb("", "doctor:DoctorConfig", "doctor:doctor", "list what this machine lacks and how to get it"),
         "completion": _verb(
             "",

@@ -33,9 +33,9 @@ class ArmStates:
         self._actions = actions
         self._watch = watch
         self._failures_told = 0
-        self.frame = f"{node.station.arm.driver[1:]}/base_link"
+        self.frame = f"{node.station.arm.driver_name[1:]}/base_link"
         self._publisher = node.create_publisher(ArmState, "arm/state", COMMAND_QOS)
-        self._diagnostics = Diagnostics(node, node.station.arm.driver)
+        self._diagnostics = Diagnostics(node, node.station.arm.driver_name)
         self._diagnostics.add("arm", self._report)
 
     def publish(self) -> None:
@@ -67,12 +67,16 @@ class ArmStates:
             level = DiagnosticStatus.ERROR
         elif self._watch.faults.count(time.monotonic()) or failed:
             level = DiagnosticStatus.WARN
+        warnings = self._watch.motors.health.warnings()
+        if warnings and level == DiagnosticStatus.OK:
+            level, text = DiagnosticStatus.WARN, f"{text}; {'; '.join(warnings)}"
         if problem := self._watch.speakers.problem:
             level, text = DiagnosticStatus.ERROR, problem
         values: dict[str, Any] = {
             **measured.report(),
             "motor_fault": self._watch.motors.fault or "none",
-            **{f"temperature_{name}_c": degrees for name, degrees in self._watch.motors.temperatures.items()},
+            "motor_warnings": "; ".join(warnings) or "none",
+            **self._watch.motors.health.report(),
             "commander": self._actions.holder or "none",
             "gripper_opening": self._gripper.opening,
             "gripper_pwm": self._gripper.pwm,

@@ -223,7 +223,8 @@ class ConsoleLink:
 
     def _temperatures(self) -> dict[str, float]:
         values = self._look.values.get("arm: arm", {})
-        found = {name: _number(text) for name, text in values.items() if name.startswith(TEMPERATURE)}
+        warm = {name: text for name, text in values.items() if name.startswith(TEMPERATURE) and name.endswith(DEGREES)}
+        found = {name: _number(text) for name, text in warm.items()}
         return {
             name.removeprefix(TEMPERATURE).removesuffix(DEGREES): value
             for name, value in found.items()

@@ -1,5 +1,7 @@
 """What the arm node asks of the vendor's driver (`xs_sdk`): present, the right arm, healthy, and set to our profile.
 
+It asks over one of two wires (`gymnast_nodes.driver_link`): the driver's services, or the vendor's Python API.
+
 The driver's services report no failure: wrong names only log, and a register list stops at the first motor that does
 not answer. So every answer is checked for length and content here. Everything is for lifecycle transitions: it blocks.
 """
@@ -8,34 +10,21 @@ from __future__ import annotations
 
 import math
 
-from interbotix_xs_msgs.srv import OperatingModes, RegisterValues, RobotInfo, TorqueEnable
+from interbotix_xs_msgs.srv import RobotInfo
 from rcl_interfaces.srv import GetParameters
 from rclpy.node import Node
 
 from gymnast_core.config import ArmConfig
 from gymnast_core.errors import StationError
+from gymnast_core.robot.health import MOTORS, SHADOWS
 from gymnast_core.robot.identity import ArmLimits, check_description, check_limits
 from gymnast_core.robot.kinematics import JOINT_NAMES
 from gymnast_nodes.calls import ServiceCaller
+from gymnast_nodes.driver_link import CALL_TIMEOUT_S, GROUP, READS, DriverLink
 
-GROUP = "arm"
-MOTORS = (*JOINT_NAMES, "gripper")
-SHADOWS = ("shoulder_shadow", "elbow_shadow")
-"""Second motors of the two strongest joints; reads of a group never reach them."""
-CALL_TIMEOUT_S = 5.0
-READS = 3
-"""How often a question that changes nothing is asked within that time."""
 DESCRIPTION_WAIT_S = 1.0
 """For the driver's parameters; where it has none, its limits alone tell the arm."""
 ERROR_BITS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical shock", 5: "overload"}
-
-
-def absent_driver(arm: ArmConfig, service: str = "") -> str:
-    """What to say, and do, where the driver does not offer `service` (its full name; the first it would offer)."""
-    return (
-        f"arm driver not found: no service {service or f'{arm.driver}/get_robot_info'}; start xs_sdk with robot_name "
-        f"{arm.driver[1:]}, or correct arm.namespace in the station file"
-    )
 
 
 def motor_errors(value: int) -> str:
@@ -46,28 +35,15 @@ def motor_errors(value: int) -> str:
 class Driver:
     """Checks and settings of the vendor's driver; raises StationError with the remedy."""
 
-    def __init__(self, node: Node, config: ArmConfig) -> None:
+    def __init__(self, node: Node, config: ArmConfig, link: DriverLink) -> None:
         self._config = config
+        self._link = link
         self._calls = ServiceCaller(node)
         self._logger = node.get_logger()
 
-    def name(self, service: str) -> str:
-        return f"{self._config.driver}/{service}"
-
     def wait(self) -> None:
         """Wait for the driver. Raises: StationError naming it, when it does not come within driver_timeout_s."""
-        needed = [
-            (RobotInfo, self.name("get_robot_info")),
-            (OperatingModes, self.name("set_operating_modes")),
-            (TorqueEnable, self.name("torque_enable")),
-            (RegisterValues, self.name("set_motor_registers")),
-            (RegisterValues, self.name("get_motor_registers")),
-        ]
-        missing = self._calls.wait_for(needed, self._config.driver_timeout_s)
-        if missing:
-            raise StationError(
-                f"{absent_driver(self._config, missing[0])} (waited {self._config.driver_timeout_s:g} s)"
-            )
+        self._link.wait(self._config.driver_timeout_s)
 
     def check_arm(self) -> ArmLimits:
         """Joint order, limits, finger range. Raises: StationError when this is no WidowX 250s, naming what differs."""
@@ -91,7 +67,7 @@ class Driver:
 
     def _description(self) -> str:
         """The URDF that the driver was started with; empty where it does not tell."""
-        service = self.name("xs_sdk/get_parameters")
+        service = f"{self._config.driver_name}/xs_sdk/get_parameters"
         if self._calls.wait_for([(GetParameters, service)], DESCRIPTION_WAIT_S):
             return ""
         request = GetParameters.Request(names=["robot_description"])
@@ -117,8 +93,10 @@ class Driver:
 
     def check_torque(self) -> None:
         """Raises: StationError naming the motors that have been let go of, which only a person may change."""
-        values = self._read("group", "all", "Torque_Enable")
-        limp = [name for name, value in zip(MOTORS, values) if not value]
+        torque = dict(zip(MOTORS, self._read("group", "all", "Torque_Enable")))
+        for shadow in SHADOWS:  # a reboot of its own re-torques none of them
+            torque.update(zip((shadow,), self._read("single", shadow, "Torque_Enable")))
+        limp = [name for name, value in torque.items() if not value]
         if limp:
             raise StationError(f"no torque on {', '.join(limp)}; support the arm, then call arm/rearm")
 
@@ -138,31 +116,45 @@ class Driver:
         if (info.mode, info.profile_type) != ("position", "time"):
             self._set_mode("group", GROUP, "position", "time", *wanted.values())
         for register, value in wanted.items():
-            if self._read("group", GROUP, register) != [value] * 6:
-                request = RegisterValues.Request(cmd_type="group", name=GROUP, reg=register, value=value)
-                self._calls.call(RegisterValues, self.name("set_motor_registers"), request, CALL_TIMEOUT_S)
-                found = self._read("group", GROUP, register)
+            if self._read_joints(register) != [value] * 6:
+                self._link.write("group", GROUP, register, value)
+                found = self._read_joints(register)
                 if found != [value] * 6:
                     raise StationError(
                         f"the driver did not set {register} to {value} ms (found {found}); without it the arm moves "
                         "at full speed, so it is not used"
                     )
+            self._apply_to_shadows(register, value)
         mode = "pwm" if self._config.gripper == "pwm" else "linear_position"
         if self._info("single", "gripper").mode != mode:
             self._set_mode("single", "gripper", mode, "time", *wanted.values())
 
+    def _apply_to_shadows(self, register: str, value: int) -> None:
+        """One that was rebooted alone knows its master's profile no more. Drivers that know no shadows say nothing."""
+        for shadow in SHADOWS:
+            if self._read("single", shadow, register) not in ([], [value]):
+                self._link.write("single", shadow, register, value)
+
+    def _read_joints(self, register: str) -> list[int]:
+        """Of the six joints; a list that was cut short is read again, joint by joint."""
+        values = self._read("group", GROUP, register)
+        if 0 < len(values) < len(JOINT_NAMES):
+            values = [value for name in JOINT_NAMES for value in self._read("single", name, register)]
+        return values
+
     def torque_on(self) -> None:
         """Switch the torque of all motors on; the caller commands the measured pose first."""
-        request = TorqueEnable.Request(cmd_type="group", name="all", enable=True)
-        self._calls.call(TorqueEnable, self.name("torque_enable"), request, CALL_TIMEOUT_S)
+        self._link.torque("group", "all", True)
+        for shadow in SHADOWS:
+            if self._read("single", shadow, "Torque_Enable") == [0]:
+                self._link.torque("single", shadow, True)
 
     def torque_off(self) -> None:
         """Let go of all motors, and read back that they are let go of. The caller's arm lies in its sleep pose.
 
         Raises: StationError when the driver did not do it.
         """
-        request = TorqueEnable.Request(cmd_type="group", name="all", enable=False)
-        self._calls.call(TorqueEnable, self.name("torque_enable"), request, CALL_TIMEOUT_S)
+        self._link.torque("group", "all", False)
         found = self._read("group", "all", "Torque_Enable")
         if found != [0] * len(MOTORS):
             raise StationError(f"the driver did not let go of the motors (Torque_Enable: found {found})")
@@ -172,22 +164,13 @@ class Driver:
         return [float(value) for value in self._info("group", GROUP).joint_sleep_positions]
 
     def _set_mode(self, kind: str, name: str, mode: str, profile: str, velocity: int, acceleration: int) -> None:
-        request = OperatingModes.Request(
-            cmd_type=kind,
-            name=name,
-            mode=mode,
-            profile_type=profile,
-            profile_velocity=velocity,
-            profile_acceleration=acceleration,
-        )
-        self._calls.call(OperatingModes, self.name("set_operating_modes"), request, CALL_TIMEOUT_S)
+        self._link.set_mode(kind, name, mode, profile, velocity, acceleration)
         found = self._info(kind, name)
         if found.mode != mode:
             raise StationError(f"the driver did not set {name} to mode {mode} (found '{found.mode}')")
 
     def _info(self, kind: str, name: str) -> RobotInfo.Response:
-        request = RobotInfo.Request(cmd_type=kind, name=name)
-        info = self._calls.call(RobotInfo, self.name("get_robot_info"), request, CALL_TIMEOUT_S, READS)
+        info = self._link.info(kind, name)
         if info.num_joints == 0:
             raise StationError(f"the driver does not know the {kind} '{name}'; check its motor configuration")
         if not all(math.isfinite(x) for x in (*info.joint_lower_limits, *info.joint_upper_limits)):
@@ -195,9 +178,8 @@ class Driver:
         return info
 
     def _read(self, kind: str, name: str, register: str) -> list[int]:
-        request = RegisterValues.Request(cmd_type=kind, name=name, reg=register)
-        response = self._calls.call(RegisterValues, self.name("get_motor_registers"), request, CALL_TIMEOUT_S, READS)
-        return [int(value) for value in response.values]
+        return self._link.read(kind, name, register)
 
     def close(self) -> None:
         self._calls.close()
+        self._link.close()

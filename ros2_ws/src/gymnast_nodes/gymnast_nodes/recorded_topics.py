@@ -43,7 +43,7 @@ class RecordedTopics:
         self._node = node
         self._take = take
         self._recording = recording
-        driver, camera = node.station.arm.driver, node.station.camera
+        driver, camera = node.station.arm.driver_name, node.station.camera
         topics: dict[str, tuple[Any, str, str]] = {
             IMAGE: (picture_type(camera), f"sensor_msgs/msg/{camera.message}", camera.topic),
             JOINTS: (JointState, "sensor_msgs/msg/JointState", f"{driver}/joint_states"),
