@@ -145,7 +145,7 @@ class MotorWatch:
         limp = [name for name, times in self._limp.items() if times >= LIMP]
         if limp:
             self.failing = limp[0]
-            self.fault = f"{', '.join(limp)}: no torque (rebooted, or switched off)"
+            self.fault = f"{', '.join(limp)} has no torque (rebooted, or switched off)"
 
     def _take_errors(self, values: list[int], now: float) -> None:
         kind, name = self._asked.kind, self._asked.name
