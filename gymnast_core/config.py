@@ -634,7 +634,7 @@ class SimulationConfig:
 
     scene: PathText = "drawer"
     """A shipped scene or the path of a scene file."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the scene at the start."""
     faults: tuple[ScheduledFault, ...] = ()
     """Faults that come by themselves, for tests of what is built on a station."""
