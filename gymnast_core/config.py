@@ -551,6 +551,22 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ConsoleConfig:
+    """The page in a browser on which people watch and operate the station (`gymnast console`)."""
+
+    enabled: bool = True
+    """Whether `gymnast up` and the launch file start it. Without the extra `serve` they say so and go on."""
+    host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,253}$")] = "127.0.0.1"
+    """Address to listen on; by default this machine alone. 0.0.0.0: every network. Whoever reaches the page may look;
+    its buttons need the token."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8010
+    """0: any free one."""
+    token_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")] = "GYMNAST_CONSOLE_TOKEN"
+    """Environment variable that holds the token. Where it is not set, a token is made at the first start, and kept in a
+    file of this machine that its user alone can read."""
+
+
+@dataclass(frozen=True)
 class RecorderConfig:
     """Where episodes go."""
 
@@ -624,7 +640,7 @@ class SimulationConfig:
 
     scene: PathText = "drawer"
     """A shipped scene or the path of a scene file."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the scene at the start."""
     faults: tuple[ScheduledFault, ...] = ()
     """Faults that come by themselves, for tests of what is built on a station."""
@@ -662,6 +678,8 @@ class StationConfig:
     """When an episode ends."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How trials go on while nobody watches."""
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
+    """The page on which people watch and operate the station."""
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     """Where episodes are logged."""
     bags: BagConfig = field(default_factory=BagConfig)

@@ -3,7 +3,18 @@
 from setuptools import find_packages, setup
 
 PACKAGE = "gymnast_nodes"
-NODES = ("station", "arm", "camera", "executor", "adapter", "recorder", "evaluator", "supervisor", "watchdog")
+NODES = (
+    "station",
+    "arm",
+    "camera",
+    "executor",
+    "adapter",
+    "recorder",
+    "evaluator",
+    "console",
+    "supervisor",
+    "watchdog",
+)
 
 setup(
     name=PACKAGE,
