@@ -34,6 +34,7 @@ from gymnast_core.station_file import open_station
 from gymnast_nodes.calls import in_executor
 from gymnast_nodes.client import Station
 from gymnast_nodes.demo import UP_TIMEOUT_S, Graph
+from gymnast_nodes.distributions import this_host_only
 from gymnast_nodes.messages import to_seconds
 from gymnast_nodes.qos import LOGGED_QOS
 
@@ -178,8 +179,7 @@ def measure(config: str, seconds: float, folder: Path) -> dict[str, Any]:
     file = folder / "station.yaml"
     write_bytes(file, dump_config(station).encode())
     domain = claim_domain()
-    os.environ.update(ROS_DOMAIN_ID=str(domain), GYMNAST_STATE=str(folder / "state"))
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ.update(this_host_only(), ROS_DOMAIN_ID=str(domain), GYMNAST_STATE=str(folder / "state"))
     graph = Graph(file, domain, folder / "graph.log")
     client = Station(domain=domain)
     ending = threading.Event()
