@@ -83,8 +83,11 @@ MOST_ROUNDS = 10
 
 @dataclass(frozen=True)
 class ArmConfig:
-    """The WidowX 250s and how it is driven."""
+    """The arm and how it is driven."""
 
+    model: Annotated[str, Field(pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$")] = "wx250s"
+    """Which arm it is: the name of a shipped description ("wx250s", "wxai"), or the path of one's own (my_arm.yaml). At
+    another arm the arm node refuses to start."""
     namespace: Annotated[str, Field(pattern=r"^/?[A-Za-z]\w*(/[A-Za-z]\w*)*/?$")] = "/wx250s"
     """ROS namespace of the vendor's driver (its robot_name); a leading slash may be left out."""
     driver: Literal["xs_sdk", "xs_modules"] = "xs_sdk"

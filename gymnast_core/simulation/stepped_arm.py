@@ -43,8 +43,9 @@ class SteppedArm:
         self._config = config.arm
         self._station = station
         self._controller = BridgeController(config.arm, config.safety)
-        self._drive = GripperDrive()
-        self._guard = ArmGuard(config.arm.max_effort_ma)
+        self._model = self._controller.model
+        self._drive = self._new_drive()
+        self._guard = ArmGuard(config.arm.max_effort_ma, self._model)
         self._target = self._controller.joint_target
         self._gripper = 1.0
         self._holding = self._stopped = False
@@ -59,11 +60,11 @@ class SteppedArm:
     def begin(self, offset: np.ndarray) -> None:
         """Put the arm down at its start pose, moved by `offset` (3,), metres, with the gripper open."""
         self._station.place_arm(self._controller.start_joints(offset))
-        self._drive = GripperDrive()
+        self._drive = self._new_drive()
         self._drive.set_target(1.0)
         self._settle(SETTLE_S, guarded=False)
         self._controller.reset_target(self.joints)
-        self._guard = ArmGuard(self._config.max_effort_ma)
+        self._guard = ArmGuard(self._config.max_effort_ma, self._model)
         self._target, self._gripper = self._controller.joint_target, 1.0
         self._holding = self._stopped = False
 
@@ -83,8 +84,14 @@ class SteppedArm:
     def state(self) -> np.ndarray:
         """Measured (7,): position (m), Bridge roll, pitch, yaw (rad), gripper opening."""
         positions = self._station.joint_state()[0]
-        pose = bridge_pose_from_matrix(forward_kinematics(positions[:6]))
-        return np.append(pose, opening_from_finger(float(positions[7]))).astype(np.float32)
+        pose = bridge_pose_from_matrix(forward_kinematics(positions[:6], self._model))
+        gripper = self._model.gripper
+        return np.append(pose, opening_from_finger(float(positions[7]), gripper.closed, gripper.open)).astype(
+            np.float32
+        )
+
+    def _new_drive(self) -> GripperDrive:
+        return GripperDrive(self._model.gripper.closed, self._model.gripper.open)
 
     def _refusal(self) -> str:
         """Why an action is not even handed to the controller; empty when it is."""

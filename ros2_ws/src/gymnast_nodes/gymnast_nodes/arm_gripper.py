@@ -19,7 +19,7 @@ class Gripper:
         self._link = link
         self._in_pwm = config.gripper == "pwm"
         self._measured = measured
-        self._drive = GripperDrive()
+        self._drive = GripperDrive()  # until the driver told its range
         self._limits: ArmLimits | None = None
         self._target: float | None = None
         self.pwm = math.nan

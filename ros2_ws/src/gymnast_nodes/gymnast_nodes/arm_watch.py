@@ -49,7 +49,7 @@ class ArmWatch:
         self.speakers = speakers
         self.touch = touch
         self.faults = fault_window(node, "the stop")
-        self.motors = MotorWatch(link)
+        self.motors = MotorWatch(link, arm.model)
         self.fault_kind = ""
         """Of the last fault that the arm was held for."""
         self.holds, self.last_hold = 0, ""

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from interbotix_xs_msgs.srv import RobotInfo
 from rcl_interfaces.srv import GetParameters
 from rclpy.node import Node
 
 from gymnast_core.config import ArmConfig
 from gymnast_core.errors import StationError
-from gymnast_core.robot.identity import ArmLimits, check_description, check_limits
-from gymnast_core.robot.kinematics import JOINT_NAMES
+from gymnast_core.robot.arm_model import arm_model
+from gymnast_core.robot.identity import ArmLimits, check_description, check_limits, check_sleep_pose
 from gymnast_nodes.calls import ServiceCaller
 from gymnast_nodes.driver_link import CALL_TIMEOUT_S, GROUP, READS, DriverLink
 
-MOTORS = (*JOINT_NAMES, "gripper")
-SHADOWS = ("shoulder_shadow", "elbow_shadow")
-"""Second motors of the two strongest joints; reads of a group never reach them."""
 DESCRIPTION_WAIT_S = 1.0
 """For the driver's parameters; where it has none, its limits alone tell the arm."""
 ERROR_BITS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical shock", 5: "overload"}
@@ -39,6 +37,7 @@ class Driver:
 
     def __init__(self, node: Node, config: ArmConfig, link: DriverLink) -> None:
         self._config = config
+        self._model = arm_model(config.model)
         self._link = link
         self._calls = ServiceCaller(node)
         self._logger = node.get_logger()
@@ -48,24 +47,25 @@ class Driver:
         self._link.wait(self._config.driver_timeout_s)
 
     def check_arm(self) -> ArmLimits:
-        """Joint order, limits, finger range. Raises: StationError when this is no WidowX 250s, naming what differs."""
+        """Joint order, limits, finger range. Raises: StationError when this is another arm, naming what differs."""
         info = self._info("group", GROUP)
-        if tuple(info.joint_names) != JOINT_NAMES:
+        if tuple(info.joint_names) != self._model.names:
             raise StationError(
                 f"the driver's group '{GROUP}' has joints {', '.join(info.joint_names) or 'none'}; needed are "
-                f"{', '.join(JOINT_NAMES)}: is robot_model wx250s?"
+                f"{', '.join(self._model.names)}: is robot_model {self._model.name}?"
             )
         gripper = self._info("single", "gripper")
         if len(gripper.joint_lower_limits) != 1 or len(gripper.joint_upper_limits) != 1:
             raise StationError("the driver reports no range of the gripper's finger; was use_gripper set to false?")
         finger = (gripper.joint_lower_limits[0], gripper.joint_upper_limits[0])
-        return check_limits(ArmLimits(tuple(info.joint_lower_limits), tuple(info.joint_upper_limits), *finger))
+        limits = ArmLimits(tuple(info.joint_lower_limits), tuple(info.joint_upper_limits), *finger)
+        return check_limits(limits, self._model)
 
     def check_links(self) -> None:
-        """Link lengths, where the driver tells its URDF. Raises: StationError when they are no WidowX 250s's."""
+        """Link lengths, where the driver tells its URDF. Raises: StationError when they are another arm's."""
         description = self._description()
         if description:
-            check_description(description)
+            check_description(description, self._model)
 
     def _description(self) -> str:
         """The URDF that the driver was started with; empty where it does not tell."""
@@ -77,13 +77,13 @@ class Driver:
         return str(values[0].string_value) if len(values) == 1 else ""
 
     def check_motors(self) -> None:
-        """Hardware errors of all nine motors. Raises: StationError naming the motors and the remedy."""
+        """Hardware errors of all motors. Raises: StationError naming the motors and the remedy."""
         values = self._read("group", "all", "Hardware_Error_Status")
-        if not values and len(self._read("group", "all", "Profile_Velocity")) == len(MOTORS):
+        if not values and len(self._read("group", "all", "Profile_Velocity")) == len(self._model.motors):
             self._logger.warning("the driver knows no error registers (a simulated one?); motors are not checked")
             return
         failing = {}
-        for name in (*MOTORS, *SHADOWS):
+        for name in (*self._model.motors, *self._model.shadows):
             single = self._read("single", name, "Hardware_Error_Status")
             if len(single) != 1:
                 failing[name] = "does not answer"  # a motor with an alert answers no reads
@@ -96,7 +96,7 @@ class Driver:
     def check_torque(self) -> None:
         """Raises: StationError naming the motors that have been let go of, which only a person may change."""
         values = self._read("group", "all", "Torque_Enable")
-        limp = [name for name, value in zip(MOTORS, values) if not value]
+        limp = [name for name, value in zip(self._model.motors, values) if not value]
         if limp:
             raise StationError(f"no torque on {', '.join(limp)}; support the arm, then call arm/rearm")
 
@@ -139,12 +139,16 @@ class Driver:
         """
         self._link.torque("group", "all", False)
         found = self._read("group", "all", "Torque_Enable")
-        if found != [0] * len(MOTORS):
+        if found != [0] * len(self._model.motors):
             raise StationError(f"the driver did not let go of the motors (Torque_Enable: found {found})")
 
-    def sleep_pose(self) -> list[float]:
-        """Joints of the pose in which the arm lies without torque, radians, as the driver's configuration has them."""
-        return [float(value) for value in self._info("group", GROUP).joint_sleep_positions]
+    def sleep_pose(self) -> np.ndarray:
+        """Joints of the pose in which the arm lies without torque, radians, as the driver's configuration has them.
+
+        Raises: StationError when the arm does not lie there.
+        """
+        told = [float(value) for value in self._info("group", GROUP).joint_sleep_positions]
+        return check_sleep_pose(told, self._model)
 
     def _set_mode(self, kind: str, name: str, mode: str, profile: str, velocity: int, acceleration: int) -> None:
         self._link.set_mode(kind, name, mode, profile, velocity, acceleration)

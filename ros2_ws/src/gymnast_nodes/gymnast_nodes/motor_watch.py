@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import time
 
-from gymnast_nodes.driver import MOTORS, SHADOWS, motor_errors
+from gymnast_core.robot.arm_model import ArmModel
+from gymnast_nodes.driver import motor_errors
 from gymnast_nodes.driver_link import DriverLink, PendingRead
 
 REGISTER = "Hardware_Error_Status"
@@ -20,9 +21,10 @@ LOST_S = 2.0
 class MotorWatch:
     """Says which motor fails. `look` is called often, from the node's own thread, while the arm is active."""
 
-    def __init__(self, link: DriverLink) -> None:
+    def __init__(self, link: DriverLink, arm: ArmModel) -> None:
         self._link = link
-        self._round = collections.deque([("group", "all"), *(("single", name) for name in SHADOWS)])
+        self._motors = arm.motors
+        self._round = collections.deque([("group", "all"), *(("single", name) for name in arm.shadows)])
         self._asked: tuple[str, str] = self._round[0]
         self._answer: PendingRead | None = None
         self._asked_at = 0.0
@@ -59,13 +61,13 @@ class MotorWatch:
         if self._suspect and self._unanswered < CONFIRM:
             return "single", self._suspect
         if self._suspect:  # does the bus work at all?
-            return "single", MOTORS[0] if self._suspect != MOTORS[0] else MOTORS[-1]
+            return "single", self._motors[0] if self._suspect != self._motors[0] else self._motors[-1]
         self._round.rotate(-1)
         return self._round[0]
 
     def _take(self, values: list[int], now: float) -> None:
         kind, name = self._asked
-        names = MOTORS if kind == "group" else (name,)
+        names = self._motors if kind == "group" else (name,)
         failing = {one: motor_errors(value) for one, value in zip(names, values) if value}
         if failing:
             self.fault = "; ".join(f"{one}: {what}" for one, what in failing.items())
