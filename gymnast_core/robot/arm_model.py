@@ -145,6 +145,10 @@ class ArmModel:
         """(6,) radians, read-only."""
         return _fixed([joint.upper for joint in self.joints])
 
+    def gripper_mode(self, wanted: str) -> Literal["pwm", "linear_position"]:
+        """How the gripper is driven. wanted: the station's `arm.gripper`; not every gripper takes PWM."""
+        return "pwm" if wanted == "pwm" and self.gripper.pwm else "linear_position"
+
     def effort_limits(self, max_effort_ma: float) -> np.ndarray:
         """(6,) in the arm's unit: efforts above which it holds. max_effort_ma: the station's, for an arm in mA."""
         station = max_effort_ma if self.effort.unit == "mA" else 0.0

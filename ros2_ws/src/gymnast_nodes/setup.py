@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 PACKAGE = "gymnast_nodes"
-NODES = ("station", "arm", "camera", "executor", "adapter", "recorder", "evaluator", "supervisor", "watchdog")
+NODES = ("station", "driver", "arm", "camera", "executor", "adapter", "recorder", "evaluator", "supervisor", "watchdog")
 
 setup(
     name=PACKAGE,

@@ -69,7 +69,7 @@ class Driver:
 
     def _description(self) -> str:
         """The URDF that the driver was started with; empty where it does not tell."""
-        service = f"{self._config.driver_name}/xs_sdk/get_parameters"
+        service = f"{self._config.driver_node}/get_parameters"
         if self._calls.wait_for([(GetParameters, service)], DESCRIPTION_WAIT_S):
             return ""
         request = GetParameters.Request(names=["robot_description"])
@@ -124,7 +124,7 @@ class Driver:
                         f"the driver did not set {register} to {value} ms (found {found}); without it the arm moves "
                         "at full speed, so it is not used"
                     )
-        mode = "pwm" if self._config.gripper == "pwm" else "linear_position"
+        mode = self._model.gripper_mode(self._config.gripper)
         if self._info("single", "gripper").mode != mode:
             self._set_mode("single", "gripper", mode, "time", *wanted.values())
 
