@@ -67,6 +67,8 @@ EXTRAS = {
     "four-bit": ["bitsandbytes>=0.46,<1"],
     # A policy for other programs (`gymnast serve`), and policies behind openpi's WebSocket interface.
     "serve": ["fastapi>=0.115,<1", "uvicorn>=0.35,<1", "websockets>=15,<18", "msgpack>=1.0.5,<2"],
+    # Timelines of episodes and imagined rollouts (`gymnast data view`); 170 MB, so that it is in no other extra.
+    "view": ["rerun-sdk>=0.41,<1"],
     # The station and the world model as environments of gymnasium.
     "gymnasium": ["gymnasium>=1.1,<2"],
     # `make test`.

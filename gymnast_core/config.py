@@ -562,6 +562,22 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ConsoleConfig:
+    """The page in a browser on which people watch and operate the station (`gymnast console`)."""
+
+    enabled: bool = True
+    """Whether `gymnast up` and the launch file start it. Without the extra `serve` they say so and go on."""
+    host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,253}$")] = "127.0.0.1"
+    """Address to listen on; by default this machine alone. 0.0.0.0: every network. Whoever reaches the page may look;
+    its buttons need the token."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8010
+    """0: any free one."""
+    token_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")] = "GYMNAST_CONSOLE_TOKEN"
+    """Environment variable that holds the token. Where it is not set, a token is made at the first start, and kept in a
+    file of this machine that its user alone can read."""
+
+
+@dataclass(frozen=True)
 class RecorderConfig:
     """Where episodes go."""
 
@@ -618,6 +634,18 @@ class BagConfig:
 
 
 @dataclass(frozen=True)
+class ScheduledFault:
+    """One fault of the simulated station, at its time."""
+
+    kind: Annotated[str, Field(min_length=1)]
+    """Its kind, and the motor of those that have one: read_failure, overload:elbow (docs/reference/faults.md)."""
+    at: Annotated[float, Field(ge=0, allow_inf_nan=False), SECONDS] = 0.0
+    """When it begins, seconds after the station's start."""
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False), SECONDS] = 0.0
+    """How long it lasts; 0: for good."""
+
+
+@dataclass(frozen=True)
 class SimulationConfig:
     """The simulated station; absent where the arm is real."""
 
@@ -625,6 +653,8 @@ class SimulationConfig:
     """A shipped scene or the path of a scene file."""
     seed: int = 0
     """Decides the scene at the start."""
+    faults: tuple[ScheduledFault, ...] = ()
+    """Faults that come by themselves, for tests of what is built on a station."""
 
 
 @dataclass(frozen=True)
@@ -659,6 +689,8 @@ class StationConfig:
     """When an episode ends."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How trials go on while nobody watches."""
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
+    """The page on which people watch and operate the station."""
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     """Where episodes are logged."""
     bags: BagConfig = field(default_factory=BagConfig)

@@ -102,6 +102,20 @@ def doctor(config: DoctorConfig) -> int:
     return 1 if any(finding.status == "missing" for finding in findings) else 0
 
 
+PACKAGES = (
+    ("openai", "judging with a vision-language model"),
+    ("peft", "adapters: practice, and acting with what it made"),
+    ("diffusers", "the Stable Diffusion 3 autoencoder"),
+    ("mcap", "episode logs"),
+    ("rosbags", "bags that others recorded"),
+    ("google-crc32c", "RLDS data sets"),
+    ("pyarrow", "LeRobot data sets"),
+    ("fastapi", "gymnast serve and gymnast queue serve"),
+    ("msgpack", "gymnast serve, and policy servers at ws://"),
+)
+"""What gymnast imports where it is needed, and for what."""
+
+
 def examine(config: DoctorConfig) -> list[Finding]:
     """Run every check that `config` asks for.
 
@@ -121,18 +135,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
         ("OpenCV", check_opencv),
         ("disk space", check_disk),
     ]
-    for name, reason in (
-        ("openai", "judging with a vision-language model"),
-        ("peft", "adapters: practice, and acting with what it made"),
-        ("diffusers", "the Stable Diffusion 3 autoencoder"),
-        ("mcap", "episode logs"),
-        ("rosbags", "bags that others recorded"),
-        ("google-crc32c", "RLDS data sets"),
-        ("pyarrow", "LeRobot data sets"),
-        ("fastapi", "gymnast serve and gymnast queue serve"),
-        ("msgpack", "gymnast serve, and policy servers at ws://"),
-    ):
-        checks.append((name, partial(check_package, name, reason)))
+    checks += [(name, partial(check_package, name, reason)) for name, reason in PACKAGES]
     if not config.core:
         simulated = station is None or station.simulation is not None
         checks += [

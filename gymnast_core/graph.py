@@ -33,7 +33,7 @@ class NodeDescription:
     parameters: (name, value) pairs.
     remappings: (from, to) pairs.
     lifecycle: the supervisor configures and activates it, in the order of the description.
-    respawn: started again when it ends by itself.
+    respawn: started again when it ends by itself; the graph goes on without one that is not.
     essential: when it ends, the whole graph ends, with its exit code.
     """
 
@@ -48,9 +48,10 @@ class NodeDescription:
     essential: bool = False
 
 
+CONSOLE = "console"
 # Managed nodes in the order they are brought up: the hands and eyes first, what uses them after.
 MANAGED = ("camera", "arm", "recorder", "adapter", "executor", "evaluator")
-OPTIONAL = ("watchdog", *MANAGED, "supervisor")
+OPTIONAL = ("watchdog", *MANAGED, CONSOLE, "supervisor")
 
 
 def station_graph(
@@ -89,6 +90,8 @@ def station_graph(
         nodes.append(NodeDescription(NODE_PACKAGE, "watchdog", "watchdog", namespace, (config,)))
     managed = tuple(name for name in MANAGED if name not in without)
     nodes += [NodeDescription(NODE_PACKAGE, name, name, namespace, (config,), lifecycle=True) for name in managed]
+    if station.console.enabled and CONSOLE not in without:
+        nodes.append(NodeDescription(NODE_PACKAGE, CONSOLE, CONSOLE, namespace, (config,), respawn=False))
     if "supervisor" not in without:
         parameters = (config, ("managed_nodes", managed), ("driver_starts", driver_starts))
         nodes.append(

@@ -155,10 +155,11 @@ class GraphRunner:
                 process.ended_at = now
                 if process.node.essential:
                     return code if code > 0 else 1
-                if code == REFUSED:
-                    return REFUSED
                 if not process.node.respawn:
-                    _say(f"{name} ended with exit code {code}")
+                    if code:  # otherwise it has said why
+                        _say(f"{name} ended with exit code {code}; the graph goes on without it")
+                elif code == REFUSED:
+                    return REFUSED
                 elif process.recent_starts() > MAX_RESPAWNS:
                     _say(f"error: {name} ended {MAX_RESPAWNS} times within {RESPAWN_WINDOW_S:.0f} s, last with {code}")
                     return 1

@@ -22,6 +22,7 @@ from gymnast_core.config import JudgeConfig, StationConfig, parse_config
 from gymnast_core.doctor import check_judge
 from gymnast_core.errors import ConfigError, JudgeError
 from gymnast_core.reporting.report import Section, write_report
+from gymnast_core.reward.robometer import RobometerJudge
 from gymnast_core.reward.vlm import VLMJudge
 from gymnast_core.rl.config import GRPOConfig
 from gymnast_core.rl.groups import NothingToLearn
@@ -69,6 +70,9 @@ def judge(server: Server, **fields: Any) -> VLMJudge:
         (200, {"choices": [{"error": {"message": PICTURES, "code": 400}}]}, 2),
         (503, {"error": {"message": PICTURES}}, 5),
         (200, {"error": {"message": PICTURES, "code": 502}}, 5),
+        (429, {"error": {"message": f"You exceeded your current quota, please check your plan. {PICTURES}"}}, 1),
+        (429, {"error": {"message": f"Limit reached on requests per day (RPD): try again in 7m12s. {PICTURES}"}}, 1),
+        (429, {"error": {"message": f"You exceeded your current quota. Please retry in 26.8s. {PICTURES}"}}, 5),
     ],
 )
 def test_what_never_works_ends_the_run_at_once_in_the_server_s_words_and_costs_nothing(
@@ -83,6 +87,96 @@ def test_what_never_works_ends_the_run_at_once_in_the_server_s_words_and_costs_n
     with pytest.raises(JudgeError, match=PICTURES):  # a single video, as an executor has it
         judge(server, votes=3).judge(videos(), ["open it"])
     assert len(server.requests) <= 2 * requests
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("", "no JSON: empty"),
+        ('data: {"choices": [{"delta": {"content": "Final Score: 1"}}]}\n\ndata: [DONE]\n\n', "a stream of events"),
+        ('event: error\ndata: {"error": {"message": "CUDA out of memory", "code": 400}}\n\n', "CUDA out of memory"),
+        (": ping\n\n" * 9, "a stream of events"),
+        ('{"message": {"content": "Final Score: 1"}, "done": true}', "found message, done, needed choices"),
+        (
+            '{"choices": [{"message": {"content": "Final Score: 0", "content": "Final Score: 1"}}]}',
+            "'content' .* twice",
+        ),
+        ("version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    ],
+)
+def test_what_stands_in_place_of_a_reply_is_named(server: Server, body: str, told: str) -> None:
+    server.script = lambda n, request: (200, body)
+    with pytest.raises(JudgeError, match=told):
+        judge(server, votes=1).judge(videos(2), ["open it"] * 2)
+
+
+@pytest.mark.parametrize(
+    ("message", "ended", "told"),
+    [
+        ({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls", "calls a tool"),
+        ({"content": None}, "content_filter", "ended by 'content_filter'"),
+        ({"content": [{"type": "refusal", "refusal": "not this one"}]}, "stop", "refused: not this one"),
+    ],
+)
+def test_why_there_is_no_text_in_an_answer_is_told(server: Server, message: Any, ended: str, told: str) -> None:
+    server.script = lambda n, request: (200, json.dumps({"choices": [{"message": message, "finish_reason": ended}]}))
+    (verdict,) = judge(server, votes=1).judge(videos(), ["open it"])
+    assert verdict.score is None and told in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ["Final Score: 1"],
+        {"text": "Final Score: 1"},
+        [{"type": "output_text", "text": "Final Score: 1"}],
+        [{"type": "text", "text": {"value": "Final Score: 1"}}],
+    ],
+    ids=str,
+)
+def test_an_answer_in_parts_is_read(server: Server, content: Any) -> None:
+    server.script = lambda n, request: (200, json.dumps({"choices": [{"message": {"content": content}}]}))
+    assert judge(server, votes=1).judge(videos(), ["open it"])[0].score == 1.0
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("kind", ["vlm", "robometer"])
+def test_pictures_and_keys_go_to_nobody_whom_the_settings_do_not_name(
+    server: Server, status: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Server()
+    server.script = lambda n, request: (status, "", {"Location": f"{other.url}/chat/completions?token=abcd1234efgh"})
+    config = JudgeConfig(kind=kind, base_url=server.url, votes=1, timeout_s=5.0)  # type: ignore[arg-type]
+    asked = VLMJudge(config, api_key=KEY) if kind == "vlm" else RobometerJudge(config, api_key=KEY)
+    with pytest.raises(
+        JudgeError, match=rf"status {status}: it sends requests on to '{other.url}.*judge.base_url"
+    ) as told:
+        asked.judge(videos(), ["open it"])
+    other.close()
+    assert not other.requests and len(server.requests) == 1 and "abcd1234" not in str(told.value)
+
+
+@pytest.mark.parametrize("status", [429, 503, 529])
+def test_whoever_asks_for_a_pause_gets_it(server: Server, status: int) -> None:
+    came: list[float] = []
+
+    def busy(n: int, request: dict[str, Any]) -> Answer:
+        came.append(time.monotonic())
+        return (status, "{}", {"Retry-After": "0.5"}) if n == 0 else "Final Score: 1"
+
+    server.script = busy
+    assert judge(server, votes=1).judge(videos(), ["open it"])[0].score == 1.0
+    assert came[1] - came[0] >= 0.5
+
+
+def test_the_same_server_may_send_a_request_on(server: Server) -> None:
+    def script(n: int, request: dict[str, Any]) -> Answer:
+        return (
+            (307, "", {"Location": server.paths[-1] + "/"}) if not server.paths[-1].endswith("/") else "Final Score: 1"
+        )
+
+    server.script = script
+    assert judge(server, votes=1).judge(videos(), ["open it"])[0].score == 1.0
 
 
 def test_a_page_in_place_of_answers_ends_the_run_and_costs_nothing(server: Server) -> None:

@@ -23,7 +23,7 @@ from gymnast_core.errors import StationError
 from gymnast_core.robot.identity import SLEEP_POSE, check_sleep_pose
 from gymnast_core.robot.safety import SPEED_LIMITED
 from gymnast_nodes.arm_actions import STATION_REFUSALS
-from tests.machine import LATENESS, in_time, overdue
+from tests.machine import LATENESS, overdue
 from tests.ros_tools import (
     ARMED,
     SIMULATED,
@@ -434,8 +434,9 @@ def test_joint_states_cut_short_end_nothing(arm: Arm) -> None:
 @pytest.mark.parametrize("moving", [False, True])
 def test_a_deaf_driver_stops_the_arm_and_nothing_leaps_when_it_hears_again(arm: Arm, moving: bool) -> None:
     """A driver whose bus write failed once drops every later command without a word."""
-    deaf_at, accepted = math.inf, 0
-    for step in range(40):
+    deaf_at, accepted, step = math.inf, 0, -1
+    while arm.state.mode != ArmState.MODE_STOPPED and not overdue(5.0, deaf_at):
+        step += 1
         if step == (8 if moving else 0):
             set_faults(arm.client, "commands_dropped")
             deaf_at, accepted = time.monotonic(), 0
@@ -443,11 +444,9 @@ def test_a_deaf_driver_stops_the_arm_and_nothing_leaps_when_it_hears_again(arm: 
         result = arm.send([0, 0, 0.03 if step >= 8 or step % 4 < 2 else -0.03, 0, 0, 0, 1])
         assert result is not None
         accepted += result.accepted
-        if arm.state.mode == ArmState.MODE_STOPPED:
-            break
         time.sleep(PERIOD)
     assert arm.state.mode == ArmState.MODE_STOPPED and "does not follow" in arm.state.detail
-    assert in_time(5.0, deaf_at) and accepted < 20
+    assert accepted < 20
     set_faults(arm.client)
     before = arm.measured
     time.sleep(0.5)
@@ -582,7 +581,13 @@ def test_a_finger_caught_in_the_handle_is_backed_out_the_way_it_went_in(arm: Arm
     for _ in range(5):  # where a slow machine is late with an action, the finger may slip past
         tries.append(push_into_the_handle(arm))
         before = len(arm.states)
-        arm.reset()
+        try:
+            arm.reset()
+        except AssertionError:
+            if tries[-1][0]:
+                raise
+            settle(arm.client)  # late actions lead anywhere
+            continue
         assert np.linalg.norm(arm.pose[:3] - ArmConfig().start_position) < 0.02
         if any(message.detail == "backing out" for _, message in arm.states[before:]):
             return

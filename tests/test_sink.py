@@ -106,6 +106,7 @@ def test_the_eggplant_sink_and_basket_are_protected_from_distractors() -> None:
     "old, new, message",
     [
         ("site: sink}", "site: bath}", "tasks.put_eggplant_in_sink.success.site: found 'bath', which is no site"),
+        ("site: sink}", "site: sink_floor}", "tasks.put_eggplant_in_sink.success.site: 'sink_floor' is no box"),
         ("at: sink_floor", "at: floor", r"tasks.put_eggplant_in_basket.bodies.eggplant.at: found 'floor'"),
         ("      eggplant: {at: basket_floor", "      basket: {at: basket_floor", "bodies.basket: has no free joint"),
         ("basket:\n    x", "bin:\n    x", "randomise: found 'bin', which is no body"),

@@ -12,8 +12,6 @@ episode there. Any other server learns of an episode by a new connection. What l
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -21,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.sync.client import ClientConnection, connect
 
 from gymnast_core.addresses import WEBSOCKET, check_address
 from gymnast_core.contents import one_line
@@ -29,10 +26,10 @@ from gymnast_core.data.episode import ACTION_DIM, check_actions
 from gymnast_core.errors import DataError
 from gymnast_core.policy.answers import MAX_REPLY, Answer, describe, refusal
 from gymnast_core.policy.config import MAX_CHUNK
-from gymnast_core.policy.deadline import cut_late
 from gymnast_core.policy.images import check_batch
 from gymnast_core.policy.remote import authorisation
 from gymnast_core.policy.remote_practice import Deed, PractisingClient
+from gymnast_core.policy.websocket_link import WebSocketLink
 from gymnast_core.policy.wire_msgpack import pack, unpack
 
 BROKEN = (OSError, EOFError, ValueError, WebSocketException)
@@ -58,8 +55,7 @@ class WebSocketPolicy(PractisingClient):
         self._headers = authorisation(token)
         self._session = uuid.uuid4().hex
         """Names this client where the server must know it again, also over another connection."""
-        self._link: ClientConnection | None = None
-        self._socket: socket.socket | None = None
+        self._link: WebSocketLink | None = None
         self._chunk_length = 0
         try:
             self._chunk_length = len(self._ask(np.zeros((256, 256, 3), np.uint8), "test connection"))
@@ -114,14 +110,13 @@ class WebSocketPolicy(PractisingClient):
     def _exchange(self, content: dict[str, Any]) -> dict[Any, Any]:
         """The answer to one message. A connection that was lost meanwhile is opened once more. Raises: DataError."""
         message = pack(content)
+        end = time.monotonic() + self._timeout_s
         for last in (False, True):
             fresh = self._link is None
             try:
-                with cut_late(self._timeout_s, lambda: self._socket, BROKEN) as end:
-                    link = self._link or self._open(end)
-                    link.send(message)
-                    reply = link.recv(timeout=max(0.0, end - time.monotonic()))
-                return self._read(reply)
+                link = self._link or self._open(end)
+                link.send(message, end)
+                return self._read(link.receive(end))
             except DataError:
                 self._drop()
                 raise
@@ -131,25 +126,11 @@ class WebSocketPolicy(PractisingClient):
                     raise DataError(f"{self.address}: no policy server answers ({_words(error)})") from error
         raise AssertionError("unreachable")
 
-    def _open(self, end: float) -> ClientConnection:
+    def _open(self, end: float) -> WebSocketLink:
         """A new connection, its metadata read. Raises: OSError, WebSocketException, DataError."""
-        self._socket = socket.create_connection(self._place, timeout=max(0.01, end - time.monotonic()))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opening = connect(
-            self.address,
-            sock=self._socket,
-            additional_headers=self._headers,
-            open_timeout=max(0.01, end - time.monotonic()),
-            close_timeout=1.0,
-            ping_interval=None,  # a server that is busy with a forward need not answer pings: there is a deadline
-            max_size=MAX_REPLY,
-            compression=None,
-            proxy=None,
-        )
-        link = contextlib.ExitStack().enter_context(opening)  # `close` and `_drop` close it
-        self._link, self._socket = link, link.socket
-        self.metadata = self._read(link.recv(timeout=max(0.0, end - time.monotonic())))
-        return link
+        self._link = WebSocketLink(self.address, self._place, self._headers, end, MAX_REPLY)
+        self.metadata = self._read(self._link.receive(end))
+        return self._link
 
     def _read(self, reply: str | bytes) -> dict[Any, Any]:
         """Raises: DataError, with the server's own words where it sent text: of a traceback the last line."""
@@ -162,11 +143,7 @@ class WebSocketPolicy(PractisingClient):
         """Leave a connection that is of no use any more, without waiting for the other side."""
         link, self._link = self._link, None
         if link is not None:
-            with contextlib.suppress(*BROKEN):
-                socket.socket.shutdown(link.socket, socket.SHUT_RDWR)
-            link.close()
-        elif self._socket is not None:
-            self._socket.close()
+            link.drop()
 
 
 def read_chunk(content: Mapping[Any, Any], where: str) -> np.ndarray:

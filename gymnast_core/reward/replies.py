@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gymnast_core.contents import name_content, one_line
+from gymnast_core.contents import HEAD, name_content, one_line
+from gymnast_core.plain_json import parse_json
 from gymnast_core.redaction import redact
 
 MAX_REPLY = 4 << 20
@@ -26,6 +27,8 @@ MOST_TOKENS = 10_000_000
 """Of one request that are believed."""
 WORDS = 400
 """Characters of a server's words that are quoted."""
+WORDS_OF_EVENT = 1 << 16
+"""Bytes of a stream of events in which an error is looked for."""
 LASTING_STATUS = (401, 402, 404, 405, 407, 410)
 LASTING_CODES = (
     "insufficient_quota", "billing_not_active", "billing_hard_limit_reached", "account_deactivated", "invalid_api_key",
@@ -39,6 +42,15 @@ _UNABLE = re.compile(
 _PASSING_WORDS = re.compile(
     r"loading|busy|overload|try again|retry|time[ds]?\W?out|temporar|rate.?limit|capacity|unavailable|internal",
     re.IGNORECASE,
+)
+_SPENT = re.compile(
+    r"exceeded your current quota|insufficient[\s_-](?:quota|credit|balance|fund)\w*|out of credit|credit balance"
+    r"|billing|\bper[\s_-]?day|\bdaily\b|\bRPD\b|\bTPD\b",
+    re.IGNORECASE,
+)
+"""What a server says with status 429 that it will say again for hours."""
+_SOON = re.compile(
+    r"\bper[\s_-]?(?:second|minute)|\b(?:retry|try again) in (?:\d+(?:\.\d+)?\s?m?s\b|a moment)", re.IGNORECASE
 )
 _WHOLE = frozenset(
     ("", "stop", "stop_sequence", "eos", "eos_token", "end_turn", "end", "complete", "completed", "finished")
@@ -111,7 +123,8 @@ def refusal(status: int, body: bytes) -> Unanswered:
 
 def _meaning(status: int, words: str, codes: set[str]) -> Unanswered:
     told = f"status {status}: {one_line(words, WORDS)}"
-    if status in LASTING_STATUS or codes & set(LASTING_CODES):
+    spent = status == 429 and _SPENT.search(words) and not _SOON.search(words)
+    if status in LASTING_STATUS or spent or codes & set(LASTING_CODES):
         return Unanswered(told, lasting=True)
     if status in (500, 501, 505) and (status != 500 or _UNABLE.search(words)):
         return Unanswered(told, refused=True)
@@ -147,14 +160,26 @@ def _words(reply: Any) -> str:
 def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object in the body of a reply with status 200. Raises: Unanswered."""
     try:
-        reply = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        page = body.lstrip()[:1] == b"<"  # a page in place of an answer is not paid for
-        told = name_content(body) if page else one_line(f"{type(error).__name__}: {error}")
-        raise Unanswered(f"the reply is no JSON: {told}", passing=True, charged=not page) from error
+        reply = parse_json(body.decode(json.detect_encoding(body)))
+    except ValueError as error:
+        raise _no_json(body, error) from error
     if not isinstance(reply, dict):
         raise Unanswered(f"found {type(reply).__name__} as reply, needed an object", passing=True, charged=True)
     return reply
+
+
+def _no_json(body: bytes, error: ValueError) -> Unanswered:
+    """What a body is in place of JSON. A page in place of an answer is not paid for."""
+    head = body.lstrip()
+    if re.match(rb"(?:data|event|id|retry):|:", head):
+        for line in head[:WORDS_OF_EVENT].splitlines():
+            event = _json(line.partition(b":")[2]) if line.startswith(b"data:") else None
+            if isinstance(event, dict) and event.get("error") and (words := _words(event)):
+                return _error_within(event["error"], words)
+        words = "the reply is a stream of events, which was not asked for; let the server answer in one piece"
+        return Unanswered(words, charged=True, refused=True)
+    told = one_line(str(error)) if head[:1] in (b"{", b"[") else name_content(head[:HEAD]) or one_line(str(error))
+    return Unanswered(f"the reply is no JSON: {told}", passing=True, charged=head[:1] != b"<")
 
 
 def read_reply(body: bytes, taken: Callable[[tuple[int, int]], None], longest: int) -> Said:
@@ -208,7 +233,8 @@ def _choice(reply: dict[str, Any], taken: Callable[[tuple[int, int]], None]) -> 
     if isinstance(failed, dict) and (failed.get("error") or "choices" not in reply) and (words := _words(failed)):
         raise _error_within(failed.get("error"), words)
     if not isinstance(choice, dict):
-        raise Unanswered("no answer in the reply", charged=True)
+        fields = one_line(", ".join(map(str, list(reply)[:8])), 100) or "nothing"
+        raise Unanswered(f"no answer in the reply: found {fields}, needed choices of a chat completion", charged=True)
     return choice, counts[1]
 
 
@@ -247,17 +273,29 @@ def _read_message(message: Mapping[str, Any], reason: Any, full: bool) -> Said:
         return Said(redact(text), "" if ended in _WHOLE else f"the answer was cut: it ended by {one_line(ended, 40)!r}")
     if ran_out:
         return Said(None, "the answer's tokens ran out before its text began; raise judge.answer_tokens")
-    refusal = message.get("refusal")
-    return Said(None, f"refused: {one_line(str(refusal))}" if refusal else "an empty answer")
+    if refusal := message.get("refusal") or _part_of(message, "refusal"):
+        return Said(None, f"refused: {one_line(str(refusal))}")
+    if message.get("tool_calls") or message.get("function_call"):
+        return Said(None, "it calls a tool, which nobody offered, in place of an answer")
+    return Said(
+        None, "an empty answer" if ended in _WHOLE else f"an empty answer, which ended by {one_line(ended, 40)!r}"
+    )
+
+
+def _part_of(message: Mapping[str, Any], kind: str) -> Any:
+    """What the first part of a kind holds, among the parts of a message's content."""
+    content = message.get("content")
+    parts = [one for one in content if isinstance(one, dict)] if isinstance(content, list) else []
+    return next((part.get(kind) for part in parts if part.get("type") == kind), None)
 
 
 def _text_of(message: Mapping[str, Any]) -> str:
-    """The content of a message, text or a list of parts, without thoughts in parts or fields of their own."""
+    """The content of a message, text, an object with text or a list of such parts, without thoughts in parts or fields
+    of their own."""
     content = message.get("content")
-    if isinstance(content, list):
-        parts = [part for part in content if isinstance(part, dict)]
-        texts = [part.get("text", "") for part in parts if part.get("type", "text") in ("text", "output_text")]
-        content = "".join(map(str, texts))
+    if isinstance(content, (list, dict)):
+        parts = content if isinstance(content, list) else [content]
+        content = "".join(map(_text_of_part, parts))
     if not isinstance(content, str):
         return ""
     for name in ("reasoning_content", "reasoning"):  # some servers send the thoughts a second time
@@ -265,6 +303,14 @@ def _text_of(message: Mapping[str, Any]) -> str:
         if isinstance(thought, str) and thought.strip() and content.strip().startswith(thought.strip()):
             content = content.strip()[len(thought.strip()) :]
     return content
+
+
+def _text_of_part(part: Any) -> str:
+    """The text of one part of a content; empty for a part that holds something else, such as a thought."""
+    if isinstance(part, dict):
+        text = part.get("text") if part.get("type", "text") in ("text", "output_text") else ""
+        part = text.get("value") if isinstance(text, dict) else text
+    return part if isinstance(part, str) else ""
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

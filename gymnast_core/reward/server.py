@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from gymnast_core.addresses import check_address, check_header, check_proxy
 from gymnast_core.config import JudgeConfig
@@ -97,6 +98,30 @@ def in_surroundings(what: str, error: Exception) -> JudgeError:
     names = [name for name in os.environ if name.upper() in SURROUNDINGS and os.environ[name]]
     where = f"; look at the environment variables {', '.join(sorted(names))}" if names else ""
     return JudgeError(f"judge: no client for {what} ({one_line(f'{type(error).__name__}: {error}')}){where}")
+
+
+def _within(error: BaseException) -> Unanswered | None:
+    """The Unanswered that a client has wrapped into an error of its own."""
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in chain and not isinstance(one, Unanswered):
+        chain.append(one)
+        one = one.__cause__ or one.__context__
+    return one if isinstance(one, Unanswered) else None
+
+
+def _check_redirect(status: int, asked: str, location: str, section: str) -> None:
+    """Raises: Unanswered unless the same request goes to the same server again, there or by https."""
+    here, there = urlsplit(asked), urlsplit(urljoin(asked, location))
+    ports = here.port == there.port or (here.port is None and there.port is None)
+    same = here.hostname == there.hostname and ports and there.scheme in (here.scheme, "https")
+    if status not in (307, 308) or not same:
+        shown = one_line(urlunsplit((there.scheme, there.netloc, there.path, "", "")), WORDS)
+        raise Unanswered(
+            f"status {status}: it sends requests on to '{shown}'; look at {section}.base_url, which must be "
+            "the address that answers by itself",
+            lasting=True,
+        )
 
 
 class Server:
@@ -189,14 +214,14 @@ class Server:
         except Exception as error:
             response = getattr(error, "response", None)  # openai makes an error of each status
             if response is None:
-                raise self._broken(error, began) from error
+                raise (_within(error) or self._broken(error, began)) from error
             raise self._refused(response.status_code, response.headers, response.content) from error
         if not 200 <= status < 300:
             raise self._refused(status, headers, body)
         return read(body)
 
     def _refused(self, status: int, headers: Any, body: bytes) -> Unanswered:
-        if status == 429:
+        if status == 429 or status >= 500:
             self._on_hold(retry_after(headers))
         return refusal(status, body)
 
@@ -224,7 +249,12 @@ class Server:
         return Unanswered(f"this machine cannot send the request: {words}", lasting=True)
 
     def _bound(self, response: Any) -> None:
-        """Let a reply's body end at MAX_REPLY bytes, unpacked, and at the request's deadline; also an error's body."""
+        """Let a reply's body end at MAX_REPLY bytes, unpacked, and at the request's deadline; also an error's body.
+
+        Raises: Unanswered where the server sends the request elsewhere: what a robot saw goes to nobody else.
+        """
+        if response.has_redirect_location:
+            _check_redirect(response.status_code, str(response.request.url), response.headers["location"], self.section)
         library = importlib.import_module(type(response).__module__.partition(".")[0])  # httpx, or httpx2
         inner, packing = response.stream, response.headers.pop("content-encoding", "")
         deadline, charged = getattr(self._deadline, "at", float("inf")), response.status_code == 200

@@ -34,7 +34,8 @@ from gymnast_core.rl.adapt_config import AdaptConfig
 from gymnast_core.rl.adapt_page import ONE_JUDGE, write_adapt_page
 from gymnast_core.rl.adapt_result import REFUSED, AdaptResult
 from gymnast_core.rl.best_adapter import BestAdapter, Validation
-from gymnast_core.rl.consolidation import Consolidation, views_of_successes
+from gymnast_core.rl.consolidated import consolidated
+from gymnast_core.rl.films import ImaginedFilms
 from gymnast_core.rl.gate import GateResult, judge_adapter, no_room_to_rise, unmeasured
 from gymnast_core.rl.measuring import Measuring, Scorer
 from gymnast_core.rl.other_tasks import compare_others, find_other_starts, find_other_views
@@ -128,8 +129,8 @@ class Adaptation:
         if not hopeless:
             stopped_by = train_within(trainer, self.budget.iterations, self.budget.seconds, self.run, self.best)
         chosen = self.best.restore() if self.best is not None else None
-        self.consolidate(trainer, chosen)
-        after = self.measure("after") if trainer.update else before
+        self.consolidated = self.consolidate(trainer, chosen)
+        after = self.measure("after", trainer.update) if trainer.update else before
         others_after = self.measure_others() if trainer.update else others_before
         weights = trainer.weights() if trainer.trained.sharded else {}
         if not self.ranks.first:
@@ -218,8 +219,10 @@ class Adaptation:
         name_next(self.trust.command)
         return self.record(self._result(nothing, "", 0, 0, "distrust"), nothing, (), ())
 
-    def measure(self, phase: str) -> list[Rollout]:
+    def measure(self, phase: str, update: int = 0) -> list[Rollout]:
         """Rollouts of the policy as it is, on seeds that training never sees, scored by the gate's judge.
+
+        update: how many were made.
 
         Raises: DataError when the judge abstains on every rollout before training.
         """
@@ -227,6 +230,8 @@ class Adaptation:
         count = self.budget.rollouts
         with busy(f"{count} imagined rollouts {phase} training"):
             rollouts = self.measuring.task(count)
+        if self.ranks.first:
+            ImaginedFilms(self.run).keep(phase, update, rollouts)
         if phase == "before":
             success = np.array([rollout.completed for rollout in rollouts])
             if not np.isfinite(success).any():
@@ -263,31 +268,14 @@ class Adaptation:
         self.best = BestAdapter(trainer, lambda: self.measuring.validate(count), base_safety) if count else None
         return trainer
 
-    def consolidate(self, trainer: GRPOTrainer, chosen: Validation | None) -> None:
-        """Take back what practice cost the other tasks, where pictures of them are logged (`rl.consolidation`). What
-        costs the practised task more than chance is not kept."""
+    def consolidate(self, trainer: GRPOTrainer, chosen: Validation | None) -> str:
+        """Take back what practice cost the other tasks; what came of it, empty where the recipe does not ask for it."""
         if not self.recipe.consolidation_steps or not trainer.update:
-            return
-        if self.other_views is None:
-            say("note: not consolidated: no episode of another task is logged")
-            return
+            return ""
         count = self.config.validation_rollouts or self.budget.rollouts
-        learned = views_of_successes(self.measuring.way(count))
-        if learned is None:
-            say("note: not consolidated: practice has taught nothing that succeeds")
-            return
-        weights, before = trainer.trained, trainer.trained.copy()
-        with busy(f"consolidating on {len(self.other_views)} pictures of other tasks"):
-            steps = Consolidation(self.policy, weights, trainer.update_policy.before, self.recipe, self.ranks)
-            kept = steps(learned, self.other_views)
-        self.consolidated = str(kept)
-        if chosen is not None and self.config.validation_rollouts:
-            success = self.measuring.validate(self.config.validation_rollouts)[0]
-            error = math.sqrt(max(chosen.success * (1.0 - chosen.success), 1.0 / count) / count)
-            if not success >= chosen.success - error:
-                weights.put(before)
-                self.consolidated = f"not kept, since success fell from {chosen.success:.2f} to {success:.2f}: {kept}"
-        say(f"consolidated: {self.consolidated}")
+        told, done = consolidated(trainer, self.measuring, self.other_views, chosen, count)
+        say(f"consolidated: {told}" if done else f"note: not consolidated: {told}")
+        return told if done else ""
 
     def keep(self, gate: GateResult, weights: Mapping[str, torch.Tensor]) -> str:
         """Save the adapter, in the run folder where the gate refused it; its name."""

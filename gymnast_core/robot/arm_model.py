@@ -41,6 +41,9 @@ class JointModel:
     effort_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Effort above which the arm holds, in the arm's unit; of an arm in milliamperes, at least `arm.max_effort_ma`."""
 
+    temperature_limit: Positive | None = None
+    """Degrees Celsius at which its motor lets go; none: not known, and nobody is warned."""
+
     def __post_init__(self) -> None:
         if not self.lower < self.upper:
             raise ConfigError(f"{self.name}: lower {self.lower:g} is not below upper {self.upper:g}")
@@ -72,6 +75,8 @@ class GripperModel:
     """Metres a second that it never exceeds."""
     pwm: bool = True
     """Whether the driver takes PWM for it; otherwise it is driven by distance alone (`arm.gripper`)."""
+    temperature_limit: Positive | None = None
+    """As of a joint."""
 
     def __post_init__(self) -> None:
         if not self.closed < self.open:
@@ -110,7 +115,9 @@ class ArmModel:
     down_pose: Vector6
     """Radians: gripper straight down over the middle of the table, where the search for such poses starts."""
     shadows: tuple[Name, ...] = ()
-    """Second motors of a joint, which reads of the group never reach."""
+    """Second motors of a joint, which reads of the group never reach, named after it: shoulder_shadow."""
+    supply_volts: tuple[Positive, Positive] | None = None
+    """Lowest and highest supply under load; none: not known."""
     name: str = ""
     """Of the description's file; not written in it."""
 
@@ -144,6 +151,14 @@ class ArmModel:
     def upper(self) -> np.ndarray:
         """(6,) radians, read-only."""
         return _fixed([joint.upper for joint in self.joints])
+
+    @cached_property
+    def temperature_limits(self) -> dict[str, float]:
+        """Degrees Celsius at which motors let go, by name, as far as it is known."""
+        limits = {joint.name: joint.temperature_limit for joint in self.joints}
+        limits |= {shadow: limits.get(shadow.removesuffix("_shadow")) for shadow in self.shadows}
+        limits["gripper"] = self.gripper.temperature_limit
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     def gripper_mode(self, wanted: str) -> Literal["pwm", "linear_position"]:
         """How the gripper is driven. wanted: the station's `arm.gripper`; not every gripper takes PWM."""

@@ -21,6 +21,9 @@ MOTOR_IDS = {
 GROUPS = {"arm": ARM_JOINTS, "all": (*ARM_JOINTS, "gripper")}
 REGISTER_WRITE_S = 0.01
 REBOOT_S = 1.0
+COOL_C, HOT_C, WARMING_C = 35, 79, 2.0
+"""Temperature of a motor at rest, the highest one, degrees Celsius, and degrees a second of one that gets warmer."""
+DECIVOLTS, LOW_DECIVOLTS = 120, 98
 RAM_DEFAULTS = {
     "Profile_Velocity": 0,
     "Profile_Acceleration": 0,
@@ -63,6 +66,10 @@ class Motors(dict[str, Motor]):
         self._log = log
         self.silent = False
         """No motor answers a read."""
+        self.warm, self.warm_since = "", 0.0
+        """The motor that gets warmer, and since when (steady clock, seconds)."""
+        self.decivolts = DECIVOLTS
+        """Supply, tenths of a volt."""
         for motor in self.values():
             motor.registers.update(Profile_Velocity=2000, Profile_Acceleration=300, Torque_Enable=1)
         self["gripper"].mode = "pwm"
@@ -95,7 +102,8 @@ class Motors(dict[str, Motor]):
         if self.silent or motor.registers["Hardware_Error_Status"]:
             return None  # a motor with an alert answers no reads
         if register == "Present_Temperature":
-            return 35
+            warming = time.monotonic() - self.warm_since if motor.name == self.warm else 0.0
+            return min(COOL_C + int(WARMING_C * warming), HOT_C)
         if register == "Present_Input_Voltage":
-            return 120
+            return self.decivolts
         return motor.registers.get(register)

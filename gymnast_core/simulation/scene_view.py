@@ -32,6 +32,9 @@ class SceneView:
             except KeyError as error:
                 raise ConfigError(f"scene: {field}: found '{name}', which is no {kind} of {scene.model}") from error
         for task, content in scene.tasks.items():
+            success = content.success
+            if not isinstance(success, JointSuccess) and model.site(success.site).type[0] != mujoco.mjtGeom.mjGEOM_BOX:
+                raise ConfigError(f"scene: tasks.{task}.success.site: '{success.site}' is no box of {scene.model}")
             for body in content.bodies:
                 if not _is_free(model, body):
                     raise ConfigError(f"scene: tasks.{task}.bodies.{body}: has no free joint, so it lies nowhere else")

@@ -11,20 +11,33 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from gymnast_core.simulation.motors import ARM_JOINTS, GROUPS, MOTOR_IDS, OVERLOAD_BIT, RAM_DEFAULTS, REBOOT_S, Motors
+from gymnast_core.simulation.faults import BUS
+from gymnast_core.simulation.motors import (
+    ARM_JOINTS,
+    DECIVOLTS,
+    GROUPS,
+    LOW_DECIVOLTS,
+    MOTOR_IDS,
+    OVERLOAD_BIT,
+    RAM_DEFAULTS,
+    REBOOT_S,
+    Motors,
+)
 
 JOINT_STATE_NAMES = (*ARM_JOINTS, "gripper", "left_finger", "right_finger")
 LOWER_LIMITS = (-math.pi + 1e-5, -1.88496, -2.14675, -math.pi + 1e-5, -1.74533, -math.pi + 1e-5)
 UPPER_LIMITS = (math.pi - 1e-5, 1.98968, 1.60570, math.pi - 1e-5, 2.14675, math.pi - 1e-5)
 FINGER_LIMITS = (0.015, 0.037)
 SLEEP_POSITIONS = (0.0, -1.80, 1.55, 0.0, 0.8, 0.0)
-FAULTS = ("camera_stopped", "read_failure", "joint_states_stopped", "commands_dropped", "overload", "motor_error")
+STALL_MA_PER_RAD = 40_000.0
+STALL_MA = 3200.0
+"""What a joint that cannot move pushes with at most."""
 
 
 class SimulatedArm(Protocol):
@@ -76,36 +89,49 @@ class SimulatedDriver:
         self._group_modes = {"arm": ("position", "time"), "all": ("", "")}
         self._goal: np.ndarray | None = None
         self.faults: dict[str, str] = {}
+        self._stuck = 0.0
 
-    # Faults for tests: name -> argument (a motor's name, or empty).
+    # Faults: kind -> motor's name, or empty (see `faults.KINDS`).
 
-    def set_faults(self, faults: dict[str, str]) -> None:
-        """Switch faults on and off. Raises: ValueError naming an unknown fault or motor."""
-        for name, motor in faults.items():
-            if name not in FAULTS:
-                raise ValueError(f"unknown fault '{name}'; known: {', '.join(FAULTS)}")
-            if name in ("overload", "motor_error") and motor not in self.motors:
-                raise ValueError(f"fault {name} needs a motor (of {', '.join(self.motors)}), found '{motor}'")
+    def set_faults(self, faults: Mapping[str, str]) -> None:
+        """Switch faults on and off; those of a moment happen when they are new."""
         with self.bus:
+            new = {name: motor for name, motor in faults.items() if self.faults.get(name) != motor}
             self.faults = dict(faults)
-            self.motors.silent = "read_failure" in faults
+            self.motors.silent = any(name in faults for name in BUS)
             for each in self.motors.values():
                 each.registers["Hardware_Error_Status"] = 0
             if "motor_error" in faults:
                 self.motors[faults["motor_error"]].registers["Hardware_Error_Status"] = 1 << OVERLOAD_BIT
+            if "rebooted" in new:
+                self.motors[new["rebooted"]].registers.update(RAM_DEFAULTS)
+                self._apply_torque()
+            if "profile_lost" in new:
+                self.motors[new["profile_lost"]].registers.update(Profile_Velocity=0, Profile_Acceleration=0)
+            if self.motors.warm != faults.get("hot", ""):
+                self.motors.warm, self.motors.warm_since = faults.get("hot", ""), time.monotonic()
+            self.motors.decivolts = LOW_DECIVOLTS if "low_voltage" in faults else DECIVOLTS
+            if "stalled" in new:
+                self._stuck = float(self._arm.joint_state()[0][ARM_JOINTS.index(new["stalled"])])
 
     # State.
 
     def joint_state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the driver publishes: positions, velocities, efforts, each (9,)."""
         position, velocity, effort = (np.array(part, dtype=np.float64) for part in self._arm.joint_state())
-        if "read_failure" in self.faults:
+        if any(name in self.faults for name in BUS):
             position[:7] = -math.pi
             velocity[:] = 0.0
             effort[:] = 0.0
         elif "overload" in self.faults:
             name = self.faults["overload"].replace("_shadow", "")
             effort[JOINT_STATE_NAMES.index(name)] = -5000.0
+        elif "stalled" in self.faults and self._goal is not None:
+            joint = ARM_JOINTS.index(self.faults["stalled"])
+            push = STALL_MA_PER_RAD * (self._goal[joint] - position[joint])
+            effort[joint] = float(np.clip(push, -STALL_MA, STALL_MA))
+        if "not_a_number" in self.faults:
+            position[ARM_JOINTS.index("elbow")] = math.nan
         return position, velocity, effort
 
     def robot_info(self, kind: str, name: str) -> RobotInfo | None:
@@ -144,7 +170,7 @@ class SimulatedDriver:
             if len(values) != len(joints):
                 self._log(f"group '{name}' has {len(joints)} joints, found {len(values)} commands")
                 return
-            if "commands_dropped" in self.faults:
+            if self._deaf:
                 return
             if self.motors["waist"].mode != "position":
                 self._log("only position mode moves the simulated arm")
@@ -159,7 +185,7 @@ class SimulatedDriver:
         with self.bus:
             if name not in GROUPS["all"]:
                 self._log(f"joint '{name}' does not exist")
-            elif "commands_dropped" in self.faults:
+            elif self._deaf:
                 return
             elif name == "gripper":
                 self._command_gripper(value)
@@ -168,6 +194,10 @@ class SimulatedDriver:
                     self._goal = np.array(self._arm.joint_state()[0][:6], dtype=np.float64)
                 self._goal[ARM_JOINTS.index(name)] = value
                 self._move()
+
+    @property
+    def _deaf(self) -> bool:
+        return "commands_dropped" in self.faults or "usb_unplugged" in self.faults
 
     def forget_goal(self) -> None:
         """The scene was reset: a later single-joint command must not bring the old goal back."""
@@ -181,8 +211,11 @@ class SimulatedDriver:
             self._log("a joint command is not finite")  # the vendor's driver would pass it on
             self._goal = None
             return
+        goal = np.clip(self._goal, limit[0], limit[1])
+        if "stalled" in self.faults:
+            goal[ARM_JOINTS.index(self.faults["stalled"])] = self._stuck
         self._arm.command_joints(
-            np.clip(self._goal, limit[0], limit[1]),
+            goal,
             registers["Profile_Velocity"] / 1000.0,
             registers["Profile_Acceleration"] / 1000.0,
         )
@@ -241,10 +274,11 @@ class SimulatedDriver:
                     continue
                 time.sleep(REBOOT_S)
                 motor.registers.update(RAM_DEFAULTS)
-                if self.faults.get("motor_error") == motor.name:
-                    del self.faults["motor_error"]
+                for name in ("motor_error", "overload"):
+                    if self.faults.get(name) == motor.name:
+                        del self.faults[name]
             for motor in motors:
-                if enable:
+                if enable and not motor.name.endswith("_shadow"):  # as the vendor's: nobody re-torques a shadow
                     self.motors.write(motor, "Torque_Enable", 1)
             self._apply_torque()
 
@@ -269,7 +303,7 @@ class SimulatedDriver:
                     self._log(f"reading {register} of {motor.name} failed")
                     break
                 values.append(value)
-        return values
+        return values[:-1] if kind == "group" and "short_registers" in self.faults else values
 
     def set_gains(self, kind: str, name: str, gains: Sequence[int]) -> None:
         registers = (

@@ -70,9 +70,12 @@ def _waited_s() -> float:
 
 
 class ArmBench:
-    """One arm, commanded by a client's node. Times are of the steady clock, seconds."""
+    """One arm, commanded by a client's node. Times are of the steady clock, seconds.
 
-    def __init__(self, client: Station, station: StationConfig) -> None:
+    commands: whether this process sends actions; it then publishes arm/action, which is for one alone.
+    """
+
+    def __init__(self, client: Station, station: StationConfig, commands: bool = True) -> None:
         self._client = client
         self._node = client.node
         self.station = station
@@ -87,14 +90,16 @@ class ArmBench:
         self._actions: Any = None
 
         def listen() -> None:
-            self._hear(ArmState, "arm/state", self.states, COMMAND_QOS)
-            self._hear(ExecutedAction, "arm/executed", self.executed, LOGGED_QOS)
-            self._hear(JointState, f"{driver}/joint_states", self.joints, DRIVER_QOS)
-            self._actions = self._node.create_publisher(BridgeAction, "arm/action", COMMAND_QOS)
+            self.hear(ArmState, "arm/state", self.states, COMMAND_QOS)
+            self.hear(ExecutedAction, "arm/executed", self.executed, LOGGED_QOS)
+            self.hear(JointState, f"{driver}/joint_states", self.joints, DRIVER_QOS)
+            if commands:
+                self._actions = self._node.create_publisher(BridgeAction, "arm/action", COMMAND_QOS)
 
         in_executor(self._node, listen)
 
-    def _hear(self, kind: Any, topic: str, into: list[tuple[float, Any]], qos: Any) -> None:
+    def hear(self, kind: Any, topic: str, into: list[tuple[float, Any]], qos: Any) -> None:
+        """Collect a topic's messages with the times of their arrival; to be called in the node's executor."""
         self._node.create_subscription(kind, topic, lambda message: into.append((time.monotonic(), message)), qos)
 
     @property
@@ -217,13 +222,14 @@ class ArmBench:
         """A simulated driver has this fault meanwhile. Raises: Skipped for a driver whose faults are not simulated."""
         if self.station.simulation is None:
             raise Skipped("only a simulated driver can be made to fail")
-        self._set_faults([name])
+        self.set_faults([name])
         try:
             yield
         finally:
-            self._set_faults([""])
+            self.set_faults([""])
 
-    def _set_faults(self, faults: list[str]) -> None:
+    def set_faults(self, faults: list[str]) -> None:
+        """Of a simulated driver, in the place of those that it has. Raises: Broken where it does not take them."""
         value = ParameterValue(type=ParameterType.PARAMETER_STRING_ARRAY, string_array_value=faults)
         request = SetParameters.Request(parameters=[Parameter(name="faults", value=value)])
         result = self.driver_call(SetParameters, "xs_sdk/set_parameters", request).results[0]

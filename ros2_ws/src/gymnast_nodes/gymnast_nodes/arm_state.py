@@ -66,11 +66,16 @@ class ArmStates:
             level = DiagnosticStatus.ERROR
         elif self._watch.faults.count(time.monotonic()) or failed:
             level = DiagnosticStatus.WARN
+        warnings = self._watch.motors.health.warnings()
+        if warnings and level == DiagnosticStatus.OK:
+            level, text = DiagnosticStatus.WARN, f"{text}; {'; '.join(warnings)}"
         if problem := self._watch.speakers.problem:
             level, text = DiagnosticStatus.ERROR, problem
         values: dict[str, Any] = {
             **measured.report(),
             "motor_fault": self._watch.motors.fault or "none",
+            "motor_warnings": "; ".join(warnings) or "none",
+            **self._watch.motors.health.report(),
             "commander": self._actions.holder or "none",
             "gripper_opening": self._gripper.opening,
             "gripper_pwm": self._gripper.pwm,

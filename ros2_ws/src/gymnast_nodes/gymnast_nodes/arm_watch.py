@@ -49,7 +49,7 @@ class ArmWatch:
         self.speakers = speakers
         self.touch = touch
         self.faults = fault_window(node, "the stop")
-        self.motors = MotorWatch(link, arm.model)
+        self.motors = MotorWatch(link, node.station.arm.profile_velocity_ms, arm.model)
         self.fault_kind = ""
         """Of the last fault that the arm was held for."""
         self.holds, self.last_hold = 0, ""
@@ -78,7 +78,8 @@ class ArmWatch:
         fault = self._arm.guard.check(now)
         silent = fault is not None and fault.kind == "silent"
         slept = self._arm.measured.slept() > FRESH_S  # the arm may have been without power meanwhile
-        self._keep_touch(bool(self._arm.measured.disputed) or silent or slept, now)
+        rebooted = self._rebooted()
+        self._keep_touch(bool(self._arm.measured.disputed) or silent or slept or rebooted, now)
         if self._give_way() or not self._mode.in_charge:
             return
         if failing := self._failing_motor(silent):
@@ -142,6 +143,16 @@ class ArmWatch:
             self.motors.reset()
             return ""
         return self.motors.look()
+
+    def _rebooted(self) -> bool:
+        """Whether joints lost their profile, or the driver says nothing of them: it is checked before they move."""
+        why = self.motors.unanswered or (self.motors.forgot and f"{self.motors.forgot} lost the motion profile")
+        if not why or not self._mode.in_charge:
+            return False
+        if not self.touch.lost:
+            self._note_hold("motor")
+            self.hold(why, fault=True)
+        return True
 
     def _give_way(self) -> bool:
         """Whether somebody else speaks on the arm's topics, or did and our target is not set anew yet.

@@ -95,8 +95,10 @@ class Driver:
 
     def check_torque(self) -> None:
         """Raises: StationError naming the motors that have been let go of, which only a person may change."""
-        values = self._read("group", "all", "Torque_Enable")
-        limp = [name for name, value in zip(self._model.motors, values) if not value]
+        torque = dict(zip(self._model.motors, self._read("group", "all", "Torque_Enable")))
+        for shadow in self._model.shadows:  # a reboot of its own re-torques none of them
+            torque.update(zip((shadow,), self._read("single", shadow, "Torque_Enable")))
+        limp = [name for name, value in torque.items() if not value]
         if limp:
             raise StationError(f"no torque on {', '.join(limp)}; support the arm, then call arm/rearm")
 
@@ -116,21 +118,38 @@ class Driver:
         if (info.mode, info.profile_type) != ("position", "time"):
             self._set_mode("group", GROUP, "position", "time", *wanted.values())
         for register, value in wanted.items():
-            if self._read("group", GROUP, register) != [value] * 6:
+            if self._read_joints(register) != [value] * 6:
                 self._link.write("group", GROUP, register, value)
-                found = self._read("group", GROUP, register)
+                found = self._read_joints(register)
                 if found != [value] * 6:
                     raise StationError(
                         f"the driver did not set {register} to {value} ms (found {found}); without it the arm moves "
                         "at full speed, so it is not used"
                     )
+            self._apply_to_shadows(register, value)
         mode = self._model.gripper_mode(self._config.gripper)
         if self._info("single", "gripper").mode != mode:
             self._set_mode("single", "gripper", mode, "time", *wanted.values())
 
+    def _apply_to_shadows(self, register: str, value: int) -> None:
+        """One that was rebooted alone knows its master's profile no more. Drivers that know no shadows say nothing."""
+        for shadow in self._model.shadows:
+            if self._read("single", shadow, register) not in ([], [value]):
+                self._link.write("single", shadow, register, value)
+
+    def _read_joints(self, register: str) -> list[int]:
+        """Of the six joints; a list that was cut short is read again, joint by joint."""
+        values = self._read("group", GROUP, register)
+        if 0 < len(values) < len(self._model.names):
+            values = [value for name in self._model.names for value in self._read("single", name, register)]
+        return values
+
     def torque_on(self) -> None:
         """Switch the torque of all motors on; the caller commands the measured pose first."""
         self._link.torque("group", "all", True)
+        for shadow in self._model.shadows:
+            if self._read("single", shadow, "Torque_Enable") == [0]:
+                self._link.torque("single", shadow, True)
 
     def torque_off(self) -> None:
         """Let go of all motors, and read back that they are let go of. The caller's arm lies in its sleep pose.

@@ -83,7 +83,7 @@ class LatestReader:
     """The newest message of a topic, fetched when it is wanted; messages with a header only."""
 
     def __init__(self, node: Node, kind: Any, topic: str, qos: QoSProfile) -> None:
-        self._kind = kind
+        self._node, self._kind = node, kind
         self._subscription = node.create_subscription(
             kind, topic, lambda _: None, qos, callback_group=GatedGroup(), raw=True
         )
@@ -92,6 +92,10 @@ class LatestReader:
         """The newest message since the last call (None: there was none) and how many came."""
         messages = [data for data, _ in take_waiting(self._subscription) if len(data) >= HEADER_BYTES]
         return (deserialize_message(messages[-1], self._kind) if messages else None), len(messages)
+
+    def end(self) -> None:
+        """Listen no more."""
+        self._node.destroy_subscription(self._subscription)
 
     def take_all(self) -> list[Any]:
         """The messages since the last call, oldest first."""

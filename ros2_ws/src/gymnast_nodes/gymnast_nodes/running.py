@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import rclpy
+from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
@@ -44,8 +45,8 @@ class NodeExecutor(SingleThreadedExecutor):
     """One thread; the middleware's events (two or more for each publisher and subscription) are waited for in one
     round a second only: in every wait set they are a good part of what waking up costs."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, context: Context | None = None) -> None:
+        super().__init__(context=context)
         self._events_at = 0.0
         self._with_events = True
 

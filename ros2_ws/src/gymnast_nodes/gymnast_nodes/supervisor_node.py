@@ -42,6 +42,8 @@ ARM_DRIVERS = ("arm", "executor")
 """Nodes whose death may leave the arm in mid-motion."""
 OTHERS_S = 1.0
 """Another graph of the same names is discovered, and heard, within this."""
+DISCOVERED_S = 5.0
+"""On a busy machine it is discovered within this."""
 RETRY_S = 2.0
 LOST_S = 5.0
 """A node that still is in its old state this long after it was asked for a transition did not hear it."""
@@ -294,11 +296,19 @@ class SupervisorNode(InterleavingNode):
                 raise self._not_heard(node, verb)
             # The next heartbeat carries the reason.
             if refused_at is not None and ((node.detail and node.beat_at > refused_at) or now - refused_at > 1.0):
-                raise StationError(f"{node.name} cannot {verb}: {node.detail or 'see its log'}")
+                raise StationError(f"{node.name} cannot {verb}: {node.detail or await self._unsaid(node)}")
             if now > end:
                 raise StationError(f"{node.name} did not {verb} within {self._transition_timeout:g} s")
             await sleep(self, 0.05)
         node.unheard = 0
+
+    async def _unsaid(self, node: Managed) -> str:
+        """Why a node refused without a reason. The request went to everyone of that name: another graph's node, which
+        is in another state, may have refused it, and a busy machine discovers that graph late."""
+        end = time.monotonic() + DISCOVERED_S
+        while not (others := self._others()) and time.monotonic() < end:
+            await sleep(self, 0.1)
+        return others or node.detail or "see its log"
 
     def _not_heard(self, node: Managed, verb: str) -> _WentDownError:
         """What to say of a request that was not taken up. A node that hears nothing although its executor turns (its
