@@ -86,8 +86,8 @@ class ArmConfig:
     """The arm and how it is driven."""
 
     model: Annotated[str, Field(pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$")] = "wx250s"
-    """Which arm it is: the name of a shipped description ("wx250s", "wxai"), or the path of one's own (my_arm.yaml). At
-    another arm the arm node refuses to start."""
+    """Which arm it is: the name of a shipped description ("wx250s", "wxai"), or the path of one's own (my_arm.yaml,
+    docs/how-to/another_arm.md). At another arm the arm node refuses to start."""
     namespace: Annotated[str, Field(pattern=r"^/?[A-Za-z]\w*(/[A-Za-z]\w*)*/?$")] = "/wx250s"
     """ROS namespace of the vendor's driver (its robot_name); a leading slash may be left out."""
     driver: Annotated[str, Field(pattern=r"^(xs_sdk|xs_modules|trossen|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")] = "xs_sdk"
@@ -704,6 +704,10 @@ class StationConfig:
             raise ConfigError(
                 f"safety.command_timeout_s is {self.safety.command_timeout_s:g}, must be over arm.control_hz's period "
                 f"of {period:g} seconds, or the arm would hold between all actions"
+            )
+        if self.simulation is not None and self.arm.is_direct:
+            raise ConfigError(
+                f"arm.driver: found {self.arm.driver} with a simulation section, which has its own driver; leave it out"
             )
 
         for name, task in self.tasks.items():

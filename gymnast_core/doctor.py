@@ -161,6 +161,8 @@ def examine(config: DoctorConfig) -> list[Finding]:
             if station.arm.driver == "xs_modules":
                 checks.append(("arm's Python API", check_vendor_api))
             checks.append(("ROS graph", partial(check_speakers, path)))
+        if station.simulation is not None and not config.core:
+            checks.append(("arm", partial(check_simulated_arm, station)))
         if station.camera.source == "device":
             checks.append(("camera", partial(check_camera, station, path)))
 
@@ -413,6 +415,19 @@ def check_serial_device() -> Finding:
     return Finding("arm", "ok", str(SERIAL_DEVICE))
 
 
+def check_simulated_arm(station: StationConfig) -> Finding:
+    """The arm's description is read, and its MuJoCo model can stand in the scene."""
+    from gymnast_core.errors import GymnastError
+    from gymnast_core.simulation.simulator import SimulatedStation
+
+    try:
+        arm = SimulatedStation(station).arm
+    except GymnastError as error:
+        found, _, remedy = _one_line(str(error)).partition("; ")
+        return Finding("arm", "missing", found, remedy or "see docs/how-to/another_arm.md")
+    return Finding("arm", "ok", f"{arm.title}, simulated")
+
+
 def check_controller(station: StationConfig) -> Finding:
     """The arm's description is read, and its controller's address answers: an echo, for which any port will do."""
     import socket
@@ -442,7 +457,7 @@ def check_driver_class(station: StationConfig) -> Finding:
     if worked:
         return Finding("arm driver", "ok", f"{station.arm.driver} ({output})")
     remedy = "pip install trossen-arm" if station.arm.driver == "trossen" else "put its module on PYTHONPATH"
-    return Finding("arm driver", "missing", output, remedy)
+    return Finding("arm driver", "missing", output.removeprefix("gymnast_core.errors.ConfigError: "), remedy)
 
 
 def check_driver() -> Finding:
