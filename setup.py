@@ -42,6 +42,10 @@ BASE = [
 EXTRAS = {
     # The simulated stations; a lab with its own arm does without.
     "station": ["mujoco>=3.2,<5"],
+    # A WidowX AI: its vendor's package, of the version of the arm's firmware.
+    "trossen": ["trossen-arm>=1.9,<2"],
+    # A simulated one: its MuJoCo model, and its simulated controller.
+    "trossen-sim": ["trossen-arm-sim>=0.2.3,<0.3"],
     # Judges behind an OpenAI-compatible API.
     "vlm": ["openai>=1.40,<4"],
     # Episode logs: MCAP written and read without rosbag2.

@@ -16,7 +16,6 @@ from gymnast_msgs.msg import ArmState
 from gymnast_core.clocks import since_boot
 from gymnast_core.errors import StationError
 from gymnast_core.robot.controller import BridgeController
-from gymnast_core.robot.kinematics import JOINT_NAMES
 from gymnast_nodes.action_check import ActionCheck
 from gymnast_nodes.arm_gripper import Gripper
 from gymnast_nodes.arm_mode import Mode
@@ -194,4 +193,4 @@ class ResetMotion:
                 still_since = None
         worst = int(np.argmax(np.abs(previous - goal))) if previous is not None else 0
         distance = float(abs(previous[worst] - goal[worst])) if previous is not None else math.nan
-        raise StationError(f"the arm did not reach {where}: {JOINT_NAMES[worst]} is {distance:.2f} rad away")
+        raise StationError(f"the arm did not reach {where}: {self._arm.model.names[worst]} is {distance:.2f} rad away")

@@ -53,7 +53,7 @@ class ArmWatch:
         self.speakers = speakers
         self.touch = touch
         self.faults = fault_window(node, "the stop")
-        self.motors = MotorWatch(link, node.station.arm.profile_velocity_ms)
+        self.motors = MotorWatch(link, node.station.arm.profile_velocity_ms, arm.model)
         self._reboots = FaultWindow(node.station.arm.motor_reboots_per_hour, HOUR_S)
         self.fault_kind = ""
         """Of the last fault that the arm was held for."""

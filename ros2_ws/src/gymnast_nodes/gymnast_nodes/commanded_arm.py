@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gymnast_core.errors import StationError
+from gymnast_core.robot.arm_model import arm_model
 from gymnast_core.robot.controller import BridgeController
 from gymnast_core.robot.droop import DroopCorrection
 from gymnast_core.robot.guard import ArmGuard
@@ -30,8 +31,10 @@ class CommandedArm:
         self._mode = mode
         self._link = link
         config = node.station.arm
-        self.measured = Measurements(link.joint_states, dispute)
-        self.guard = ArmGuard(config.max_effort_ma)
+        self.model = arm_model(config.model)
+        """Which arm it is."""
+        self.measured = Measurements(link.joint_states, dispute, self.model)
+        self.guard = ArmGuard(config.max_effort_ma, self.model)
         self._droop = DroopCorrection(config.correct_droop)
         self.controller: BridgeController | None = None
         self.target: np.ndarray | None = None
