@@ -11,7 +11,8 @@ from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
-from rclpy.subscription import Subscription
+
+from gymnast_nodes.ros_versions import take_serialised
 
 HEADER_BYTES = 12
 """Shortest message with a header: four bytes of encapsulation and a stamp."""
@@ -62,17 +63,12 @@ class GatedGroup(CallbackGroup):
         return
 
 
-def raw_callback(take: Callable[[bytes, dict[str, Any] | None], None]) -> Callable[..., None]:
-    """`take` as callback of a raw subscription: Humble's rclpy gives the message alone, later ones its info, too."""
-    return take if hasattr(Subscription, "CallbackType") else lambda data: take(data, None)
-
-
 def take_waiting(subscription: Any) -> list[tuple[bytes, dict[str, Any]]]:
     """The serialised messages, with their infos, that wait in the reader of a subscription."""
     taken: list[tuple[bytes, dict[str, Any]]] = []
     with subscription.handle:
         for _ in range(subscription.qos_profile.depth):  # a reader that never ends must not hold us here
-            message = subscription.handle.take_message(subscription.msg_type, True)
+            message = take_serialised(subscription)
             if message is None:
                 break
             taken.append(message)

@@ -21,7 +21,8 @@ from gymnast_nodes.camera_topic import common_reliability
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.message_text import message_definition
 from gymnast_nodes.messages import picture_type
-from gymnast_nodes.reading import HEADER_BYTES, GatedGroup, raw_callback, take_waiting
+from gymnast_nodes.reading import HEADER_BYTES, GatedGroup, take_waiting
+from gymnast_nodes.ros_versions import raw_callback
 from gymnast_nodes.step_assembler import ACTION, EXECUTED, IMAGE, JOINTS, STATE, STEP, TRUTH
 from gymnast_nodes.truth import TRUTH_TOPIC
 
