@@ -80,6 +80,7 @@ EXTRAS = {
         "pytest-random-order>=1.1,<2",  # only where asked for: --random-order
         "pytest-xdist>=3.6,<4",  # `make test`: what runs over ROS beside what needs none
         "hypothesis>=6.100,<7",
+        "pin>=3,<5; sys_platform == 'linux'",  # pinocchio, which the kinematics are held against
         "ruff>=0.8,<1",
         "mypy>=1.13,<3",
         "types-PyYAML>=6.0",

@@ -109,6 +109,12 @@ class ArmConfig:
     """Dynamixel time profile: duration of one step's motion, milliseconds (1.25 x the control period)."""
     profile_acceleration_ms: Annotated[int, Field(ge=0, le=2500), MILLISECONDS] = 100
     """Dynamixel time profile: ramp, milliseconds."""
+    motor_reboots_per_hour: Annotated[int, Field(ge=0, le=20)] = 0
+    """How often in an hour a wrist or gripper motor with an overload alert is rebooted without a person, while the arm
+    holds; 0: never. The motors of waist, shoulder and elbow carry the arm: they always wait for a person."""
+    correct_droop: bool = False
+    """Correct gravity's droop, so that the arm ends where the actions say. Off: as Bridge data was recorded, a few
+    millimetres low, which policies trained on it expect."""
     gripper: Literal["pwm", "linear_position"] = "pwm"
     """How the gripper is driven: by PWM, as the vendor's default, or by distance."""
     driver_timeout_s: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False), SECONDS] = 3.0
@@ -651,7 +657,7 @@ class SimulationConfig:
 
     scene: PathText = "drawer"
     """A shipped scene or the path of a scene file."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the scene at the start."""
     faults: tuple[ScheduledFault, ...] = ()
     """Faults that come by themselves, for tests of what is built on a station."""

@@ -1,6 +1,5 @@
-"""The console beside a real graph: a practice from its buttons, the stop in the midst of an episode, a person's answer.
-
-Everything is asked for over HTTP, as the page asks for it.
+"""The console beside a real graph: a practice from its buttons, the stop in the midst of an episode, a person's answer;
+over HTTP, as the page asks for it, and by the page itself in headless Chromium where there is one.
 """
 
 from __future__ import annotations
@@ -23,8 +22,9 @@ from gymnast_msgs.msg import ArmState, BridgeAction
 from gymnast_core.data.outcome import OUTCOMES
 from gymnast_core.data.pictures import read_image
 from gymnast_nodes.client import Station
+from tests.browser import browser, keep, opened
 from tests.domains import free_domain
-from tests.machine import HANG_S, allowed
+from tests.machine import HANG_S, allowed, overdue
 from tests.ros_tools import (
     Client,
     Process,
@@ -139,6 +139,43 @@ def test_the_stop_in_the_midst_of_an_episode_holds_the_arm_until_it_is_re_armed_
     assert page.client.latest("/arm/state").mode == ArmState.MODE_STOPPED
     assert page.press("rearm", confirm=first["confirm"])["message"].startswith("armed")
     wait_until(lambda: not page.state["status"]["stops"], 10.0, "a released stop")
+
+
+def test_in_a_browser_a_practice_is_begun_watched_to_its_end_and_an_episode_stopped_midway(
+    page: Page, tmp_path: Path
+) -> None:
+    address = f"http://127.0.0.1:{page.port}/#token={TOKEN}"
+    with browser() as chromium, opened(chromium, address) as seen:
+
+        def shows(place: str, pattern: str, seconds: float) -> None:
+            began = time.monotonic()
+            while not re.search(pattern, seen.inner_text(place)):
+                assert not overdue(seconds, began), f"{place}: {seen.inner_text(place)!r} has no {pattern!r}"
+                seen.wait_for_timeout(100)
+
+        seen.wait_for_selector("#practise:enabled")
+        for box in ("#reset", "#execute"):  # nobody is called, and the arm stays
+            seen.uncheck(box)
+        before = len(page.said)
+        seen.fill("#iterations", "2")
+        seen.click("#practise")
+        shows("#doing", "practise", 60.0)
+        shows("#verdicts", "[1-9][0-9]* films", 120.0)
+        wait_until(lambda: any("succeeded" in line for line in page.said[before:]), 180.0, "the end of a practice")
+        shows("#said", "practice of 'open_drawer' succeeded", 20.0)
+        assert seen.locator("#films .film").count() >= 6 and seen.locator("#curve svg path.line").count() == 2
+        keep(seen, "practised", tmp_path)
+        seen.click("#run")
+        shows("#doing", "step\\s+([3-9]|[1-9][0-9])", 60.0)
+        pressed = time.monotonic()
+        seen.click("#stop")
+        wait_until(lambda: page.client.latest("/arm/state").mode == ArmState.MODE_STOPPED, 5.0, "a stopped arm")
+        assert_held(page.client, pressed)
+        shows("#stopped", "^stopped: the console's stop button", 10.0)
+        keep(seen, "stopped", tmp_path)
+        seen.click("#rearm")
+        seen.click("#yes")
+        shows("#told", "rearm: armed", 30.0)
 
 
 def test_what_is_under_way_is_cancelled_whoever_began_it_and_pictures_come_while_somebody_looks(page: Page) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import gymnast_nodes
-from gymnast_nodes import ros_versions
+from gymnast_nodes import distributions
 from tools.rosdep_keys import DISTRIBUTIONS, ROOT, VENDOR, dependencies, missing
 
 NODES = Path(gymnast_nodes.__file__).parent
@@ -25,7 +25,7 @@ SYSTEM = {"python3-numpy": "numpy", "python3-yaml": "pyyaml", "python3-opencv": 
 def test_one_file_knows_the_differences() -> None:
     """Nobody else looks which distribution it is, tries an import of rclpy, or reaches into it."""
     for path in NODES.glob("*.py"):
-        if path.name == "ros_versions.py":
+        if path.name == "distributions.py":
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
@@ -48,7 +48,7 @@ def test_each_is_kept_on_this_machine_by_its_own_variable(
     distribution: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROS_DISTRO", distribution)
-    assert [key.startswith(name) for key in ros_versions.local_only()] == [True]
+    assert [key.startswith(name) for key in distributions.this_host_only()] == [True]
 
 
 def test_pixi_installs_what_the_packages_declare() -> None:
@@ -56,12 +56,11 @@ def test_pixi_installs_what_the_packages_declare() -> None:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     content = tomllib.loads((ROOT / "pixi.toml").read_text(encoding="utf-8"))
     wanted = dependencies().keys() - VENDOR
-    assert content["environments"].keys() <= DISTRIBUTIONS.keys()
-    for name, features in content["environments"].items():
-        feature = content["feature"][features[0]]
-        assert features == [name] and feature["channels"] == [f"https://prefix.dev/robostack-{name}"]
+    assert content["feature"].keys() <= DISTRIBUTIONS.keys()
+    for name, feature in content["feature"].items():
+        assert [name] in content["environments"].values() and feature["channels"] == [f"robostack-{name}"]
         named = {SYSTEM.get(key, f"ros-{name}-{key.replace('_', '-')}") for key in wanted}
-        lacking = named - feature["dependencies"].keys()
+        lacking = named - feature["dependencies"].keys() - content["dependencies"].keys()
         assert not lacking, f"{name}: {lacking}"
         strange = {
             key for key in feature["dependencies"] if key.startswith("ros-") and not key.startswith(f"ros-{name}-")

@@ -43,8 +43,8 @@ class MotorHealth:
 
     def trend(self, motor: str) -> float:
         """Degrees a minute over the last ten minutes, by least squares; NaN where there is too little to tell."""
-        readings = self._temperatures.get(motor, collections.deque())
-        if len(readings) < 3 or readings[-1][0] - readings[0][0] < TREND_S:
+        readings = self._temperatures.get(motor)
+        if readings is None or len(readings) < 3 or readings[-1][0] - readings[0][0] < TREND_S:
             return math.nan
         middle = sum(at for at, _ in readings) / len(readings)
         mean = sum(value for _, value in readings) / len(readings)

@@ -13,6 +13,7 @@ import numpy as np
 from gymnast_core.config import StationConfig
 from gymnast_core.robot.bridge import bridge_pose_from_matrix
 from gymnast_core.robot.controller import BridgeController, JointCommand
+from gymnast_core.robot.droop import DroopCorrection
 from gymnast_core.robot.gripper import GripperDrive, finger_from_opening, opening_from_finger
 from gymnast_core.robot.guard import ARRIVED, ArmGuard
 from gymnast_core.robot.kinematics import forward_kinematics
@@ -46,6 +47,7 @@ class SteppedArm:
         self._model = self._controller.model
         self._drive = self._new_drive()
         self._guard = ArmGuard(config.arm.max_effort_ma, self._model)
+        self._droop = DroopCorrection(config.arm.correct_droop)
         self._target = self._controller.joint_target
         self._gripper = 1.0
         self._holding = self._stopped = False
@@ -57,6 +59,11 @@ class SteppedArm:
         """(6,) radians, measured."""
         return self._station.joint_state()[0][:6]
 
+    @property
+    def target_pose(self) -> np.ndarray:
+        """(4, 4) of the end effector in the base frame, where the actions so far say that it is."""
+        return self._controller.target_pose
+
     def begin(self, offset: np.ndarray) -> None:
         """Put the arm down at its start pose, moved by `offset` (3,), metres, with the gripper open."""
         self._station.place_arm(self._controller.start_joints(offset))
@@ -66,6 +73,7 @@ class SteppedArm:
         self._settle(SETTLE_S, guarded=False)
         self._controller.reset_target(self.joints)
         self._guard = ArmGuard(self._config.max_effort_ma, self._model)
+        self._droop.forget()
         self._target = self._controller.joint_target
         self._holding = self._stopped = False
 
@@ -113,6 +121,7 @@ class SteppedArm:
     def _follow(self, command: JointCommand) -> None:
         self._holding = not command.accepted
         if command.accepted:
+            self._droop.look(self._target, self.joints)
             self._send(command.joint_target)
             self._gripper = command.gripper
             self._drive.set_target(command.gripper)
@@ -122,12 +131,14 @@ class SteppedArm:
     def _send(self, joints: np.ndarray) -> None:
         arm = self._config
         self._target = joints
-        self._station.command_joints(joints, arm.profile_velocity_ms / 1000.0, arm.profile_acceleration_ms / 1000.0)
+        goal = self._droop.command(joints)
+        self._station.command_joints(goal, arm.profile_velocity_ms / 1000.0, arm.profile_acceleration_ms / 1000.0)
         self._guard.sent(joints, self._station.time)
 
     def _hold(self) -> None:
         """Stay at the measured pose: deltas count from here."""
         joints = self.joints
+        self._droop.forget()
         self._controller.reset_target(joints)
         self._send(self._controller.joint_target)
         self._guard.relaxed(self._station.time)

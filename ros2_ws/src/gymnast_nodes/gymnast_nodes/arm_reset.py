@@ -113,6 +113,7 @@ class ResetMotion:
         if self._way and float(np.max(np.abs(self._way[-1] - self._arm.joints))) > TAKEN_AWAY:
             self._way.clear()  # moved by hand since
         self._watch.fault_kind = ""
+        self._arm.forget_droop()
         self._mode.set(ArmState.MODE_MOVING, "resetting")
         return controller
 

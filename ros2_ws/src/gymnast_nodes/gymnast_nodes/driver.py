@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from interbotix_xs_msgs.srv import RobotInfo
+from interbotix_xs_msgs.srv import Reboot, RobotInfo
 from rcl_interfaces.srv import GetParameters
 from rclpy.node import Node
 
@@ -28,6 +28,8 @@ from gymnast_core.robot.identity import (
 from gymnast_nodes.calls import ServiceCaller
 from gymnast_nodes.driver_link import CALL_TIMEOUT_S, GROUP, READS, DriverLink
 
+REBOOT_TIMEOUT_S = 10.0
+"""The driver sleeps a second for each motor, and answers when it has rebooted."""
 DESCRIPTION_WAIT_S = 1.0
 """For the driver's parameters; where it has none, its limits alone tell the arm."""
 ERROR_BITS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical shock", 5: "overload"}
@@ -157,6 +159,16 @@ class Driver:
         if 0 < len(values) < len(self._model.names):
             values = [value for name in self._model.names for value in self._read("single", name, register)]
         return values
+
+    def reboot(self, motor: str) -> None:
+        """Reboot one motor, and give it its torque back; its profile is `apply_profile`'s. Takes some seconds.
+
+        Raises: StationError when the driver does not do it.
+        """
+        service = f"{self._config.driver_name}/reboot_motors"
+        request = Reboot.Request(cmd_type="single", name=motor, enable=True)
+        self._calls.call(Reboot, service, request, REBOOT_TIMEOUT_S)
+        self._link.torque("single", motor, True)
 
     def torque_on(self) -> None:
         """Switch the torque of all motors on; the caller commands the measured pose first."""

@@ -19,9 +19,9 @@ from rclpy.node import Node
 from gymnast_core.config import StationConfig
 from gymnast_core.errors import GymnastError
 from gymnast_nodes.clocks import WALL, SteadyNode
+from gymnast_nodes.distributions import RCLError
 from gymnast_nodes.parameters import station_parameter
 from gymnast_nodes.qos import COMMAND_QOS
-from gymnast_nodes.ros_versions import RCLError
 
 HEARTBEAT_TOPIC = "supervisor/heartbeat"
 

@@ -72,7 +72,9 @@ class MotorWatch:
         self.fault = ""
         """What a motor reports, for people; empty: all is well, as far as the driver says."""
         self.failing = ""
-        """The motor that `fault` is about, where it is one."""
+        """The first motor that `fault` is about."""
+        self.alert = False
+        """Whether it is a motor's own alert, which a reboot clears."""
         self.forgot = ""
         """Joints that know our profile no more, for people: they were rebooted."""
 
@@ -85,6 +87,7 @@ class MotorWatch:
         """The motors were checked otherwise."""
         self._suspect, self._unanswered, self._lost = "", 0, 0
         self.fault = self.failing = self.forgot = ""
+        self.alert = False
         self._limp.clear()
         self._give_up()
 
@@ -152,14 +155,14 @@ class MotorWatch:
         limp = [name for name, times in self._limp.items() if times >= LIMP]
         if limp:
             self.failing = limp[0]
-            self.fault = f"{', '.join(limp)}: no torque (rebooted, or switched off)"
+            self.fault = f"{', '.join(limp)} has no torque (rebooted, or switched off)"
 
     def _take_errors(self, values: list[int], now: float) -> None:
         kind, name = self._asked.kind, self._asked.name
         names = self._motors()
         failing = {one: motor_errors(value) for one, value in zip(names, values) if value}
         if failing:
-            self.failing = next(iter(failing))
+            self.failing, self.alert = next(iter(failing)), len(failing) == 1
             self.fault = "; ".join(f"{one}: {what}" for one, what in failing.items())
         elif self._suspect and kind == "single" and name == self._suspect:
             self._next_at = now + AGAIN_S
@@ -168,7 +171,7 @@ class MotorWatch:
                 self._suspect = ""
         elif self._suspect:
             if values:
-                self.failing = self._suspect
+                self.failing, self.alert = self._suspect, True
                 self.fault = f"{self._suspect}: does not answer"  # a motor with an alert answers no reads
             self._suspect = ""
         elif len(values) < len(names):

@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 
-from gymnast_nodes.ros_versions import take_serialised
+from gymnast_nodes.distributions import take_serialised
 
 HEADER_BYTES = 12
 """Shortest message with a header: four bytes of encapsulation and a stamp."""

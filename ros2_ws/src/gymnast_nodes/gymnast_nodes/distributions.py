@@ -1,7 +1,15 @@
-"""What differs between the ROS 2 distributions that gymnast runs on, and what is taken from inside of rclpy.
+"""What differs between the rclpy of Humble, Jazzy and later distributions, in one place.
 
-Humble's rclpy is 3.3, Jazzy's 7.1, Kilted's 9.1, Lyrical's 10.0. Everything else in this package imports from here:
-where a distribution does something otherwise, this is the file to change (held by `tests/test_ros_distributions.py`).
+| | Humble | Jazzy and later |
+|---|---|---|
+| events of the middleware | `rclpy.qos_event.QoSEventHandler` | `rclpy.event_handler.EventHandler` |
+| callback of a raw subscription | the message alone | also its info, where the callback takes two arguments |
+| this host only | `ROS_LOCALHOST_ONLY=1` | `ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST` |
+
+What is taken from inside of rclpy stands here, too: it is what a new distribution may change. The names that this
+package imports from rclpy are in the branches humble, jazzy and rolling of its repository (December 2024).
+
+Tried on Jazzy (the ROS 2 wheels). What Humble needs is kept by the tests of this module alone.
 """
 
 from __future__ import annotations
@@ -18,14 +26,14 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import QoSEventHandler as EventHandler
 
-__all__ = ["EventHandler", "RCLError", "local_only", "raw_callback", "take_serialised"]
+__all__ = ["EventHandler", "RCLError", "raw_callback", "take_serialised", "this_host_only"]
 
 RCLError = rclpy_implementation.RCLError
 """What the C layer raises; rclpy has no public name for it."""
 
 
 def raw_callback(take: Callable[[bytes, dict[str, Any] | None], None]) -> Callable[..., None]:
-    """`take` as callback of a raw subscription: Humble's rclpy gives the message alone, later ones its info, too."""
+    """`take` as callback of a raw subscription."""
     return take if hasattr(Subscription, "CallbackType") else lambda data: take(data, None)
 
 
@@ -37,8 +45,8 @@ def take_serialised(subscription: Any) -> tuple[bytes, dict[str, Any]] | None:
     return subscription.handle.take_message(subscription.msg_type, True)
 
 
-def local_only() -> dict[str, str]:
-    """The environment of processes that are discovered on this machine alone."""
+def this_host_only() -> dict[str, str]:
+    """Environment variables of processes that speak with this host only."""
     if os.environ.get("ROS_DISTRO") == "humble":
         return {"ROS_LOCALHOST_ONLY": "1"}
     return {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
