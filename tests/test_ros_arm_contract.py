@@ -11,7 +11,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,6 +22,7 @@ from gymnast_core.arm_check import ArmCheckConfig, CheckRow, arm_check, table
 from gymnast_core.errors import ConfigError
 from gymnast_nodes.arm_checks import CHECKS
 from tests.domains import free_domain, isolate
+from tests.machine import HANG_S, LATENESS
 from tests.ros_tools import SIMULATED
 
 STAND_IN = Path(__file__).resolve().parent / "vendor"
@@ -42,29 +45,35 @@ def environment(domain: int) -> dict[str, str]:
     return found
 
 
-def start_check(driver: str, folder: Path) -> subprocess.Popen[str]:
+TRIES = 3
+"""What a late machine broke is checked again: an arm that was kept waiting keeps no contract."""
+LATE = 0.2
+"""Share of the time that this machine lost, from which on it is late."""
+
+
+def run_check(driver: str, folder: Path) -> tuple[int, dict[str, Any], str]:
+    """`gymnast arm check` with a graph of its own: exit code, result, and what it and the graph said."""
     words = [sys.executable, "-m", "gymnast_core.cli", "arm", "check", str(station_file(folder, driver)), "--json"]
     told = {**environment(free_domain()), "GYMNAST_STATE": str(folder / driver)}
-    return subprocess.Popen(words, env=told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(words, env=told, capture_output=True, text=True, timeout=HANG_S)
+    assert done.stdout, done.stderr[-4000:]
+    return done.returncode, json.loads(done.stdout), done.stderr
 
 
-def test_every_driver_keeps_the_contract(tmp_path: Path) -> None:
-    """Side by side, each with a graph of its own, which `arm check` starts and ends."""
-    checks = {driver: start_check(driver, tmp_path) for driver in ("xs_sdk", "xs_modules")}
-    try:
-        for driver, process in checks.items():
-            out, log = process.communicate(timeout=240)
-            assert out, log[-4000:]
-            result = json.loads(out)
-            broken = [row for row in result["checks"] if row["verdict"] != "kept"]
-            assert process.returncode == 0 and not broken, f"{driver}: {broken}\n{log[-4000:]}"
-            assert "terminate called" not in log and "Traceback" not in log
-            assert result["kept"] and result["driver"] == driver
-            assert [row["name"] for row in result["checks"]] == list(CHECKS)
-    finally:
-        for process in checks.values():
-            process.kill()
-            process.communicate()
+@pytest.mark.parametrize("driver", ["xs_sdk", "xs_modules"])
+def test_every_driver_keeps_the_contract(driver: str, tmp_path: Path) -> None:
+    for _ in range(TRIES):
+        began = time.monotonic()
+        code, result, log = run_check(driver, tmp_path)
+        broken = [row for row in result["checks"] if row["verdict"] != "kept"]
+        assert "terminate called" not in log and "Traceback" not in log
+        assert [row["name"] for row in result["checks"]] == list(CHECKS) and result["driver"] == driver
+        assert result["kept"] == (not broken) == (code == 0)
+        if not broken:
+            return
+        late = LATENESS.stalled(began) / (time.monotonic() - began)
+        assert late > LATE, f"{broken}\n{log[-4000:]}"
+    pytest.skip(f"this machine was late each time: {broken}")
 
 
 def test_without_the_vendors_api_the_arm_node_says_what_to_do(tmp_path: Path) -> None:
