@@ -120,6 +120,8 @@ class ArmModel:
     """Radians: gripper straight down over the middle of the table, where the search for such poses starts."""
     shadows: tuple[Name, ...] = ()
     """Second motors of a joint, which reads of the group never reach, named after it: shoulder_shadow."""
+    may_reboot: tuple[Name, ...] = ()
+    """Motors that may let go for a second while the arm holds: the others carry it."""
     supply_volts: tuple[Positive, Positive] | None = None
     """Lowest and highest supply under load; none: not known."""
     name: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_UPPER
+from gymnast_core.robot.arm_model import WX250S, ArmModel
 
 GAIN = 0.3
 """Of the error, at each control step: half of it is gone after two steps, and nothing swings."""
@@ -22,8 +22,9 @@ BLOCKED = 0.1
 class DroopCorrection:
     """One arm's. enabled: otherwise commands are the targets."""
 
-    def __init__(self, enabled: bool) -> None:
+    def __init__(self, enabled: bool, arm: ArmModel = WX250S) -> None:
         self._enabled = enabled
+        self._arm = arm
         self._offset = np.zeros(6)
 
     def look(self, target: np.ndarray | None, measured: np.ndarray | None) -> None:
@@ -36,7 +37,7 @@ class DroopCorrection:
 
     def command(self, target: np.ndarray) -> np.ndarray:
         """What to send for a target (6,), radians, within the joint limits."""
-        return np.clip(target + self._offset, JOINT_LOWER, JOINT_UPPER) if self._offset.any() else target
+        return np.clip(target + self._offset, self._arm.lower, self._arm.upper) if self._offset.any() else target
 
     def forget(self) -> None:
         """The arm is held where it is, or goes somewhere else."""

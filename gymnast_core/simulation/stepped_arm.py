@@ -47,7 +47,7 @@ class SteppedArm:
         self._model = self._controller.model
         self._drive = self._new_drive()
         self._guard = ArmGuard(config.arm.max_effort_ma, self._model)
-        self._droop = DroopCorrection(config.arm.correct_droop)
+        self._droop = DroopCorrection(config.arm.correct_droop, self._model)
         self._target = self._controller.joint_target
         self._gripper = 1.0
         self._holding = self._stopped = False

@@ -14,9 +14,13 @@ from gymnast_nodes.action_check import ActionCheck
 from gymnast_nodes.arm_gripper import Gripper
 from gymnast_nodes.arm_mode import Mode
 from gymnast_nodes.arm_watch import ArmWatch
+from gymnast_nodes.clocks import STEADY
 from gymnast_nodes.commanded_arm import CommandedArm
 from gymnast_nodes.lifecycle import DiagnosticReport, Diagnostics, ManagedNode
 from gymnast_nodes.qos import COMMAND_QOS
+
+WARN_AGAIN_S = 60.0
+"""A warning of the motors is repeated in the log after this."""
 
 
 class ArmStates:
@@ -67,6 +71,10 @@ class ArmStates:
         elif self._watch.faults.count(time.monotonic()) or failed:
             level = DiagnosticStatus.WARN
         warnings = self._watch.motors.health.warnings()
+        if warnings:
+            self._node.get_logger().warning(
+                "; ".join(warnings), throttle_duration_sec=WARN_AGAIN_S, throttle_time_source_type=STEADY
+            )
         if warnings and level == DiagnosticStatus.OK:
             level, text = DiagnosticStatus.WARN, f"{text}; {'; '.join(warnings)}"
         if problem := self._watch.speakers.problem:

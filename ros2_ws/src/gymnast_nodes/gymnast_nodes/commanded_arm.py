@@ -35,7 +35,7 @@ class CommandedArm:
         """Which arm it is."""
         self.measured = Measurements(link.joint_states, dispute, self.model)
         self.guard = ArmGuard(config.max_effort_ma, self.model)
-        self._droop = DroopCorrection(config.correct_droop)
+        self._droop = DroopCorrection(config.correct_droop, self.model)
         self.controller: BridgeController | None = None
         self.target: np.ndarray | None = None
         """(6,) radians, commanded last; None before the first command."""

@@ -5,19 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import random
+import shutil
 import sys
 import time
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
 from gymnast_msgs.msg import ArmState
-from interbotix_xs_msgs.msg import JointGroupCommand
-from std_msgs.msg import String
 
 from gymnast_core.config import StationConfig, dump_config, user_path
 from gymnast_core.errors import StationError
@@ -35,25 +31,14 @@ from gymnast_nodes.client import Station
 from gymnast_nodes.client_verb import run_client
 from gymnast_nodes.demo import UP_TIMEOUT_S, Graph
 from gymnast_nodes.distributions import this_host_only
-from gymnast_nodes.qos import COMMAND_QOS, DRIVER_QOS, LATCHED_QOS
+from gymnast_nodes.soak_watch import AT_WORK, HELD_AFTER_S, LONG, POLL_S, SHORT, SoakWatch
 from gymnast_nodes.soak_work import Actions, Episodes, Work
 
-AT_WORK = 3
-"""Accepted actions that show that the station works."""
 WORKS_S = 30.0
-NOTICED_S = 12.0
-NOTICED_WARM_S = 40.0
-"""A warning of temperature or voltage comes with their next reading."""
 RECOVER_S = 60.0
-HELD_AFTER_S = 0.6
-HELD_RAD = 0.05
-"""A hold may send the measured joints once more."""
-SHORT, LONG = 1.5, 4.0
-"""A fault lasts between these, seconds, or until it was noticed."""
 CALM_S = (0.5, 2.5)
 CAMERA_NODE = "executor"
-POLL_S = 0.02
-NO_ACTION = "no action for"
+EPISODES_KEPT = 5
 
 
 class Soak:
@@ -71,7 +56,7 @@ class Soak:
         write_bytes(self.folder / "config.yaml", dump_config(config).encode())
         self._random = random.Random(config.seed)
         self._rows = {kind: KindRow(kind) for kind in self._kinds()}
-        self._problems: list[str] = []
+        self.problems: list[str] = []
         self._began, self._load = time.monotonic(), [os.getloadavg()[0]]
         self._graph: Graph | None = None
         self._client: Station | None = None
@@ -98,17 +83,7 @@ class Soak:
         episodes = CAMERA_NODE not in self._config.without
         self._bench = ArmBench(self._client, self.station, commands=not episodes)
         self._work: Work = Episodes(self._client, self.station) if episodes else Actions(self._bench)
-        self._commands: list[tuple[float, JointGroupCommand]] = []
-        self._watchdog: list[tuple[float, String]] = []
-        self._diagnostics: list[tuple[float, DiagnosticArray]] = []
-
-        def listen() -> None:
-            driver = self.station.arm.driver_name
-            self._bench.hear(JointGroupCommand, f"{driver}/commands/joint_group", self._commands, DRIVER_QOS)
-            self._bench.hear(String, "watchdog/fault", self._watchdog, LATCHED_QOS)
-            self._bench.hear(DiagnosticArray, "/diagnostics", self._diagnostics, COMMAND_QOS)
-
-        in_executor(self._client.node, listen)
+        self._watch = in_executor(self._client.node, lambda: SoakWatch(self._bench, self._work))
 
     def stop(self) -> None:
         """End the work and the station."""
@@ -148,10 +123,10 @@ class Soak:
         lasting = self._random.uniform(SHORT, LONG)
         since = time.monotonic()
         self._bench.set_faults([name])
-        noticed, how = self._wait_noticed(kind, since)
+        noticed, how = self._watch.wait_noticed(kind, since)
         took = time.monotonic() - since
         time.sleep(max(0.0, since + lasting - time.monotonic(), HELD_AFTER_S))
-        held = self._held(kind, since + took)
+        held = self._watch.held(kind, since + took)
         recovered, rearmed, after = self._recover(kind)
         row = self._rows[kind.name]
         self._rows[kind.name] = dataclasses.replace(
@@ -168,7 +143,7 @@ class Soak:
         told += f", {'held' if held else 'not held'}, {after}"
         print(f"{(time.monotonic() - self._began) / 60:6.1f} min  {name}: {told}", file=sys.stderr, flush=True)
         if not (noticed and held and recovered):
-            self._problems.append(f"{name}: {told}")
+            self.problems.append(f"{name}: {told}")
         if not recovered:
             self._restart()
             self._start_work()
@@ -195,51 +170,6 @@ class Soak:
             elif time.monotonic() > end:
                 return
             time.sleep(POLL_S)
-
-    def _wait_noticed(self, kind: FaultKind, since: float) -> tuple[bool, str]:
-        """Whether the fault was noticed in time, and by what."""
-        warned = kind.name in ("hot", "low_voltage")
-        limit = NOTICED_WARM_S if warned else LONG if kind.answer == "go on" else NOTICED_S
-        while time.monotonic() - since < limit:
-            if how := self._noticed(kind, since, warned):
-                harmless = kind.answer == "go on" and not warned
-                return not harmless, how
-            time.sleep(POLL_S)
-        if kind.answer == "go on" and not warned:
-            return True, "nothing stopped"
-        return False, f"mode {self._bench.states[-1][1].mode}: {self._bench.states[-1][1].detail}"
-
-    def _noticed(self, kind: FaultKind, since: float, warned: bool) -> str:
-        """By what it was noticed, for people; empty: not yet."""
-        if warned:
-            for at, message in self._diagnostics[-20:]:
-                for status in message.status:
-                    values = {pair.key: pair.value for pair in status.values}
-                    told = str(values.get("motor_warnings", "none"))
-                    if at > since and told != "none":
-                        return told
-            return ""
-        if kind.answer == "end" and self._work.over:
-            return "the episode ended"
-        for at, state in self._bench.states[-50:]:
-            idle = state.detail.startswith(NO_ACTION)  # the work paused, which a busy machine makes it do
-            stands = state.mode in (ArmState.MODE_HOLDING, ArmState.MODE_STOPPED) and not idle
-            if at > since and stands and kind.answer != "end":
-                return state.detail or "held"
-        recent = [text for at, text in self._watchdog if at > since]
-        return f"watchdog: {recent[-1].data}" if recent and kind.answer != "end" else ""
-
-    def _held(self, kind: FaultKind, since: float) -> bool:
-        """Whether no target moved from a moment after `since` on, until the arm was ready again by itself.
-
-        A harmless fault is held where work went on.
-        """
-        if kind.answer == "go on":
-            return sum(at > since - SHORT and m.accepted for at, m in self._bench.executed) >= AT_WORK
-        ready = (at for at, state in self._bench.states if at > since and state.mode == ArmState.MODE_READY)
-        start, end = since + HELD_AFTER_S, next(ready, math.inf)
-        targets = [list(m.cmd) for at, m in self._commands if start < at < end and len(m.cmd) == 6]
-        return len(targets) < 2 or float(np.ptp(np.array(targets), axis=0).max()) < HELD_RAD
 
     # Coming back
 
@@ -288,17 +218,10 @@ class Soak:
             time.sleep(POLL_S)
 
     def _forget(self) -> None:
-        """Nothing grows for hours: what was heard, and finished episodes."""
-        self._actions += sum(message.accepted for _, message in self._bench.executed[:-200])
-        for heard in (
-            self._bench.executed,
-            self._bench.states,
-            self._bench.joints,
-            self._commands,
-            self._diagnostics,
-            self._watchdog,
-        ):
-            del heard[:-200]
+        """Nothing grows for hours: neither what was heard nor the log, of which the last episodes are kept."""
+        self._actions += self._watch.forget()
+        for folder in sorted((self.folder / "episodes").glob("*/"))[:-EPISODES_KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def result(self) -> SoakResult:
         """As far as it came."""
@@ -309,7 +232,7 @@ class Soak:
             actions=self._actions + sum(message.accepted for _, message in self._bench.executed),
             seed=self._config.seed,
             kinds=tuple(self._rows.values()),
-            problems=tuple(self._problems),
+            problems=tuple(self.problems),
             load=(*self._load, os.getloadavg()[0]),
             interrupted=self.interrupted,
         )
@@ -331,6 +254,8 @@ def soak(config: SoakConfig) -> int:
             one.run()
         except KeyboardInterrupt:
             one.interrupted = True
+        except StationError as error:
+            one.problems.append(f"the station was lost: {error}")
         result = one.result()
     finally:
         one.stop()
