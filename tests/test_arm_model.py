@@ -131,6 +131,13 @@ def test_whoever_drives_an_arm_says_which() -> None:
             if (position := takes.get(call.func.id)) is not None and path.name != "kinematics.py":
                 said = len(call.args) > position or any(word.arg == "arm" for word in call.keywords)
                 assert said, f"{path}:{call.lineno}: {call.func.id} without an arm"
+        borrowed = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gymnast_core.robot")
+            for alias in node.names
+        } & {"JOINT_NAMES", "JOINT_LOWER", "JOINT_UPPER", "JOINT_SPEED", "MOTORS", "SHADOWS", "LIMIT_C"}
+        assert not borrowed, f"{path} takes {borrowed} of one arm"
         if path.parent.name == "robot" and path.suffix == ".py":
             names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)} & {*WX250S.motors[:6]}
             assert not names, f"{path} knows joints by name: {names}"

@@ -310,7 +310,7 @@ def read_step_lines(path: Path) -> list[tuple[int, bytes]]:
 
 
 def read_step_line(text: bytes, frames: int, steps: int, name: str) -> int | None:
-    """Check one line of steps.jsonl, before which stand so many frames and steps. Returns the number of the frame of an
+    """Check one line of steps.jsonl; `frames` and `steps` count those before it. Returns the number of the frame of an
     observation, None for a step.
 
     Raises: DataError when it is no such line, a number in it is missing or out of range, or a line before it is lost.
