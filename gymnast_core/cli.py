@@ -13,6 +13,7 @@ import gc
 import importlib
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,6 +120,7 @@ def _read_options(name: str, verb: Verb, words: list[str]) -> tuple[Any, bool]:
     from gymnast_core.config import load_config, parse_config
 
     config_class = _load(name, verb.options)
+    _refuse_twice(name, words)
     recipe, words = _take_recipe(words)
     as_json, words = _take_json(name, verb, config_class, words)
     if recipe is None and verb.recipe:
@@ -135,6 +137,21 @@ def _read_options(name: str, verb: Verb, words: list[str]) -> tuple[Any, bool]:
             return None, False
         raise ConfigError(f"gymnast {name}: {_one_line(complaint.getvalue(), name)}") from None
     return parse_config(config_class, dataclasses.asdict(config), "command line"), as_json
+
+
+def _refuse_twice(name: str, words: Sequence[str]) -> None:
+    """Raises: ConfigError for an option that stands twice: the last one alone would count, in silence."""
+    named: dict[str, str] = {}
+    for word in words:
+        if re.match(r"--\w", word):
+            plain = word.partition("=")[0].replace("_", "-")
+            option = re.sub(r"^--no-", "--", plain)
+            if option in named:
+                both = plain if named[option] == plain else f"{named[option]} and {plain}"
+                raise ConfigError(
+                    f"gymnast {name}: {both} stands there twice; write it once, several values of one option behind it"
+                )
+            named[option] = plain
 
 
 def _take_json(name: str, verb: Verb, config_class: type[Any], words: list[str]) -> tuple[bool, list[str]]:

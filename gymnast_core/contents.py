@@ -89,8 +89,10 @@ def _name_text(head: bytes) -> str:
 
 
 def name_file(path: str | os.PathLike[str]) -> str:
-    """What a file is, as `name_content`; "" where it is not known or the file cannot be read."""
-    return name_content(read_head(path))
+    """What a file is, as `name_content`; "" where it is not known or the file cannot be read. Behind a link may lie any
+    text of this machine, which is not shown."""
+    name = name_content(read_head(path))
+    return "a link to a text file" if name.startswith("text (") and os.path.islink(path) else name
 
 
 def found_instead(path: str | os.PathLike[str], own: str) -> str:
@@ -120,6 +122,8 @@ def unreadable(path: str | os.PathLike[str], error: object, kind: str = "JSON", 
         return "a link to nothing; download it again"
     head = read_head(path) if head is None else head[:HEAD]
     told = "" if head.lstrip()[:1] in (b"{", b"[") else name_content(head)
+    if told.startswith("text (") and os.path.islink(path):
+        told = "a link to a text file"
     return f"found {told}, needed {kind}" if told else f"not readable {kind} ({one_line(str(error))})"
 
 

@@ -6,12 +6,14 @@ what stood there before is gone. What is written here therefore reaches the disk
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,11 @@ from typing import Any
 from gymnast_core.contents import unreadable
 from gymnast_core.errors import CheckpointError, ConfigError, DataError, DocumentError, TwiceError
 from gymnast_core.plain_json import parse_json
+
+LONGEST_JSON = 64 << 20
+"""Bytes of a JSON file."""
+LONGEST_LINES = 1 << 30
+"""Bytes of a JSON-lines file."""
 
 
 def files_of_folders(root: str | os.PathLike[str]) -> Iterator[tuple[Path, list[str]]]:
@@ -198,10 +205,24 @@ def put_in_place(temporary: Path, folder: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def read_whole(path: str | os.PathLike[str], longest: int = LONGEST_JSON) -> bytes:
+    """The content of an ordinary file of at most `longest` bytes, without the mark that some editors put before UTF-8.
+
+    Raises: OSError, also for a pipe, a device and whatever else has no end, which are not waited for.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+        about = os.fstat(stream.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+        if about.st_size > longest:
+            raise OSError(errno.EFBIG, f"longer than {longest >> 20} MB", str(path))
+        return stream.read(longest).removeprefix(codecs.BOM_UTF8)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A mapping from a file. Raises: CheckpointError when it is missing, not JSON or something else."""
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_whole(path))
     except FileNotFoundError as error:
         what = "a link to nothing; download it again" if path.is_symlink() else "no such file"
         raise CheckpointError(f"{path}: {what}") from error
@@ -214,11 +235,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Lines of a JSON-lines file; empty where there is no file. What is no object is left out, for instance a last line
-    cut short by a crash. Raises: DataError where a name stands twice in one object."""
+    cut short by a crash. Raises: DataError where a name stands twice in one object; OSError."""
     if not path.exists():
         return []
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, text in enumerate(read_whole(path, LONGEST_LINES).decode(errors="replace").split("\n"), start=1):
         try:
             line = parse_json(text)
         except TwiceError as error:

@@ -83,6 +83,9 @@ def station_graph(
         names += [] if station.camera.topic.startswith("/") else [station.camera.topic]
         remapped = tuple((name, f"{namespace}/{name}") for name in names)
         nodes.append(NodeDescription(NODE_PACKAGE, "station", "xs_sdk", driver_namespace, (config,), remapped))
+    elif station.arm.is_direct:
+        driver_starts = True
+        nodes.append(NodeDescription(NODE_PACKAGE, "driver", "driver", driver_namespace, (config,)))
     if "watchdog" not in without:
         nodes.append(NodeDescription(NODE_PACKAGE, "watchdog", "watchdog", namespace, (config,)))
     managed = tuple(name for name in MANAGED if name not in without)

@@ -172,7 +172,7 @@ class GraphRunner:
     def stop(self) -> None:
         """Stop all: the arm node first, so that the arm is held, the driver last, so that the hold reaches it."""
         first = [p for p in self.processes if p.node.executable in ("arm", "supervisor")]  # it would revive nodes
-        driver = [p for p in self.processes if p.node.executable == "station"]
+        driver = [p for p in self.processes if p.node.executable in ("station", "driver")]
         rest = [p for p in self.processes if p not in first and p not in driver]
         for group in (first, rest, driver):
             self._stop_group(group)

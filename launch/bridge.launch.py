@@ -26,7 +26,6 @@ from gymnast_core.station_file import ament_prefixes, find_station_file
 from launch import LaunchContext, LaunchDescription
 
 VENDOR = "interbotix_xsarm_control"
-ROBOT_MODEL = "wx250s"
 
 
 def launch_driver(context: LaunchContext) -> list:
@@ -35,12 +34,14 @@ def launch_driver(context: LaunchContext) -> list:
     station = load_config(StationConfig, find_station_file(LaunchConfiguration("config").perform(context)))
     if station.simulation is not None:
         raise ConfigError(f"start_driver: station '{station.name}' is simulated and has its own; leave it out")
+    if station.arm.is_direct:
+        raise ConfigError(f"start_driver: arm.driver is {station.arm.driver}, whose node is in the graph; leave it out")
     prefixes = ament_prefixes(VENDOR)
     if not prefixes:
         raise ConfigError(f"start_driver: {VENDOR} is not in AMENT_PREFIX_PATH; source the vendor's workspace")
     source = PythonLaunchDescriptionSource(str(Path(prefixes[0]) / "share" / VENDOR / "launch/xsarm_control.launch.py"))
     arguments = {
-        "robot_model": ROBOT_MODEL,
+        "robot_model": station.arm.model,
         "robot_name": station.arm.driver_name[1:],
         "use_rviz": "false",
         "load_configs": LaunchConfiguration("load_configs").perform(context),

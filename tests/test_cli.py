@@ -134,6 +134,24 @@ def test_wrong_options_are_one_short_line_that_names_them(capsys: pytest.Capture
         assert capsys.readouterr().err == f"error: {told}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--data", "a", "--data", "b"], "--data stands there twice"),
+        (["--data", "a", "--learning-rate", "1e-3", "--learning_rate=2e-3"], "--learning-rate stands there twice"),
+        (["--data", "a", "--compile", "--no-compile"], "--compile and --no-compile stands there twice"),
+        (["--from", "a.yaml", "--from=b.yaml", "--data", "a"], "--from stands there twice"),
+    ],
+    ids=str,
+)
+def test_an_option_that_stands_twice_is_refused_and_not_half_obeyed(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["world-model", "train", "--run", "r", *words]) == 2
+    shown = capsys.readouterr().err
+    assert told in shown and shown.count("\n") == 1
+
+
 def test_the_version_is_everywhere_the_same_and_names_the_commit_of_a_checkout(tmp_path: Path) -> None:
     assert ElementTree.parse(ROOT / "package.xml").findtext("version") == __version__
     assert f'version="{__version__}"' in (ROOT / "setup.py").read_text(encoding="utf-8")

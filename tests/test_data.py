@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gymnast_core.config import StationConfig, dump_config, load_config, parse_config
 from gymnast_core.data.episode import EpisodeWriter, find_episodes, read_episode, write_episode
 from gymnast_core.data.formats import find_all, open_episode
 from gymnast_core.data.frames import read_image
+from gymnast_core.data.recover import recover_episode
 from gymnast_core.data.worldgym import (
     read_actions,
     scale_actions,
@@ -80,6 +84,93 @@ def test_a_recording_cut_at_any_byte_keeps_its_whole_steps(tmp_path_factory: pyt
     assert episode.length >= whole_frames - 1
     np.testing.assert_array_equal(episode.actions, actions[: episode.length])
     np.testing.assert_array_equal(episode.frames, frames[: episode.length + 1])
+
+
+@settings(max_examples=40, deadline=None)
+@example([0, 1, 2, 4, 5, 6])  # a step's line is lost
+@example([0, 1, 3, 4, 5, 6])  # a picture's
+@example([1, 2, 3, 4, 5, 6])
+@example([0, 0, 1, 1, 2, 2])  # two recordings in one file
+@example([0, 1, 4, 3, 2, 5, 6])
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=9))
+def test_no_action_stands_beside_a_picture_of_another_step(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("mixed") / "episode"
+    frames, actions = write_steps(folder, 3, finish=True)
+    steps = folder / "steps.jsonl"
+    lines = steps.read_bytes().splitlines(keepends=True)
+    steps.write_bytes(b"".join(lines[number] for number in order))
+    for repair in (False, True):
+        if repair:
+            with contextlib.suppress(DataError):
+                recover_episode(folder)
+        with contextlib.suppress(DataError):
+            episode = read_episode(folder)
+            np.testing.assert_array_equal(episode.actions, actions[: episode.length])
+            np.testing.assert_array_equal(episode.frames, frames[: episode.length + 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ((b'"frame": 1', b'"frame": true'), "frame: found True"),
+        ((b'"frame": 1', b'"frame": -1'), "frame: found -1, needed 1"),
+        ((b'"action": [', b'"action": ["0.1", '), "found '0.1', needed a number"),
+        ((b'"action": [', b'"action": [true, '), "found True, needed a number"),
+    ],
+    ids=str,
+)
+def test_text_and_truth_are_no_numbers_of_a_step(tmp_path: Path, change: tuple[bytes, bytes], told: str) -> None:
+    write_steps(tmp_path / "a", 2, finish=True)
+    steps = tmp_path / "a" / "steps.jsonl"
+    steps.write_bytes(steps.read_bytes().replace(*change, 1))
+    with pytest.raises(DataError, match=told):
+        read_episode(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: b"\xef\xbb\xbf" + text,
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: text.replace(b"\n", b"\n\n", 2),
+        lambda text: text.replace(b'"safety_events"', '"note": "a\u2028b\x85", "safety_events"'.encode()),
+    ],
+    ids=["mark", "crlf", "blank", "separators"],
+)
+def test_what_editors_add_changes_no_episode(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    _, actions = write_steps(tmp_path / "a", 3, finish=True)
+    for name in ("steps.jsonl", "episode.json"):
+        path = tmp_path / "a" / name
+        path.write_bytes(change(path.read_bytes()))
+    np.testing.assert_array_equal(read_episode(tmp_path / "a").actions, actions)
+    assert "3 steps, complete" in recover_episode(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["episode.json", "steps.jsonl", "frames/000001.png"])
+def test_a_pipe_or_a_device_in_place_of_a_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    write_steps(tmp_path / "a", 2, finish=True)
+    for kind in ("pipe", "device"):
+        path = tmp_path / "a" / name
+        path.unlink()
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+        with pytest.raises(DataError, match=name):
+            read_episode(tmp_path / "a")
+    with contextlib.suppress(DataError):  # a header is written anew
+        recover_episode(tmp_path / "a")
+
+
+def test_the_text_behind_a_link_is_not_shown(tmp_path: Path) -> None:
+    write_steps(tmp_path / "a", 2, finish=True)
+    (tmp_path / "private.txt").write_text("my diary")
+    for name in ("frames/000001.png", "episode.json"):
+        path = tmp_path / "a" / name
+        path.unlink()
+        path.symlink_to(tmp_path / "private.txt")
+        with pytest.raises(DataError, match=name) as told:
+            read_episode(tmp_path / "a")
+        assert "diary" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,41 @@ NO_VERDICT = [
     "Here's my draft answer:\n\nIt closed.\nFinal Score: 1",
     "### Reasoning\nIt closed. Final Score: 1 seems right.\n### Answer\nUnclear.",
     "Final Score: 0\n...\nRevised Final Score: 1",
+    # two numbers, a bound, the opposite in words
+    "Final Score: 1, 0",
+    "Final Score: 0; 1",
+    "Final Score: 1 (0)",
+    "Final Score: 1 [0.4]",
+    "Final Score: < 1",
+    "Final Score: >0",
+    "Final Score: 1 (not completed)",
+    "Final Score: 1 - not completed",
+    "**Final Score:** 1 (partially completed)",
+    "Final Score: 1 (failure)",
+    "Final Score: 1, unsuccessful",
+    "Final Score: 0 (completed)",
+    "Final Score: 0 (task was successfully completed)",
+    # a condition, a correction
+    "Final Score: 1, assuming the drawer is closed",
+    "Final Score: 1, provided the last frame is right",
+    "Final Score: 1, pending frame 5",
+    "Final Score: 1. Sorry, I meant 0.",
+    "Final Score: 1. That was my first impression; the drawer is open.",
+    "Final Score: 1\n\nEDIT: 0",
+    "Final Score: 1\n\nNote: I made an error above.",
+    "Final Score: 1\n\nNote: the score should be 0",
+    "Expected output:\nFinal Score: 1",
+    "The previous judge said:\nFinal Score: 1",
+    # JSON that says two things
+    '```json\n{"final_score": 1}\n```\n```json\n{"final_score": 0}\n```',
+    '{"final_score": 1, "final_score": 0}',
+    # a model that was shown nothing
+    "I'm unable to view the frames.\nFinal Score: 0",
+    "I cannot see the images, so I cannot tell.\n\nFinal Score: 0",
+    "I don't have the ability to analyze images.\n\nFinal Score: 0",
+    "Since no images were provided, there is no evidence of success.\nFinal Score: 0",
+    "The frames were not included in your message.\nFinal Score: 0",
+    "As a text-based AI model I go by the instruction.\nFinal Score: 1",
 ]
 """Thoughts, drafts, rubrics, doubts: a score is spoken of, none is given."""
 
@@ -267,6 +302,18 @@ VERDICT = [
     ("Here is the final answer:\nFinal Score: 1", 1),
     ("<think>hm</think>\n\nFinal Score: 1\n\n<think>wait, Final Score: 0</think>", 1),
     ("{'final_score': 1}", 1),
+    ("Final Score: 1 (completed)", 1),
+    ("Final Score: 0 (not completed)", 0),
+    ("Final Score: 0 - failed", 0),
+    ("Final Score: 1 (the drawer is not open any more)", 1),
+    ("Final Score: 0 (completed only half of it)", 0),
+    ("Final Score: 0. The drawer should be closed.", 0),
+    ("Sorry, I made a mistake. Final Score: 0", 0),
+    ("Final Score => 1", 1),
+    ("Final Score: <1>", 1),
+    ("The inside cannot be seen in the frames, but the drawer is shut.\nFinal Score: 1", 1),
+    ("I cannot see any gap in frame 4.\nFinal Score: 1", 1),
+    ('```json\n{"frame": 1}\n```\n```json\n{"final_score": 0}\n```', 0),
 ]
 """Markup, special tokens and boxes around a verdict, and thoughts before it."""
 

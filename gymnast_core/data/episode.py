@@ -27,7 +27,18 @@ import numpy as np
 from gymnast_core.data.frames import check_frame, encode_image, read_image, resize_frame
 from gymnast_core.data.labels import BY_PERSON, read_label
 from gymnast_core.errors import DataError, DocumentError, TwiceError
-from gymnast_core.files import files_below, finite_or_none, sync, sync_file, sync_folder, write_bytes, write_json
+from gymnast_core.files import (
+    LONGEST_LINES,
+    files_below,
+    finite_or_none,
+    is_number,
+    read_whole,
+    sync,
+    sync_file,
+    sync_folder,
+    write_bytes,
+    write_json,
+)
 from gymnast_core.locks import try_lock
 from gymnast_core.plain_json import parse_json
 from gymnast_core.progress import check_stop
@@ -253,18 +264,16 @@ def read_episode(folder: str | os.PathLike[str], frames: bool = True, size: int 
     observations: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
     path = folder / "steps.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
-    for number, text in enumerate(lines, start=1):
+    lines = read_step_lines(path)
+    for number, text in lines:
         try:
             line = _step_line(text, f"{path}:{number}")
         except DocumentError as error:
-            if number == len(lines) and not isinstance(error, TwiceError):  # the crash came in the middle of this line
+            if number == lines[-1][0] and not isinstance(error, TwiceError):  # the crash came in the midst of it
                 break
             raise DataError(f"{path}:{number}: not JSON ({error})") from error
-        (observations if "frame" in line else steps).append(line)
+        expected = len(observations), len(steps)
+        (observations if check_number(line, *expected, f"{path}:{number}") else steps).append(line)
     n_steps = max(0, min(len(steps), len(observations) - 1))
     if not observations:
         raise DataError(f"{path}: no observation in it")
@@ -291,27 +300,54 @@ def read_episode(folder: str | os.PathLike[str], frames: bool = True, size: int 
     )
 
 
-def read_step_line(text: bytes, name: str) -> int | None:
-    """Check one line of steps.jsonl. Returns the number of the frame of an observation, None for a step.
+def read_step_lines(path: Path) -> list[tuple[int, bytes]]:
+    """The lines of a steps.jsonl that are not blank, each with its number from 1. Raises: DataError."""
+    try:
+        content = read_whole(path, LONGEST_LINES)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
+    return [(number, text) for number, text in enumerate(content.split(b"\n"), start=1) if text.strip()]
 
-    Raises: DataError when it is no such line, or a number in it is missing or out of range.
+
+def read_step_line(text: bytes, frames: int, steps: int, name: str) -> int | None:
+    """Check one line of steps.jsonl, before which stand so many frames and steps. Returns the number of the frame of an
+    observation, None for a step.
+
+    Raises: DataError when it is no such line, a number in it is missing or out of range, or a line before it is lost.
     """
     try:
-        line = _step_line(text.decode(), name)
+        line = _step_line(text, name)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: not JSON ({str(error)[:80]})") from error
-    is_observation = "frame" in line
+    is_observation = check_number(line, frames, steps, name)
     _arrays([line] if is_observation else [], [] if is_observation else [line], name)
     return line["frame"] if is_observation else None
 
 
-def _step_line(text: str, name: str) -> dict[str, Any]:
+def check_number(line: Mapping[str, Any], frames: int, steps: int, name: str) -> bool:
+    """Whether a line is an observation, not a step; before it stand so many of each.
+
+    Raises: DataError where another number stands in it: a line is lost, stands twice, or is another recording's, and
+        actions would stand beside pictures that do not belong to them.
+    """
+    kind = "frame" if "frame" in line else "step"
+    expected = frames if kind == "frame" else steps
+    if line.get(kind, expected) != expected:
+        raise DataError(
+            f"{name}: {kind}: found {line[kind]!r:.40}, needed {expected}; a line before it is lost, or two recordings "
+            "are mixed; `gymnast data recover` keeps what stands before it"
+        )
+    return kind == "frame"
+
+
+def _step_line(text: bytes, name: str) -> dict[str, Any]:
     """The fields of a line. Raises: DataError; DocumentError."""
     line = parse_json(text)
     if not isinstance(line, dict):
         raise DataError(f"{name}: found {type(line).__name__}, needed a mapping of fields")
-    if not isinstance(line.get("frame", 0), int):
-        raise DataError(f"{name}: frame: found {line['frame']!r}, needed a whole number")
+    for kind in ("frame", "step"):
+        if type(line.get(kind, 0)) is not int:
+            raise DataError(f"{name}: {kind}: found {line[kind]!r:.40}, needed a whole number")
     return line
 
 
@@ -321,7 +357,7 @@ def _arrays(
     """Actions, executed actions, states and stamps of lines that belong together. Raises: DataError."""
     n_steps, n_observations = len(steps), len(observations)
     try:
-        actions = np.array([step["action"] for step in steps], dtype=np.float32).reshape(n_steps, ACTION_DIM)
+        actions = np.array([_numbers(step["action"]) for step in steps], np.float32).reshape(n_steps, ACTION_DIM)
         executed = np.array([_floats(step["executed"]) for step in steps], np.float32).reshape(n_steps, ACTION_DIM)
         states = np.array([_floats(o["state"]) for o in observations], np.float32).reshape(n_observations, STATE_DIM)
         stamps = np.array([o["stamp_ns"] for o in observations], dtype=np.int64)
@@ -387,7 +423,7 @@ def read_header(folder: Path, name: str = HEADER_FILE) -> dict[str, Any]:
     """The fields of episode.json. Raises: DataError when it is missing, broken or of another format."""
     path = folder / name
     try:
-        header = parse_json(path.read_text(encoding="utf-8"))
+        header = parse_json(read_whole(path))
     except FileNotFoundError as error:
         raise DataError(f"{folder}: not an episode folder (it holds no {name})") from error
     except OSError as error:
@@ -413,4 +449,11 @@ def _jsonable(values: Sequence[float]) -> list[float | None]:
 
 
 def _floats(values: Sequence[float | None]) -> list[float]:
-    return [float("nan") if value is None else float(value) for value in values]
+    return _numbers([float("nan") if value is None else value for value in values])
+
+
+def _numbers(values: Sequence[float]) -> list[float]:
+    """Raises: TypeError where there is something else, such as text, which NumPy would take for a number."""
+    if wrong := [value for value in values if not is_number(value)]:
+        raise TypeError(f"found {wrong[0]!r:.40}, needed a number")
+    return [float(value) for value in values]

@@ -19,6 +19,7 @@ from gymnast_core.data.episode import (
     iterate_frames,
     read_episode,
     read_header,
+    read_step_lines,
     write_episode,
 )
 from gymnast_core.data.formats import Description, Format, StoredEpisode
@@ -65,12 +66,8 @@ class GymnastEpisode(StoredEpisode):
 
     def facts(self) -> Sequence[Mapping[str, Any]]:
         path = self.path / STEPS_FILE
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
         found: list[dict[str, Any]] = []
-        for text in lines:
+        for _, text in read_step_lines(path):
             try:
                 line = parse_json(text)
             except TwiceError as error:

@@ -7,6 +7,7 @@ steps: neither keeps the other from being saved, and no episode keeps another on
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,14 @@ from gymnast_core.data.episode import (
     read_episode,
     read_header,
     read_step_line,
+    read_step_lines,
 )
 from gymnast_core.data.frames import read_image
 from gymnast_core.data.mcap_read import is_being_written
 from gymnast_core.data.recover_log import KEPT, recover_bag
-from gymnast_core.errors import DataError
-from gymnast_core.files import files_below, write_bytes, write_json
+from gymnast_core.errors import DataError, DocumentError
+from gymnast_core.files import LONGEST_LINES, files_below, read_whole, write_bytes, write_json
+from gymnast_core.plain_json import parse_json
 
 LOG_FOLDER = "log"
 """Name of the bag inside an episode folder."""
@@ -152,8 +155,10 @@ def _header(folder: Path) -> tuple[dict[str, Any], bool]:
         return read_header(folder), False
     except DataError as error:
         path = folder / HEADER_FILE
-        if path.exists() and path.read_bytes().strip(b"\0 \n").startswith(b"{") and path.read_bytes().endswith(b"}"):
-            raise  # a whole header of another format or version
+        with contextlib.suppress(OSError):
+            content = read_whole(path).strip(b"\0 \n")
+            if content.startswith(b"{") and content.endswith(b"}"):
+                raise  # a whole header of another format or version
         try:
             return read_header(folder, START_FILE), True
         except DataError:
@@ -166,18 +171,14 @@ def _readable(folder: Path) -> _Steps:
     Raises: DataError when there is no steps.jsonl, or a picture is whole elsewhere.
     """
     path = folder / STEPS_FILE
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
     observations: list[tuple[int, bytes]] = []
     steps: list[tuple[int, bytes]] = []
     found = _Steps()
     size: tuple[int, ...] = ()
-    texts = [text for text in content.split(b"\n") if text]
-    for number, text in enumerate(texts):
+    texts = read_step_lines(path)
+    for number, text in texts:
         try:
-            frame = read_step_line(text, f"{path}:{number + 1}")
+            frame = read_step_line(text, len(observations), len(steps), f"{path}:{number}")
             if frame is None:
                 steps.append((number, text))
                 continue
@@ -193,7 +194,7 @@ def _readable(folder: Path) -> _Steps:
     found.observations = len(observations)
     kept = sorted([*observations[: found.steps + 1], *steps[: found.steps]])
     found.lines = [text for _, text in kept]
-    found.lost_steps = sum(1 for text in texts if _is_step(text)) - found.steps
+    found.lost_steps = sum(1 for _, text in texts if _is_step(text)) - found.steps
     if not found.problem and not observations:
         found.problem = f"{path}: no observation in it"
     return found
@@ -202,8 +203,7 @@ def _readable(folder: Path) -> _Steps:
 def _picture(path: Path, size: tuple[int, ...]) -> np.ndarray:
     """Raises: _NotHere for a pointer or what this user may not read; DataError for one that is damaged or lost."""
     try:
-        with path.open("rb") as stream:
-            stream.read(1)
+        read_whole(path, LONGEST_LINES)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -218,9 +218,10 @@ def _picture(path: Path, size: tuple[int, ...]) -> np.ndarray:
 
 def _is_step(text: bytes) -> bool:
     try:
-        return read_step_line(text, "") is None
-    except DataError:
+        line = parse_json(text)
+    except DocumentError:
         return False
+    return isinstance(line, dict) and "step" in line
 
 
 def recover(config: RecoverConfig) -> int:

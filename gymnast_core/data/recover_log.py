@@ -12,7 +12,7 @@ from pathlib import Path
 from gymnast_core.data.mcap_log import McapLog
 from gymnast_core.data.mcap_read import Scan, read_messages, scan_log
 from gymnast_core.errors import DataError
-from gymnast_core.files import sync_folder
+from gymnast_core.files import read_whole, sync_folder
 from gymnast_core.locks import grows, try_lock
 from gymnast_core.plain_yaml import parse_yaml
 
@@ -113,7 +113,7 @@ def _log_file(folder: Path) -> Path:
 def _named_file(folder: Path) -> str:
     """The one file that metadata.yaml names; empty when it names none, or more, or cannot be read."""
     try:
-        content = parse_yaml((folder / "metadata.yaml").read_text(encoding="utf-8"))
+        content = parse_yaml(read_whole(folder / "metadata.yaml").decode())
         names = content["rosbag2_bagfile_information"]["relative_file_paths"]
         return str(names[0]) if len(names) == 1 else ""
     except (OSError, ValueError, TypeError, KeyError, IndexError):

@@ -7,6 +7,7 @@ from textwrap import shorten
 from typing import Any
 
 from gymnast_core.errors import DataError
+from gymnast_core.files import read_whole
 from gymnast_core.plain_json import parse_json
 
 
@@ -18,7 +19,7 @@ def read_description(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = parse_json(path.read_text(encoding="utf-8"))
+        content = parse_json(read_whole(path))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: needed a JSON mapping with instruction and success ({error})") from error
     if not isinstance(content, dict):

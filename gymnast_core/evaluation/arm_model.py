@@ -14,8 +14,9 @@ import numpy as np
 
 from gymnast_core.config import PACKAGE_ROOT, ArmConfig
 from gymnast_core.errors import DataError
+from gymnast_core.robot.arm_model import WX250S
 from gymnast_core.robot.bridge import matrix_from_bridge_pose
-from gymnast_core.robot.kinematics import JOINT_NAMES, solve_ik
+from gymnast_core.robot.kinematics import solve_ik
 
 MJCF = PACKAGE_ROOT / "simulation" / "scenes" / "wx250s.xml"
 FINGERS = ("left_finger", "right_finger")
@@ -62,7 +63,7 @@ class ArmModel:
         """Value of every joint, radians or metres, by name. joints: (6,). opening: 0 to 1."""
         closed, opened = self.reach
         finger = closed + float(np.clip(opening, 0.0, 1.0)) * (opened - closed)
-        return {**dict(zip(JOINT_NAMES, map(float, joints))), **dict.fromkeys(FINGERS, finger)}
+        return {**dict(zip(WX250S.names, map(float, joints))), **dict.fromkeys(FINGERS, finger)}
 
     def pose(self, body: str, joints: np.ndarray, opening: float = 1.0) -> np.ndarray:
         """(4, 4) of a body, or of a site, in the base frame."""
@@ -106,13 +107,13 @@ def arm_model() -> ArmModel:
 def joints_of_states(states: np.ndarray) -> list[np.ndarray | None]:
     """Joints (6,) that bring the end effector to each measured state (T, 7), the one after the other; None where it
     was not measured, or no joints reach it."""
-    seed = solve_ik(_start(), np.zeros(6)).joints
+    seed = solve_ik(_start(), np.zeros(6), arm=WX250S).joints
     found: list[np.ndarray | None] = []
     for state in states:
         if not np.isfinite(state[:6]).all():
             found.append(None)
             continue
-        solved = solve_ik(matrix_from_bridge_pose(state[:6].astype(np.float64)), seed)
+        solved = solve_ik(matrix_from_bridge_pose(state[:6].astype(np.float64)), seed, arm=WX250S)
         seed = solved.joints
         found.append(solved.joints if solved.position_error < IK_ERROR_M else None)
     return found

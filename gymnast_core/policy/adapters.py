@@ -35,7 +35,7 @@ from torch import nn
 
 from gymnast_core.contents import unreadable
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.files import put_in_place, user_path
+from gymnast_core.files import put_in_place, read_whole, user_path
 from gymnast_core.plain_json import parse_json
 from gymnast_core.policy.adapter_state import Evidence, read_evidence
 from gymnast_core.policy.lora import adapted_layers, adapter_of, base_modules, factors, put_in, set_active, take_out
@@ -242,7 +242,7 @@ class AdapterStore:
             found = read_lora_config(path.parent)
             return AdapterRecord(name, "", found.get("r", 8), float(found.get("lora_alpha", 8)), ())
         try:
-            content = parse_json(path.read_text(encoding="utf-8"))
+            content = parse_json(read_whole(path))
             if missing := [key for key in ("base", "rank", "alpha", "modules") if key not in content]:
                 raise ValueError(f"it lacks {', '.join(missing)}")
             record = AdapterRecord(**{key: content[key] for key in FIELDS if key in content}, name=name)

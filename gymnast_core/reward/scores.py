@@ -26,7 +26,7 @@ _VALUE = re.compile(
     + rf"(?P<signs>{_SIGNS}(?:(?:is|of|equals|therefore|thus)\b{_SIGNS}){{0,3}})"
     + r"(?<![\d.,-])(?P<number>\d+(?:[.,]\d+)?|[.,]\d+)"
     + r"(?:(?P<percent>\s*%)|\s*(?:/|\bout\s+of\b|\bof\b)\s*(?P<scale>\d+(?:[.,]\d+)?))?"
-    + r"(?![\w%…]|[.,]\d|\s*(?:or|to|and|of|out\s+of|/|-|–|—|→|~|\||\.\.+)\s*[\d.])",
+    + r"(?![\w%…]|[.,]\d|\s*(?:or|to|and|of|out\s+of|/|-|–|—|→|~|\||\.\.+|[,;&(\[])\s*[\d.])",
     re.IGNORECASE,
 )
 _BOXED = re.compile(
@@ -51,7 +51,7 @@ _FOLLOWS = re.compile(
 )
 """What may follow a number that is stated: an end, an aside, another field, a reason; not "if", "means", "= closed"."""
 _CONDITION = re.compile(
-    r"\b(?:if|unless|when|where|whether|means?|meaning|otherwise|else|would|could|might|may|maybe|perhaps|possibly|"
+    r"\b(?:if|unless|assuming|supposing|provided|providing|given\s+that|subject\s+to|depending|depends|pending|when|where|whether|means?|meaning|otherwise|else|would|could|might|may|maybe|perhaps|possibly|"
     r"draft|tentative\w*|provisional\w*|preliminary|rubric|example|e\.g)\b|\?",
     re.IGNORECASE,
 )
@@ -59,7 +59,9 @@ _RETRACTION = re.compile(
     r"\b(?:wait|hmm+|hold\s+on|reconsider\w*|re-?check\w*|re-?think\w*|re-?evaluat\w*|on\s+(?:second|reflection)|"
     r"scratch\s+that|correction|let\s+me(?!\s+know)|let's|can\s?not|can['’]t|could\s?n['’]t|unable|unclear|un-?sure|"
     r"not\s+(?:sure|certain|final|clear|determin\w+)|uncertain|undetermin\w+|draft|tentative\w*|provisional\w*|"
-    r"preliminary|rubric|placeholder|guess\w*)\b|\?|(?:^|[.!…]\s+)\W{0,6}(?:but|however|actually|although|no(?=\s*[,.!…–—-]))\b",
+    r"preliminary|rubric|placeholder|guess\w*|i\s+(?:meant|mean|misread|misjudged|misspoke)|sorry|first\s+impression|"
+    r"(?:made|is|was)\s+(?:a|an|my)\s+(?:mistake|error)|should\s+(?:actually\s+)?(?:be|have\s+been|read)\s+[\d.])\b|"
+    r"\b(?:edit|update|erratum|revised|revision)\s*:|\?|(?:^|[.!…]\s+)\W{0,6}(?:but|however|actually|although|no(?=\s*[,.!…–—-]))\b",
     re.IGNORECASE | re.MULTILINE,
 )
 _REMARK = re.compile(
@@ -70,11 +72,41 @@ _REMARK = re.compile(
 """How a line may begin that follows the verdict."""
 _DRAFT = re.compile(r"\b(?:draft|tentative\w*|provisional\w*|preliminary)\b", re.IGNORECASE)
 _QUOTING = re.compile(
-    r"\b(?:draft|example|e\.g|format|form|template|rubric|criteri\w+|like\s+this|exactly|instruct\w*|prompt|task|asked|"
+    r"\b(?:draft|expected|sample|reference|ground\s+truth|previous|earlier|other|user|example|e\.g|format|form|template|rubric|criteri\w+|like\s+this|exactly|instruct\w*|prompt|task|asked|"
     r"guess|tentative\w*|might|could|would|maybe|perhaps|first)\b[^\n]*:\W*\Z",
     re.IGNORECASE,
 )
 """A line that ends in a colon and says that what follows it is not the verdict."""
+
+
+_BLIND = re.compile(
+    r"\b(?:can\s?not|can['’]t|could\s+not|could\s?n['’]t|unable\s+to|not\s+able\s+to|lack\s+the\s+ability\s+to|"
+    r"(?:do|does)(?:\s+not|n['’]t)\s+(?:have\s+the\s+ability\s+to|actually))\s+"
+    r"(?:(?:actually|directly|currently|physically|really)\s+)?"
+    r"(?:view|see|access|watch|open|display|process|analy[sz]e|interpret|perceive)\s+"
+    r"(?:(?:any|the|these|those|this|your|provided|attached|actual|of|or)\s+){0,4}"
+    r"(?:images?|frames?|pictures?|photos?|videos?|attachments?|visuals?|visual\s+(?:input|content|data))\b(?!\s+\d)|"
+    r"\bno\s+(?:images?|frames?|pictures?|videos?|visual\s+(?:input|content|data))\s+(?:(?:is|are|was|were|has|have)\s+)?"
+    r"(?:been\s+)?(?:provided|attached|included|given|shared|supplied|uploaded|received|visible|available|present)\b|"
+    r"\b(?:images?|frames?|pictures?|videos?)\s+(?:is|are|was|were|has|have)(?:\s+not|n['’]t)\s+(?:been\s+)?"
+    r"(?:provided|attached|included|shared|supplied|uploaded|received|available)\b|"
+    r"\bas\s+a\s+text[- ](?:only|based)\s+(?:ai|model|assistant)",
+    re.IGNORECASE,
+)
+"""What a model says that was shown nothing: its score is none, however it ends."""
+_CONTRADICTS = {
+    True: re.compile(
+        r"\W*(?:(?:the\s+)?(?:task|attempt|goal)\s+(?:is|was)\s+)?(?:not\s+(?:yet\s+|fully\s+|quite\s+)?(?:complete|"
+        r"done|success|achieved|finished)|(?:in|un)(?:complete|success|finished)|partial|fail)",
+        re.IGNORECASE,
+    ),
+    False: re.compile(
+        r"\W*(?:(?:the\s+)?(?:task|attempt|goal)\s+(?:is|was)\s+)?(?:fully\s+|successfully\s+)?(?:completed?|done|success|"
+        r"successful|achieved)\W*$",
+        re.IGNORECASE,
+    ),
+}
+"""The words right behind 1 and 0 that say the opposite of the number."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +153,21 @@ ONE_TO_FIVE = Form(
 """`ANSWER: 4`, as RoboReward answers (arXiv 2601.00675)."""
 
 
+_FENCE = re.compile(r"^[ \t]*(?:```|~~~)[ \t]*\w{0,20}[ \t]*$", re.MULTILINE)
+
+
 @dataclass(frozen=True)
 class _Statement:
     """A label with its value at a place of the text. value: NaN where it cannot be read. final: by the long label.
-    stated: a statement of its own, not words within a sentence. end: of the line it is on."""
+    stated: a statement of its own, not words within a sentence. end: of the line it is on. after: where what is said
+    of its number begins, 0 for one in a box or in JSON."""
 
     begin: int
     end: int
     value: float
     final: bool
     stated: bool
+    after: int = 0
 
 
 def parse_score(answer: str, form: Form = ZERO_OR_ONE) -> float | None:
@@ -149,8 +186,11 @@ def parse_score(answer: str, form: Form = ZERO_OR_ONE) -> float | None:
         return None
     if alone := re.fullmatch(rf"[\s*_`\"'${BOX}]*([{form.digits}](?:[.,]\d+)?)[\s*_`\"'$.]*", text):
         value: float | None = form.value(alone[1], None)
+    elif _BLIND.search(text):
+        value = None
     else:
-        value = _verdict(text, _objects(text, form) or _statements(text, form))
+        found = _objects(text, form) or _statements(text, form)
+        value = None if any(_contradicts(text, one, form) for one in found) else _verdict(text, found)
     return value if value in form.allowed else None
 
 
@@ -164,7 +204,8 @@ def _verdict(text: str, found: list[_Statement]) -> float | None:
     if not stated:
         return None
     last = stated[-1]
-    beside = [one for one in stated[:-1] if not re.search(r"[^\W\d_]", text[one.end : last.begin])]
+    near = (one for one in stated[:-1] if last.begin - one.end <= 4000)
+    beside = [one for one in near if not re.search(r"[^\W\d_]", _FENCE.sub("", text[one.end : last.begin]))]
     beside += [one for one in found if last.begin < one.begin < last.end]
     beside = [one for one in beside if one.value != last.value]
     if beside or not math.isfinite(last.value):
@@ -205,7 +246,7 @@ def _statements(text: str, form: Form) -> list[_Statement]:
             continue
         number, end = value
         stated = _is_stated(text, label.start(), end)
-        found.append(_Statement(label.start(), _line_end(text, end), number, bool(label["final"]), stated))
+        found.append(_Statement(label.start(), _line_end(text, end), number, bool(label["final"]), stated, end))
     for box in _BOXED.finditer(text):
         begin = text.rfind("\n", 0, box.start()) + 1
         if not _words(text[begin : box.start()]) and not any(one.begin <= box.start() < one.end for one in found):
@@ -233,6 +274,14 @@ def _is_stated(text: str, begin: int, end: int) -> bool:
     return not _CONDITION.search(own) and not _RETRACTION.search(after)
 
 
+def _contradicts(text: str, statement: _Statement, form: Form) -> bool:
+    """Whether the words on a statement's line, behind its number, say the opposite of full marks or of none."""
+    if form.full != 1.0 or statement.value not in (0.0, 1.0) or not statement.after:
+        return False
+    line = text[statement.after : statement.end].strip(" \t*_`|")
+    return bool(_CONTRADICTS[statement.value == 1.0].match(line))
+
+
 def _value_after(text: str, place: int, form: Form) -> tuple[float, int] | None:
     """The number after a label that ends at `place`, and where it ends; NaN where a value is announced but cannot be
     read, None where the label is only spoken of."""
@@ -244,12 +293,15 @@ def _value_after(text: str, place: int, form: Form) -> tuple[float, int] | None:
     ):
         assigned = _ASSIGNED.match(text, place)
         return (math.nan, assigned.end()) if assigned else None
+    bound = re.search(r"(?:^|[^-=–—<])([<>])\s*$", found["signs"])  # "< 1" is no number; "=> 1" and "<1>" are
+    if bound and not (bound[1] == "<" and text.startswith(">", found.end())):
+        return math.nan, found.end()
     return form.value(found["number"], found["scale"], bool(found["percent"])), found.end()
 
 
 def _objects(text: str, form: Form) -> list[_Statement]:
     """The JSON objects of an answer whose last one ends it, remarks aside; none where it is not of that form."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=_each_once)
     found: list[_Statement] = []
     place = 0
     while (opening := text.find("{", place)) >= 0:
@@ -268,6 +320,14 @@ def _objects(text: str, form: Form) -> list[_Statement]:
             quoted = _CONDITION.search(lead) or _RETRACTION.search(lead) or _QUOTING.search(lead)
             found.append(_Statement(opening, end, value, True, not quoted))
     return found
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; a name that stands twice in it has no value that can be read."""
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        content[name] = math.nan if name in content else value
+    return content
 
 
 def _field(content: Any, form: Form) -> float | None:

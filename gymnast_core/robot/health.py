@@ -1,4 +1,4 @@
-"""How the nine motors are: temperature and where it is going, supply voltage; what a person should know before a fault.
+"""How the motors are: temperature and where it is going, supply voltage; what a person should know before a fault.
 
 Nothing here stops the arm. A motor that is too hot, or has no supply, says so itself in its error register.
 """
@@ -8,14 +8,10 @@ from __future__ import annotations
 import collections
 import math
 
-from gymnast_core.robot.kinematics import JOINT_NAMES
+from gymnast_core.robot.arm_model import WX250S, ArmModel
 
-MOTORS = (*JOINT_NAMES, "gripper")
-SHADOWS = ("shoulder_shadow", "elbow_shadow")
-"""Second motors of the two strongest joints; reads of a group never reach them."""
-XL_MOTORS = ("wrist_rotate", "gripper")
-LIMIT_C = {name: 72 if name in XL_MOTORS else 80 for name in (*MOTORS, *SHADOWS)}
-"""Degrees Celsius at which a motor lets go (XL430-W250 and XM430-W350, as delivered)."""
+MOTORS, SHADOWS, LIMIT_C = WX250S.motors, WX250S.shadows, WX250S.temperature_limits
+"""Of the arm of Bridge data."""
 NEAR_C = 8
 """Degrees below its limit from which a motor is hot."""
 WINDOW_S = 600.0
@@ -24,14 +20,13 @@ TREND_S = 60.0
 """A trend needs readings over this long."""
 SOON_S = 900.0
 """A limit that is reached within this time, if it goes on so, is told."""
-VOLTAGE = (11.0, 13.0)
-"""Volts that a 12 V supply keeps under load."""
 
 
 class MotorHealth:
     """Fed with what was read; times are any one clock's seconds. Keeps no clock of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, arm: ArmModel = WX250S) -> None:
+        self._arm = arm
         self._temperatures: dict[str, collections.deque[tuple[float, float]]] = {}
         self._volts: dict[str, float] = {}
 
@@ -48,8 +43,8 @@ class MotorHealth:
 
     def trend(self, motor: str) -> float:
         """Degrees a minute over the last ten minutes, by least squares; NaN where there is too little to tell."""
-        readings = self._temperatures.get(motor, ())
-        if len(readings) < 3 or readings[-1][0] - readings[0][0] < TREND_S:
+        readings = self._temperatures.get(motor)
+        if readings is None or len(readings) < 3 or readings[-1][0] - readings[0][0] < TREND_S:
             return math.nan
         middle = sum(at for at, _ in readings) / len(readings)
         mean = sum(value for _, value in readings) / len(readings)
@@ -60,14 +55,16 @@ class MotorHealth:
         """What a person should look at, one line for each motor."""
         found = []
         for motor, readings in self._temperatures.items():
-            celsius, limit = readings[-1][1], LIMIT_C.get(motor, 72)
+            celsius, limit = readings[-1][1], self._arm.temperature_limits.get(motor)
+            if limit is None:
+                continue
             rising = self.trend(motor)
             left = (limit - celsius) / rising * 60.0 if rising > 0 else math.inf
             if celsius >= limit - NEAR_C:
-                found.append(f"{motor} is at {celsius:g} °C; it lets go at {limit} °C: let the arm rest")
+                found.append(f"{motor} is at {celsius:g} °C; it lets go at {limit:g} °C: let the arm rest")
             elif left < SOON_S:
-                found.append(f"{motor} is at {celsius:g} °C and reaches {limit} °C in {left / 60:.0f} minutes")
-        low, high = VOLTAGE
+                found.append(f"{motor} is at {celsius:g} °C and reaches {limit:g} °C in {left / 60:.0f} minutes")
+        low, high = self._arm.supply_volts or (-math.inf, math.inf)
         weak = {motor: volts for motor, volts in self._volts.items() if not low <= volts <= high}
         if weak:
             worst = min(weak, key=weak.__getitem__)

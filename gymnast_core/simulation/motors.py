@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gymnast_core.robot.arm_model import WX250S, ArmModel
+
 ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 MOTOR_IDS = {
     "waist": 1,
@@ -19,6 +21,7 @@ MOTOR_IDS = {
     "gripper": 9,
 }
 GROUPS = {"arm": ARM_JOINTS, "all": (*ARM_JOINTS, "gripper")}
+"""Of the arm of Bridge data."""
 REGISTER_WRITE_S = 0.01
 REBOOT_S = 1.0
 COOL_C, HOT_C, WARMING_C = 35, 79, 2.0
@@ -61,8 +64,9 @@ class Motors(dict[str, Motor]):
     log: takes a line where something does not exist.
     """
 
-    def __init__(self, log: Callable[[str], None]) -> None:
-        super().__init__({name: Motor(name) for name in MOTOR_IDS})
+    def __init__(self, log: Callable[[str], None], arm: ArmModel = WX250S) -> None:
+        super().__init__({name: Motor(name) for name in (*arm.motors, *arm.shadows)})
+        self.groups = {"arm": arm.names, "all": arm.motors}
         self._log = log
         self.silent = False
         """No motor answers a read."""
@@ -76,8 +80,8 @@ class Motors(dict[str, Motor]):
 
     def select(self, kind: str, name: str) -> list[Motor] | None:
         """The motors of a group or a single one; None, and a line in the log, where there is no such thing."""
-        if kind == "group" and name in GROUPS:
-            return [self[joint] for joint in GROUPS[name]]
+        if kind == "group" and name in self.groups:
+            return [self[joint] for joint in self.groups[name]]
         if kind == "single" and name in self:
             return [self[name]]
         if kind not in ("group", "single"):

@@ -17,11 +17,10 @@ from typing import Protocol
 
 import numpy as np
 
+from gymnast_core.robot.arm_model import WX250S, ArmModel
 from gymnast_core.simulation.faults import BUS
 from gymnast_core.simulation.motors import (
-    ARM_JOINTS,
     DECIVOLTS,
-    GROUPS,
     LOW_DECIVOLTS,
     MOTOR_IDS,
     OVERLOAD_BIT,
@@ -30,11 +29,8 @@ from gymnast_core.simulation.motors import (
     Motors,
 )
 
-JOINT_STATE_NAMES = (*ARM_JOINTS, "gripper", "left_finger", "right_finger")
-LOWER_LIMITS = (-math.pi + 1e-5, -1.88496, -2.14675, -math.pi + 1e-5, -1.74533, -math.pi + 1e-5)
-UPPER_LIMITS = (math.pi - 1e-5, 1.98968, 1.60570, math.pi - 1e-5, 2.14675, math.pi - 1e-5)
-FINGER_LIMITS = (0.015, 0.037)
-SLEEP_POSITIONS = (0.0, -1.80, 1.55, 0.0, 0.8, 0.0)
+JOINT_STATE_NAMES = (*WX250S.motors, "left_finger", "right_finger")
+"""Of the arm of Bridge data."""
 STALL_MA_PER_RAD = 40_000.0
 STALL_MA = 3200.0
 """What a joint that cannot move pushes with at most."""
@@ -44,7 +40,7 @@ class SimulatedArm(Protocol):
     """What the driver needs of the simulated station."""
 
     def joint_state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions (rad, m), velocities, efforts (mA), each (9,) in `JOINT_STATE_NAMES` order."""
+        """Positions (rad, m), velocities, efforts (in the arm's unit), each (9,) in the order of `names`."""
         ...
 
     def command_joints(self, joints: np.ndarray, duration_s: float, ramp_s: float) -> None:
@@ -81,11 +77,14 @@ class SimulatedDriver:
     stall as they do on the real, mutually exclusive callback group.
     """
 
-    def __init__(self, arm: SimulatedArm, log: Callable[[str], None]) -> None:
+    def __init__(self, arm: SimulatedArm, log: Callable[[str], None], model: ArmModel = WX250S) -> None:
         self._arm = arm
+        self._model = model
+        self.names = (*model.motors, model.gripper.joint, "right_finger")
+        """Of the joint states."""
         self._log = log
         self.bus = threading.RLock()
-        self.motors = Motors(log)
+        self.motors = Motors(log, model)
         self._group_modes = {"arm": ("position", "time"), "all": ("", "")}
         self._goal: np.ndarray | None = None
         self.faults: dict[str, str] = {}
@@ -112,7 +111,7 @@ class SimulatedDriver:
                 self.motors.warm, self.motors.warm_since = faults.get("hot", ""), time.monotonic()
             self.motors.decivolts = LOW_DECIVOLTS if "low_voltage" in faults else DECIVOLTS
             if "stalled" in new:
-                self._stuck = float(self._arm.joint_state()[0][ARM_JOINTS.index(new["stalled"])])
+                self._stuck = float(self._arm.joint_state()[0][self._model.names.index(new["stalled"])])
 
     # State.
 
@@ -125,13 +124,13 @@ class SimulatedDriver:
             effort[:] = 0.0
         elif "overload" in self.faults:
             name = self.faults["overload"].replace("_shadow", "")
-            effort[JOINT_STATE_NAMES.index(name)] = -5000.0
+            effort[self.names.index(name)] = -5000.0
         elif "stalled" in self.faults and self._goal is not None:
-            joint = ARM_JOINTS.index(self.faults["stalled"])
+            joint = self._model.names.index(self.faults["stalled"])
             push = STALL_MA_PER_RAD * (self._goal[joint] - position[joint])
             effort[joint] = float(np.clip(push, -STALL_MA, STALL_MA))
         if "not_a_number" in self.faults:
-            position[ARM_JOINTS.index("elbow")] = math.nan
+            position[2] = math.nan
         return position, velocity, effort
 
     def robot_info(self, kind: str, name: str) -> RobotInfo | None:
@@ -141,21 +140,23 @@ class SimulatedDriver:
             return None
         joints = [motor.name for motor in motors]
         mode, profile = self._group_modes[name] if kind == "group" else (motors[0].mode, motors[0].profile_type)
-        shown = ["left_finger" if joint == "gripper" else joint for joint in joints]
+        shown = [self._model.gripper.joint if joint == "gripper" else joint for joint in joints]
         base = [joint.replace("_shadow", "") for joint in joints]
-        arm = [ARM_JOINTS.index(joint) if joint in ARM_JOINTS else None for joint in base]
+        names, finger = self._model.names, self._model.gripper
+        arm = [names.index(joint) if joint in names else None for joint in base]
+        lower, upper, sleep = self._model.lower, self._model.upper, self._model.sleep_pose
+        ids = list(self.motors)
         return RobotInfo(
             mode=mode,
             profile_type=profile,
             joint_names=shown,
-            joint_ids=[MOTOR_IDS[joint] for joint in joints],
-            joint_lower_limits=[FINGER_LIMITS[0] if i is None else LOWER_LIMITS[i] for i in arm],
-            joint_upper_limits=[FINGER_LIMITS[1] if i is None else UPPER_LIMITS[i] for i in arm],
-            joint_velocity_limits=[1.0 if i is None else math.pi for i in arm],
-            # The finger's position at 0 rad of the horn: sqrt(0.024^2 - 0.014^2).
-            joint_sleep_positions=[0.0194936 if i is None else SLEEP_POSITIONS[i] for i in arm],
-            joint_state_indices=[JOINT_STATE_NAMES.index(n.replace("_shadow", "")) for n in shown],
-            name=list(GROUPS) if name == "all" else [name],
+            joint_ids=[MOTOR_IDS.get(joint, ids.index(joint) + 1) for joint in joints],
+            joint_lower_limits=[finger.closed if i is None else float(lower[i]) for i in arm],
+            joint_upper_limits=[finger.open if i is None else float(upper[i]) for i in arm],
+            joint_velocity_limits=[1.0 if i is None else self._model.joint_speed for i in arm],
+            joint_sleep_positions=[finger.closed if i is None else sleep[i] for i in arm],
+            joint_state_indices=[self.names.index(n.replace("_shadow", "")) for n in shown],
+            name=list(self.motors.groups) if name == "all" else [name],
         )
 
     # Commands.
@@ -163,7 +164,7 @@ class SimulatedDriver:
     def command_group(self, name: str, values: Sequence[float]) -> None:
         """commands/joint_group: a wrong length or name only logs."""
         with self.bus:
-            joints = GROUPS.get(name)
+            joints = self.motors.groups.get(name)
             if joints is None:
                 self._log(f"group '{name}' does not exist")
                 return
@@ -172,7 +173,7 @@ class SimulatedDriver:
                 return
             if self._deaf:
                 return
-            if self.motors["waist"].mode != "position":
+            if self.motors[self._model.names[0]].mode != "position":
                 self._log("only position mode moves the simulated arm")
                 return
             self._goal = np.array(values[:6], dtype=np.float64)
@@ -183,7 +184,7 @@ class SimulatedDriver:
     def command_single(self, name: str, value: float) -> None:
         """commands/joint_single."""
         with self.bus:
-            if name not in GROUPS["all"]:
+            if name not in self._model.motors:
                 self._log(f"joint '{name}' does not exist")
             elif self._deaf:
                 return
@@ -192,7 +193,7 @@ class SimulatedDriver:
             else:
                 if self._goal is None:
                     self._goal = np.array(self._arm.joint_state()[0][:6], dtype=np.float64)
-                self._goal[ARM_JOINTS.index(name)] = value
+                self._goal[self._model.names.index(name)] = value
                 self._move()
 
     @property
@@ -204,8 +205,8 @@ class SimulatedDriver:
         self._goal = None
 
     def _move(self) -> None:
-        registers = self.motors["waist"].registers
-        limit = np.array([LOWER_LIMITS, UPPER_LIMITS])
+        registers = self.motors[self._model.names[0]].registers
+        limit = np.array([self._model.lower, self._model.upper])
         assert self._goal is not None
         if not np.isfinite(self._goal).all():
             self._log("a joint command is not finite")  # the vendor's driver would pass it on
@@ -213,7 +214,7 @@ class SimulatedDriver:
             return
         goal = np.clip(self._goal, limit[0], limit[1])
         if "stalled" in self.faults:
-            goal[ARM_JOINTS.index(self.faults["stalled"])] = self._stuck
+            goal[self._model.names.index(self.faults["stalled"])] = self._stuck
         self._arm.command_joints(
             goal,
             registers["Profile_Velocity"] / 1000.0,
@@ -319,4 +320,4 @@ class SimulatedDriver:
             self.set_registers(kind, name, register, value)
 
     def _apply_torque(self) -> None:
-        self._arm.set_torque(all(self.motors[joint].registers["Torque_Enable"] for joint in ARM_JOINTS))
+        self._arm.set_torque(all(self.motors[joint].registers["Torque_Enable"] for joint in self._model.names))

@@ -23,6 +23,7 @@ from gymnast_core.config import find_model, parse_config
 from gymnast_core.contents import name_file, name_folder, other_folder, unreadable
 from gymnast_core.device import choose_device, inference_dtype
 from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.files import read_whole
 from gymnast_core.plain_json import parse_json
 from gymnast_core.tensor_files import load_tensors, refuse_quantised
 from gymnast_core.world_model.autoencoder import Autoencoder, SmallAutoencoder, StableDiffusion3Autoencoder
@@ -148,7 +149,7 @@ def read_folder(folder: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[
     if not os.path.lexists(path):
         raise CheckpointError(f"{other_folder(folder, f'a {kind} checkpoint')} (config.json is missing)")
     try:
-        config = parse_json(path.read_text(encoding="utf-8"))
+        config = parse_json(read_whole(path))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: {unreadable(path, error)}") from error
     if isinstance(config, dict) and "kind" not in config and (told := name_folder(folder)):

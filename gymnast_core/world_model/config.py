@@ -90,8 +90,8 @@ class LossConfig:
             raise ConfigError(f"sampler_steps is {self.sampler_steps}, must be between 1 and 1000")
         if not 0 <= self.context_noise <= 10:
             raise ConfigError(f"context_noise is {self.context_noise}, must be between 0 and 10")
-        if not self.motion_weight >= 0:
-            raise ConfigError(f"motion_weight is {self.motion_weight}, must be 0 or more")
+        if not 0 <= self.motion_weight <= 1e6:
+            raise ConfigError(f"motion_weight is {self.motion_weight}, must be between 0 and 1000000")
 
 
 CacheMode = Literal["no_cache", "frame_cache", "exact", "streaming"]

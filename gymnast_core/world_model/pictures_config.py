@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gymnast_core.config import Seed
 from gymnast_core.errors import ConfigError
 
 
@@ -35,7 +36,7 @@ class PicturesConfig:
     """Only for a WorldGym checkpoint, which holds no autoencoder: "sd3:FOLDER"."""
     device: str = "auto"
     """"cpu", "cuda" or "auto": a GPU where there is one."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the noise."""
 
     def __post_init__(self) -> None:

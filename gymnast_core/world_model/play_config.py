@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gymnast_core.config import Seed
+
 
 @dataclass(frozen=True)
 class RolloutConfig:
@@ -40,5 +42,5 @@ class RolloutConfig:
     """Factor by which the pictures are enlarged."""
     device: str = "auto"
     """"cpu", "cuda" or "auto": a GPU where there is one."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the noise."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gymnast_core.config import NotNegative, Positive
+from gymnast_core.config import NotNegative, Positive, Seed
 from gymnast_core.errors import ConfigError
 from gymnast_core.world_model.config import SmallAutoencoderConfig
 
@@ -40,7 +40,7 @@ class AutoencoderTrainConfig:
     """How often a resumable checkpoint is written."""
     device: str = "auto"
     """"cpu", "cuda" or "auto": a GPU where there is one."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides the initial weights and the order of the frames."""
 
     def __post_init__(self) -> None:

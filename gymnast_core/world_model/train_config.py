@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from gymnast_core.config import NotNegative, Positive
+from gymnast_core.config import NotNegative, Positive, Seed
 from gymnast_core.errors import ConfigError
 from gymnast_core.world_model.config import LossConfig, SamplingConfig, WorldModelConfig
 
@@ -84,7 +84,7 @@ class TrainConfig:
     """Frames imagined from an episode's first frame in evaluation."""
     device: str = "auto"
     """"cpu", "cuda" or "auto": a GPU where there is one."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides initial weights, clips and noise."""
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 PACKAGE = "gymnast_nodes"
 NODES = (
     "station",
+    "driver",
     "arm",
     "camera",
     "executor",

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from gymnast_msgs.msg import ArmState
 
-from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_NAMES, JOINT_UPPER, forward_kinematics
+from gymnast_core.robot.arm_model import arm_model
+from gymnast_core.robot.kinematics import forward_kinematics
 from gymnast_nodes.arm_check_bench import ArmBench, Broken, Stopwatch
 from gymnast_nodes.messages import to_seconds
 
@@ -35,7 +36,6 @@ OPEN, CLOSED = 0.9, 0.5
 GRIPPER_S = 4.0
 SILENCE_S = 1.5
 BOOT_S = 10.0
-MAX_EFFORT_MA = 3300.0
 NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -62,20 +62,21 @@ def check_joints(bench: ArmBench) -> str:
     """The six joints are there by name, in radians, within their limits, and say where arm/state says the arm is."""
     bench.measured()
     message = bench.joints[-1][1]
-    missing = [name for name in JOINT_NAMES if name not in message.name]
+    arm = arm_model(bench.station.arm.model)
+    missing = [name for name in arm.names if name not in message.name]
     if missing:
         raise Broken(f"joint states without {', '.join(missing)}")
-    joints = np.array([message.position[list(message.name).index(name)] for name in JOINT_NAMES])
-    if (joints < JOINT_LOWER - 0.1).any() or (joints > JOINT_UPPER + 0.1).any():
+    joints = np.array([message.position[list(message.name).index(name)] for name in arm.names])
+    if (joints < arm.lower - 0.1).any() or (joints > arm.upper + 0.1).any():
         raise Broken(f"joints beyond their limits, or not in radians: {np.round(joints, 2).tolist()}")
     place = bench.state.pose.position
-    apart = float(np.linalg.norm(forward_kinematics(joints)[:3, 3] - [place.x, place.y, place.z]))
+    apart = float(np.linalg.norm(forward_kinematics(joints, arm)[:3, 3] - [place.x, place.y, place.z]))
     if apart > 0.02:
         raise Broken(f"joint states and arm/state are {apart * 1000:.0f} mm apart")
     efforts = np.array(message.effort[:6], dtype=np.float64)
-    if efforts.size and np.abs(efforts).max() > MAX_EFFORT_MA:
-        raise Broken(f"an effort of {np.abs(efforts).max():.0f}: are these milliamperes?")
-    told = f"{np.abs(efforts).max():.0f} mA" if efforts.size else "no efforts"
+    if efforts.size and np.abs(efforts).max() > arm.effort.largest:
+        raise Broken(f"an effort of {np.abs(efforts).max():.0f}: is it in {arm.effort.unit}?")
+    told = f"{np.abs(efforts).max():.0f} {arm.effort.unit}" if efforts.size else "no efforts"
     return f"six joints in radians, {told}, {apart * 1000:.1f} mm from arm/state"
 
 
@@ -107,6 +108,7 @@ def check_motion(bench: ArmBench) -> str:
 
 def check_velocity(bench: ArmBench) -> str:
     """The driver's velocities are its positions' changes by the second."""
+    names = arm_model(bench.station.arm.model).names
     first = len(bench.joints)
     bench.run([0, STEP_M, 0, 0, 0, 0, 1], STEPS)
     bench.settle()
@@ -121,8 +123,8 @@ def check_velocity(bench: ArmBench) -> str:
     ratio = float(travelled[joint] / (places[-1] - places[0])[joint])
     bench.run([0, -STEP_M, 0, 0, 0, 0, 1], STEPS)
     if not 0.7 < ratio < 1.4:
-        raise Broken(f"the velocities of {JOINT_NAMES[joint]} sum up to {ratio:.2f} of its way: are they radians/s?")
-    return f"they sum up to {ratio:.2f} of the way of {JOINT_NAMES[joint]}"
+        raise Broken(f"the velocities of {names[joint]} sum up to {ratio:.2f} of its way: are they radians/s?")
+    return f"they sum up to {ratio:.2f} of the way of {names[joint]}"
 
 
 def check_latency(bench: ArmBench) -> str:
@@ -232,7 +234,7 @@ def check_reboot(bench: ArmBench) -> str:
     wanted = bench.registers("group", "arm", "Profile_Velocity")
     bench.settle()
     bench.stop()
-    bench.reboot("wrist_rotate")
+    bench.reboot(arm_model(bench.station.arm.model).names[-1])
     bench.rearm()
     found = bench.registers("group", "arm", "Profile_Velocity")
     if found != wanted or 0 in found:

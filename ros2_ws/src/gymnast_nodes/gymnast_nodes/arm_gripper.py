@@ -6,6 +6,7 @@ import math
 import time
 
 from gymnast_core.config import ArmConfig
+from gymnast_core.robot.arm_model import arm_model
 from gymnast_core.robot.gripper import GripperDrive, finger_from_opening, opening_from_finger
 from gymnast_core.robot.identity import ArmLimits
 from gymnast_nodes.driver_link import DriverLink
@@ -17,9 +18,9 @@ class Gripper:
 
     def __init__(self, link: DriverLink, config: ArmConfig, measured: Measurements) -> None:
         self._link = link
-        self._in_pwm = config.gripper == "pwm"
+        self._in_pwm = arm_model(config.model).gripper_mode(config.gripper) == "pwm"
         self._measured = measured
-        self._drive = GripperDrive()
+        self._drive = GripperDrive()  # until the driver told its range
         self._limits: ArmLimits | None = None
         self._target: float | None = None
         self.pwm = math.nan

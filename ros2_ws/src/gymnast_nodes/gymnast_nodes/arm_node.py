@@ -179,7 +179,7 @@ class ArmNode(ManagedNode):
         self._actions.accepted(message)
         self._reset.passed(joints)
         self._mode.set(ArmState.MODE_READY, "")
-        self._arm.send(command.joint_target)
+        self._arm.step(command.joint_target)
         self._gripper.go(float(command.executed_action[6]))
         result.translation = command.executed_action[:3].astype(np.float32)
         result.rotation = command.executed_action[3:6].astype(np.float32)

@@ -10,7 +10,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point, Pose, Quaternion
 from gymnast_msgs.msg import ArmState
 
-from gymnast_core.robot.kinematics import JOINT_NAMES
 from gymnast_nodes.action_check import ActionCheck
 from gymnast_nodes.arm_gripper import Gripper
 from gymnast_nodes.arm_mode import Mode
@@ -85,5 +84,8 @@ class ArmStates:
             "last_hold": self._watch.last_hold or "none",
         }
         if measured.effort is not None:
-            values.update({f"effort_{name}_ma": float(value) for name, value in zip(JOINT_NAMES, measured.effort)})
+            unit = self._arm.model.effort.unit.lower()
+            values.update(
+                {f"effort_{name}_{unit}": float(value) for name, value in zip(self._arm.model.names, measured.effort)}
+            )
         return level, text, values

@@ -6,7 +6,7 @@ import time
 
 from gymnast_msgs.msg import ArmState
 
-from gymnast_core.robot.guard import FRESH_S, Fault
+from gymnast_core.robot.guard import FRESH_S, Fault, FaultWindow
 from gymnast_nodes.action_check import ActionCheck
 from gymnast_nodes.arm_gripper import Gripper
 from gymnast_nodes.arm_mode import Mode
@@ -18,6 +18,10 @@ from gymnast_nodes.motor_watch import MotorWatch
 from gymnast_nodes.parameters import fault_window
 from gymnast_nodes.speakers import Speakers
 from gymnast_nodes.stop_service import StopService
+
+HOUR_S = 3600.0
+MAY_REBOOT = ("forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+"""Motors that may let go for a second while the arm holds: the others carry it."""
 
 
 class ArmWatch:
@@ -49,7 +53,8 @@ class ArmWatch:
         self.speakers = speakers
         self.touch = touch
         self.faults = fault_window(node, "the stop")
-        self.motors = MotorWatch(link, node.station.arm.profile_velocity_ms)
+        self.motors = MotorWatch(link, node.station.arm.profile_velocity_ms, arm.model)
+        self._reboots = FaultWindow(node.station.arm.motor_reboots_per_hour, HOUR_S)
         self.fault_kind = ""
         """Of the last fault that the arm was held for."""
         self.holds, self.last_hold = 0, ""
@@ -84,7 +89,7 @@ class ArmWatch:
             return
         if failing := self._failing_motor(silent):
             self._note_hold("motor")
-            self.latch(f"motor fault: {failing}; support the arm, reboot the motor")
+            self._answer_motor(failing, now)
         elif fault is not None:
             self._answer(fault)
         elif self._mode.value != ArmState.MODE_READY:
@@ -128,6 +133,20 @@ class ArmWatch:
             # Pushing too hard is what a policy does every day; the others mean that something is broken.
             if fault.kind != "overload":
                 self._count(fault.text)
+
+    def _answer_motor(self, failing: str, now: float) -> None:
+        """The ladder: hold, reboot the one motor, restore its profile, go on from where the arm is; or a person."""
+        motor, allowed = self.motors.failing, self._reboots.limit
+        if self.motors.alert and motor in MAY_REBOOT and allowed and not self.touch.lost:
+            if self._reboots.count(now) < allowed:
+                self._reboots.add(now)
+                told = f"motor fault: {failing}; it is rebooted ({self._reboots.count(now)} of {allowed} in an hour)"
+                self.hold(told, fault=True)
+                self._gripper.rest()
+                self.touch.reboot(motor)
+                return
+            failing = f"{failing}, after {allowed} reboots within an hour"
+        self.latch(f"motor fault: {failing}; support the arm, reboot the motor")
 
     def _note_hold(self, kind: str) -> None:
         self.holds, self.last_hold = self.holds + 1, kind

@@ -9,7 +9,9 @@ from collections.abc import Callable
 import numpy as np
 
 from gymnast_core.errors import StationError
+from gymnast_core.robot.arm_model import arm_model
 from gymnast_core.robot.controller import BridgeController
+from gymnast_core.robot.droop import DroopCorrection
 from gymnast_core.robot.guard import ArmGuard
 from gymnast_core.robot.identity import ArmLimits
 from gymnast_nodes.arm_mode import Mode
@@ -29,8 +31,11 @@ class CommandedArm:
         self._mode = mode
         self._link = link
         config = node.station.arm
-        self.measured = Measurements(link.joint_states, dispute)
-        self.guard = ArmGuard(config.max_effort_ma)
+        self.model = arm_model(config.model)
+        """Which arm it is."""
+        self.measured = Measurements(link.joint_states, dispute, self.model)
+        self.guard = ArmGuard(config.max_effort_ma, self.model)
+        self._droop = DroopCorrection(config.correct_droop)
         self.controller: BridgeController | None = None
         self.target: np.ndarray | None = None
         """(6,) radians, commanded last; None before the first command."""
@@ -85,6 +90,7 @@ class CommandedArm:
             return False
         if self.controller is not None:
             self.controller.reset_target(joints)
+        self._droop.forget()
         self.send(joints)
         self.guard.relaxed(time.monotonic())
         return True
@@ -93,4 +99,13 @@ class CommandedArm:
         """Command joints (6,), radians."""
         self.target = np.asarray(joints, dtype=np.float64).copy()
         self.guard.sent(self.target, time.monotonic())
-        self._link.command_arm(self.target.tolist())
+        self._link.command_arm(self._droop.command(self.target).tolist())
+
+    def forget_droop(self) -> None:
+        """What comes next is no action: each place on the way droops in its own manner."""
+        self._droop.forget()
+
+    def step(self, joints: np.ndarray) -> None:
+        """Command the joints (6,), radians, of one action."""
+        self._droop.look(self.target, self.joints)
+        self.send(joints)

@@ -25,7 +25,7 @@ from sensor_msgs.msg import Image
 from gymnast_core.data.frames import encode_image
 from gymnast_core.errors import DataError
 from gymnast_core.files import finite_or_none
-from gymnast_core.robot.kinematics import JOINT_NAMES
+from gymnast_core.robot.arm_model import arm_model
 from gymnast_core.serve.console.snapshot import ArmDetail, CameraNow, Said, Snapshot, View, WorkNow
 from gymnast_core.station_file import StationFile
 from gymnast_nodes.camera_topic import camera_qos
@@ -86,6 +86,7 @@ class ConsoleLink:
 
     def __init__(self, node: Node, opened: StationFile) -> None:
         self._node, self._opened = node, opened
+        self._joints = tuple(arm_model(opened.config.arm.model).names)
         self._look = Look(node, arm=False)
         self._arm_reader = LatestReader(node, ArmState, "arm/state", COMMAND_QOS)
         self._arm: ArmState | None = None
@@ -132,7 +133,7 @@ class ConsoleLink:
         rate = self._look.values.get("camera: camera", {}).get("rate_hz", "")
         return Snapshot(
             status=dataclasses.replace(status, arm=arm_now(arm) if arm is not None else None),
-            arm=_detail(arm),
+            arm=_detail(arm, self._joints),
             camera=CameraNow(camera.number, now - camera.arrived_at if camera.number else None, _number(rate)),
             work=tuple(self._work(kind, now) for kind in self.active),
             question=self.question,
@@ -236,13 +237,13 @@ def _newest(reliability: ReliabilityPolicy) -> QoSProfile:
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability)
 
 
-def _detail(message: ArmState | None) -> ArmDetail:
+def _detail(message: ArmState | None, joints: tuple[str, ...]) -> ArmDetail:
     if message is None:
-        return ArmDetail(joints=tuple(JOINT_NAMES))
+        return ArmDetail(joints=joints)
     return ArmDetail(
         tuple(float(value) for value in message.target_bridge_pose[:3]),
         tuple(_finite(value) for value in message.load),
-        tuple(JOINT_NAMES),
+        joints,
     )
 
 

@@ -35,6 +35,7 @@ from gymnast_core.robot.ros_domain import claim_domain
 from gymnast_core.station_file import find_station_file
 from gymnast_nodes.client import Station, Task
 from gymnast_nodes.demo_page import DemoPage, Trials, canary_of
+from gymnast_nodes.distributions import this_host_only
 
 UP_TIMEOUT_S = 180.0
 STOP_GRACE_S = 20.0
@@ -147,10 +148,7 @@ class Demo:
     def _bring_up(self) -> None:
         domain = claim_domain()
         os.environ["ROS_DOMAIN_ID"] = str(domain)
-        if os.environ.get("ROS_DISTRO") == "humble":
-            os.environ["ROS_LOCALHOST_ONLY"] = "1"
-        else:
-            os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        os.environ.update(this_host_only())
         self.graph = Graph(self.station_file, domain, self.run_folder / "graph.log")
         self.station = Station(domain=domain)
         with busy(f"starting station '{self.station_config.name}' (ROS domain {domain})"):

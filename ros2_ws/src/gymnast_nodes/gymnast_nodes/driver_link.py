@@ -86,10 +86,10 @@ class DriverLink(Protocol):
 
 def absent_driver(arm: ArmConfig, service: str = "") -> str:
     """What to say, and do, where the driver does not offer `service` (its full name; the first it would offer)."""
-    return (
-        f"arm driver not found: no service {service or f'{arm.driver_name}/get_robot_info'}; start xs_sdk with "
-        f"robot_name {arm.driver_name[1:]}, or correct arm.namespace in the station file"
-    )
+    absent = f"arm driver not found: no service {service or f'{arm.driver_name}/get_robot_info'}"
+    if arm.is_direct:
+        return f"{absent}; its node {arm.driver_node} belongs to the graph: its own lines say why it is not there"
+    return f"{absent}; start xs_sdk with robot_name {arm.driver_name[1:]}, or correct arm.namespace in the station file"
 
 
 def joint_state_reader(node: Node, driver: str) -> Callable[[], list[JointState]]:

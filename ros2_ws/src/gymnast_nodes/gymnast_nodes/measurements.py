@@ -15,6 +15,7 @@ from builtin_interfaces.msg import Time as TimeMessage
 from sensor_msgs.msg import JointState
 
 from gymnast_core.clocks import since_boot
+from gymnast_core.robot.arm_model import ArmModel
 from gymnast_core.robot.believed import BelievedArm
 from gymnast_core.robot.guard import FRESH_S, HOLD_FRESH_S
 from gymnast_nodes.clocks import WALL
@@ -32,12 +33,12 @@ class Measurements:
     is believed: what they say is dropped, and the arm is neither fresh nor held.
     """
 
-    def __init__(self, take_all: Callable[[], list[JointState]], dispute: Callable[[], str]) -> None:
+    def __init__(self, take_all: Callable[[], list[JointState]], dispute: Callable[[], str], arm: ArmModel) -> None:
         self._take_all = take_all
         self._dispute = dispute
         self.disputed = ""
         """What `dispute` said last."""
-        self._arm = BelievedArm()
+        self._arm = BelievedArm(arm)
         self._asleep = since_boot() - time.monotonic()
         self._slept = 0.0
         self.rate = RateMeter()
@@ -80,8 +81,8 @@ class Measurements:
             self._most_effort = np.abs(effort) if before is None else np.maximum(before, np.abs(effort))
 
     def most_effort(self) -> np.ndarray | None:
-        """(6,) mA, the largest of each joint among all that was believed since this was asked last; None where nothing
-        was, or the driver reports none."""
+        """(6,) in the arm's unit, the largest of each joint among all that was believed since this was asked last; None
+        where nothing was, or the driver reports none."""
         most, self._most_effort = self._most_effort, None
         return most
 
@@ -114,7 +115,7 @@ class Measurements:
 
     @property
     def effort(self) -> np.ndarray | None:
-        """(6,) milliamperes, of the same joint state."""
+        """(6,) in the arm's unit, of the same joint state."""
         return self._arm.effort
 
     @property

@@ -26,7 +26,6 @@ from gymnast_nodes.calls import ServiceCaller
 from gymnast_nodes.driver_link import CALL_TIMEOUT_S, GROUP, PendingRead, absent_driver
 from gymnast_nodes.speakers import MODULES_SUFFIX
 
-ROBOT_MODEL = "wx250s"
 SPIN_S = 0.1
 KEPT = 100
 """Joint states, a second of them."""
@@ -82,7 +81,7 @@ class ModulesLink:
         """The API spins its node itself meanwhile."""
         try:
             manipulator = self._manipulator_class(
-                robot_model=ROBOT_MODEL,
+                robot_model=self._config.model,
                 robot_name=self._config.driver_name[1:],
                 group_name=GROUP,
                 gripper_name=None,  # its timer, and its half second of sleep, are for a gripper that it drives
@@ -92,7 +91,7 @@ class ModulesLink:
                 iterative_update_fk=False,
             )
         except SystemExit:
-            self._problem = f"interbotix_xs_modules refused the arm: its group '{GROUP}' is no {ROBOT_MODEL}'s"
+            self._problem = f"interbotix_xs_modules refused the arm: its group '{GROUP}' is no {self._config.model}'s"
         except Exception as error:  # whatever the API raises: it is told, and tried again
             self._problem = f"interbotix_xs_modules could not be built: {type(error).__name__}: {error}"
         else:

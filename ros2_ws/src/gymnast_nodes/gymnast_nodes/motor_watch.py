@@ -1,16 +1,18 @@
 """The motors' registers, read while the arm is at work: one request at a time, never waited for.
 
-Errors of all nine motors are read within a second, whether they have torque and still know our profile every second or
+Errors of all motors are read within a second, whether they have torque and still know our profile every second or
 two, temperatures and voltage every ten.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gymnast_core.robot.arm_model import ArmModel
 from gymnast_core.robot.health import MotorHealth
-from gymnast_nodes.driver import MOTORS, SHADOWS, motor_errors
+from gymnast_nodes.driver import motor_errors
 from gymnast_nodes.driver_link import GROUP, DriverLink, PendingRead
 
 ERROR, TORQUE, PROFILE = "Hardware_Error_Status", "Torque_Enable", "Profile_Velocity"
@@ -37,21 +39,15 @@ class _Question:
     period_s: float
     due: float = 0.0
 
-    @property
-    def motors(self) -> tuple[str, ...]:
-        if self.kind == "single":
-            return (self.name,)
-        return MOTORS if self.name == "all" else MOTORS[:6]
 
-
-def _questions() -> list[_Question]:
+def _questions(shadows: Sequence[str]) -> list[_Question]:
     asked = [_Question("group", "all", ERROR, ERRORS_S)]
-    asked += [_Question("single", shadow, ERROR, ERRORS_S) for shadow in SHADOWS]
+    asked += [_Question("single", shadow, ERROR, ERRORS_S) for shadow in shadows]
     asked += [_Question("group", GROUP, PROFILE, STATE_S), _Question("group", "all", TORQUE, STATE_S)]
-    asked += [_Question("single", shadow, TORQUE, SHADOW_S) for shadow in SHADOWS]
+    asked += [_Question("single", shadow, TORQUE, SHADOW_S) for shadow in shadows]
     for register in (TEMPERATURE, VOLTAGE):
         asked.append(_Question("group", "all", register, HEALTH_S))
-        asked += [_Question("single", shadow, register, HEALTH_S) for shadow in SHADOWS]
+        asked += [_Question("single", shadow, register, HEALTH_S) for shadow in shadows]
     return asked
 
 
@@ -61,21 +57,24 @@ class MotorWatch:
     profile_ms: what every joint's Profile_Velocity was set to.
     """
 
-    def __init__(self, link: DriverLink, profile_ms: int) -> None:
+    def __init__(self, link: DriverLink, profile_ms: int, arm: ArmModel) -> None:
         self._link = link
+        self._arm = arm
         self._profile_ms = profile_ms
-        self._questions = _questions()
+        self._questions = _questions(arm.shadows)
         self._asked = self._questions[0]
         self._answer: PendingRead | None = None
         self._asked_at = self._next_at = 0.0
         self._suspect = ""
         self._unanswered = self._lost = 0
         self._limp: dict[str, int] = {}
-        self.health = MotorHealth()
+        self.health = MotorHealth(arm)
         self.fault = ""
         """What a motor reports, for people; empty: all is well, as far as the driver says."""
         self.failing = ""
-        """The motor that `fault` is about, where it is one."""
+        """The first motor that `fault` is about."""
+        self.alert = False
+        """Whether it is a motor's own alert, which a reboot clears."""
         self.forgot = ""
         """Joints that know our profile no more, for people: they were rebooted."""
 
@@ -88,6 +87,7 @@ class MotorWatch:
         """The motors were checked otherwise."""
         self._suspect, self._unanswered, self._lost = "", 0, 0
         self.fault = self.failing = self.forgot = ""
+        self.alert = False
         self._limp.clear()
         self._give_up()
 
@@ -119,12 +119,22 @@ class MotorWatch:
         if self._suspect and self._unanswered < CONFIRM:
             return _Question("single", self._suspect, ERROR, 0.0)
         if self._suspect:  # does the bus work at all?
-            return _Question("single", MOTORS[0] if self._suspect != MOTORS[0] else MOTORS[-1], ERROR, 0.0)
+            return _Question("single", self._other(), ERROR, 0.0)
         question = min(self._questions, key=lambda one: one.due)
         return question if question.due <= now else None
 
+    def _motors(self) -> tuple[str, ...]:
+        """Those that the question is about, in the order of the answer."""
+        if self._asked.kind == "single":
+            return (self._asked.name,)
+        return self._arm.motors if self._asked.name == "all" else self._arm.names
+
+    def _other(self) -> str:
+        first, last = self._arm.motors[0], self._arm.motors[-1]
+        return first if self._suspect != first else last
+
     def _take(self, values: list[int], now: float) -> None:
-        register, motors = self._asked.register, self._asked.motors
+        register, motors = self._asked.register, self._motors()
         if register == ERROR:
             self._take_errors(values, now)
         elif register == TORQUE:
@@ -145,14 +155,14 @@ class MotorWatch:
         limp = [name for name, times in self._limp.items() if times >= LIMP]
         if limp:
             self.failing = limp[0]
-            self.fault = f"{', '.join(limp)}: no torque (rebooted, or switched off)"
+            self.fault = f"{', '.join(limp)} has no torque (rebooted, or switched off)"
 
     def _take_errors(self, values: list[int], now: float) -> None:
         kind, name = self._asked.kind, self._asked.name
-        names = self._asked.motors
+        names = self._motors()
         failing = {one: motor_errors(value) for one, value in zip(names, values) if value}
         if failing:
-            self.failing = next(iter(failing))
+            self.failing, self.alert = next(iter(failing)), len(failing) == 1
             self.fault = "; ".join(f"{one}: {what}" for one, what in failing.items())
         elif self._suspect and kind == "single" and name == self._suspect:
             self._next_at = now + AGAIN_S
@@ -161,7 +171,7 @@ class MotorWatch:
                 self._suspect = ""
         elif self._suspect:
             if values:
-                self.failing = self._suspect
+                self.failing, self.alert = self._suspect, True
                 self.fault = f"{self._suspect}: does not answer"  # a motor with an alert answers no reads
             self._suspect = ""
         elif len(values) < len(names):

@@ -11,7 +11,6 @@ from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
-from rclpy.subscription import Subscription
 
 HEADER_BYTES = 12
 """Shortest message with a header: four bytes of encapsulation and a stamp."""
@@ -60,11 +59,6 @@ class GatedGroup(CallbackGroup):
 
     def ending_execution(self, entity: Any) -> None:
         return
-
-
-def raw_callback(take: Callable[[bytes, dict[str, Any] | None], None]) -> Callable[..., None]:
-    """`take` as callback of a raw subscription: Humble's rclpy gives the message alone, later ones its info, too."""
-    return take if hasattr(Subscription, "CallbackType") else lambda data: take(data, None)
 
 
 def take_waiting(subscription: Any) -> list[tuple[bytes, dict[str, Any]]]:

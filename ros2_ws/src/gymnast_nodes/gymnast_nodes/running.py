@@ -26,14 +26,9 @@ from rclpy.node import Node
 from gymnast_core.errors import GymnastError
 from gymnast_core.ros_logs import settle_log_folder
 from gymnast_nodes.dead_ports import avoided_dead_ports
+from gymnast_nodes.distributions import EventHandler
 from gymnast_nodes.leaving import leave_at_the_end
 from gymnast_nodes.lifecycle import ManagedNode
-
-try:
-    from rclpy.event_handler import EventHandler
-except ImportError:  # Humble
-    from rclpy.qos_event import QoSEventHandler as EventHandler
-
 
 EVENTS_PERIOD_S = 1.0
 """How often the middleware is asked for complaints (a peer with other QoS)."""

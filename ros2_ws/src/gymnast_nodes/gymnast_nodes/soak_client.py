@@ -34,6 +34,7 @@ from gymnast_nodes.calls import in_executor
 from gymnast_nodes.client import Station
 from gymnast_nodes.client_verb import run_client
 from gymnast_nodes.demo import UP_TIMEOUT_S, Graph
+from gymnast_nodes.distributions import this_host_only
 from gymnast_nodes.qos import COMMAND_QOS, DRIVER_QOS, LATCHED_QOS
 from gymnast_nodes.soak_work import Actions, Episodes, Work
 
@@ -89,9 +90,7 @@ class Soak:
         if not self._domain:
             self._domain = claim_domain()
             os.environ["ROS_DOMAIN_ID"] = str(self._domain)
-            humble = os.environ.get("ROS_DISTRO") == "humble"
-            name, value = ("ROS_LOCALHOST_ONLY", "1") if humble else ("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-            os.environ[name] = value
+            os.environ.update(this_host_only())
             os.environ["GYMNAST_STATE"] = str(self.folder / "state")
         self._graph = Graph(self._file, self._domain, self.folder / "graph.log", self._config.without)
         self._client = Station(domain=self._domain)

@@ -23,7 +23,7 @@ from sensor_msgs.msg import JointState
 
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.simulation.simulator import SimulatedStation
-from gymnast_core.simulation.xs_driver import JOINT_STATE_NAMES, SimulatedDriver
+from gymnast_core.simulation.xs_driver import SimulatedDriver
 from gymnast_nodes.clocks import STEADY, SteadyNode
 from gymnast_nodes.messages import frame_to_compressed, frame_to_image, picture_type
 from gymnast_nodes.parameters import station_parameter
@@ -48,7 +48,7 @@ class StationNode(SteadyNode):
             raise ConfigError(f"station '{self._config.name}' has no simulation section: its driver is the vendor's")
         self._station = SimulatedStation(self._config)
         self._lock = threading.Lock()  # the station's state
-        self._driver = SimulatedDriver(_Locked(self._station, self._lock), self.get_logger().warning)
+        self._driver = SimulatedDriver(_Locked(self._station, self._lock), self.get_logger().warning, self._station.arm)
         self._ending = threading.Event()
         self.exit_code: int | None = None
         self._trajectory: threading.Thread | None = None
@@ -195,7 +195,7 @@ class StationNode(SteadyNode):
             self.exit_code = 1
 
     def _run_physics(self) -> None:
-        message = JointState(name=list(JOINT_STATE_NAMES))
+        message = JointState(name=list(self._driver.names))
         due = time.monotonic()
         while not self._ending.is_set():
             with self._lock:
