@@ -42,6 +42,10 @@ BASE = [
 EXTRAS = {
     # The simulated stations; a lab with its own arm does without.
     "station": ["mujoco>=3.2,<5"],
+    # A WidowX AI: its vendor's package, of the version of the arm's firmware.
+    "trossen": ["trossen-arm>=1.9,<2"],
+    # A simulated one: its MuJoCo model, and its simulated controller.
+    "trossen-sim": ["trossen-arm-sim>=0.2.3,<0.3"],
     # Judges behind an OpenAI-compatible API.
     "vlm": ["openai>=1.40,<4"],
     # Episode logs: MCAP written and read without rosbag2.
@@ -65,6 +69,8 @@ EXTRAS = {
     "four-bit": ["bitsandbytes>=0.46,<1"],
     # A policy for other programs (`gymnast serve`), and policies behind openpi's WebSocket interface.
     "serve": ["fastapi>=0.115,<1", "uvicorn>=0.35,<1", "websockets>=15,<18", "msgpack>=1.0.5,<2"],
+    # Timelines of episodes and imagined rollouts (`gymnast data view`); 170 MB, so that it is in no other extra.
+    "view": ["rerun-sdk>=0.41,<1"],
     # The station and the world model as environments of gymnasium.
     "gymnasium": ["gymnasium>=1.1,<2"],
     # `make test`.
@@ -74,6 +80,7 @@ EXTRAS = {
         "pytest-random-order>=1.1,<2",  # only where asked for: --random-order
         "pytest-xdist>=3.6,<4",  # `make test`: what runs over ROS beside what needs none
         "hypothesis>=6.100,<7",
+        "pin>=3,<5; sys_platform == 'linux'",  # pinocchio, which the kinematics are held against
         "ruff>=0.8,<1",
         "mypy>=1.13,<3",
         "types-PyYAML>=6.0",

@@ -83,10 +83,20 @@ MOST_ROUNDS = 10
 
 @dataclass(frozen=True)
 class ArmConfig:
-    """The WidowX 250s and how it is driven."""
+    """The arm and how it is driven."""
 
+    model: Annotated[str, Field(pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$")] = "wx250s"
+    """Which arm it is: the name of a shipped description ("wx250s", "wxai"), or the path of one's own (my_arm.yaml,
+    docs/how-to/another_arm.md). At another arm the arm node refuses to start."""
     namespace: Annotated[str, Field(pattern=r"^/?[A-Za-z]\w*(/[A-Za-z]\w*)*/?$")] = "/wx250s"
     """ROS namespace of the vendor's driver (its robot_name); a leading slash may be left out."""
+    driver: Annotated[str, Field(pattern=r"^(xs_sdk|xs_modules|trossen|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")] = "xs_sdk"
+    """What drives the arm. An X-Series arm has its vendor's driver: the arm node speaks to it by topics and services
+    (xs_sdk), or through the vendor's Python API `interbotix_xs_modules` (xs_modules), for a lab that has built on it.
+    gymnast's own driver node drives a WidowX AI through `trossen_arm` (trossen), and another arm through a Python class
+    of yours (my_package.my_arm:MyDriver)."""
+    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]{0,252}$")] = "192.168.1.2"
+    """Host name or IP address of the arm's controller, where gymnast's own driver node connects to one."""
     control_hz: Annotated[float, Field(gt=0, le=50)] = 5.0
     """Control steps per second; Bridge data is recorded at 5."""
     rotation: Literal["bridge", "autoeval_compat"] = "bridge"
@@ -99,6 +109,12 @@ class ArmConfig:
     """Dynamixel time profile: duration of one step's motion, milliseconds (1.25 x the control period)."""
     profile_acceleration_ms: Annotated[int, Field(ge=0, le=2500), MILLISECONDS] = 100
     """Dynamixel time profile: ramp, milliseconds."""
+    motor_reboots_per_hour: Annotated[int, Field(ge=0, le=20)] = 0
+    """How often in an hour a wrist or gripper motor with an overload alert is rebooted without a person, while the arm
+    holds; 0: never. The motors of waist, shoulder and elbow carry the arm: they always wait for a person."""
+    correct_droop: bool = False
+    """Correct gravity's droop, so that the arm ends where the actions say. Off: as Bridge data was recorded, a few
+    millimetres low, which policies trained on it expect."""
     gripper: Literal["pwm", "linear_position"] = "pwm"
     """How the gripper is driven: by PWM, as the vendor's default, or by distance."""
     driver_timeout_s: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False), SECONDS] = 3.0
@@ -107,7 +123,17 @@ class ArmConfig:
     """Measured joint effort above which the arm holds, milliamperes; at most what the motors can measure."""
 
     @property
-    def driver(self) -> str:
+    def is_direct(self) -> bool:
+        """Whether gymnast's own driver node drives the arm."""
+        return self.driver not in ("xs_sdk", "xs_modules")
+
+    @property
+    def driver_node(self) -> str:
+        """Full name of the driver's node."""
+        return f"{self.driver_name}/{'driver' if self.is_direct else 'xs_sdk'}"
+
+    @property
+    def driver_name(self) -> str:
         """`namespace` as an absolute ROS name, "/wx250s"."""
         return f"/{self.namespace.strip('/')}"
 
@@ -542,6 +568,22 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ConsoleConfig:
+    """The page in a browser on which people watch and operate the station (`gymnast console`)."""
+
+    enabled: bool = True
+    """Whether `gymnast up` and the launch file start it. Without the extra `serve` they say so and go on."""
+    host: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]{1,253}$")] = "127.0.0.1"
+    """Address to listen on; by default this machine alone. 0.0.0.0: every network. Whoever reaches the page may look;
+    its buttons need the token."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8010
+    """0: any free one."""
+    token_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")] = "GYMNAST_CONSOLE_TOKEN"
+    """Environment variable that holds the token. Where it is not set, a token is made at the first start, and kept in a
+    file of this machine that its user alone can read."""
+
+
+@dataclass(frozen=True)
 class RecorderConfig:
     """Where episodes go."""
 
@@ -598,6 +640,18 @@ class BagConfig:
 
 
 @dataclass(frozen=True)
+class ScheduledFault:
+    """One fault of the simulated station, at its time."""
+
+    kind: Annotated[str, Field(min_length=1)]
+    """Its kind, and the motor of those that have one: read_failure, overload:elbow (docs/reference/faults.md)."""
+    at: Annotated[float, Field(ge=0, allow_inf_nan=False), SECONDS] = 0.0
+    """When it begins, seconds after the station's start."""
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False), SECONDS] = 0.0
+    """How long it lasts; 0: for good."""
+
+
+@dataclass(frozen=True)
 class SimulationConfig:
     """The simulated station; absent where the arm is real."""
 
@@ -605,6 +659,8 @@ class SimulationConfig:
     """A shipped scene or the path of a scene file."""
     seed: Seed = 0
     """Decides the scene at the start."""
+    faults: tuple[ScheduledFault, ...] = ()
+    """Faults that come by themselves, for tests of what is built on a station."""
 
 
 @dataclass(frozen=True)
@@ -639,6 +695,8 @@ class StationConfig:
     """When an episode ends."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How trials go on while nobody watches."""
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
+    """The page on which people watch and operate the station."""
     recorder: RecorderConfig = field(default_factory=RecorderConfig)
     """Where episodes are logged."""
     bags: BagConfig = field(default_factory=BagConfig)
@@ -652,6 +710,10 @@ class StationConfig:
             raise ConfigError(
                 f"safety.command_timeout_s is {self.safety.command_timeout_s:g}, must be over arm.control_hz's period "
                 f"of {period:g} seconds, or the arm would hold between all actions"
+            )
+        if self.simulation is not None and self.arm.is_direct:
+            raise ConfigError(
+                f"arm.driver: found {self.arm.driver} with a simulation section, which has its own driver; leave it out"
             )
 
         for name, task in self.tasks.items():

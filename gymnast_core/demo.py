@@ -39,6 +39,8 @@ class DemoConfig:
     """Seed of the test frame and of practice; trials use the seeds after it."""
     run: str = ""
     """Run folder; empty: a new one below runs/demo."""
+    json: bool = False
+    """Print the result as JSON to the standard output, and everything else to the standard error."""
 
 
 def demo(config: DemoConfig) -> int:

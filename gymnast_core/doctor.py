@@ -30,6 +30,8 @@ from gymnast_core.policy.names import REMOTE
 from gymnast_core.progress import progress_bar
 
 Status = Literal["ok", "missing", "optional"]
+TROSSEN_PORT = 50001
+CONTROLLER_S = 2.0
 SERIAL_DEVICE = Path("/dev/ttyDXL")
 CAMERA_S = 5.0
 """How long a picture of the camera is waited for."""
@@ -150,9 +152,17 @@ def examine(config: DoctorConfig) -> list[Finding]:
         checks.append(("models", partial(check_models, station, path)))
         checks.append(("judge", partial(check_judge, station)))
         if station.simulation is None and not config.core:
-            checks.append(("arm", check_serial_device))
-            checks.append(("arm driver", check_driver))
+            if station.arm.is_direct:
+                checks.append(("arm", partial(check_controller, station)))
+                checks.append(("arm driver", partial(check_driver_class, station)))
+            else:
+                checks.append(("arm", check_serial_device))
+                checks.append(("arm driver", check_driver))
+            if station.arm.driver == "xs_modules":
+                checks.append(("arm's Python API", check_vendor_api))
             checks.append(("ROS graph", partial(check_speakers, path)))
+        if station.simulation is not None and not config.core:
+            checks.append(("arm", partial(check_simulated_arm, station)))
         if station.camera.source == "device":
             checks.append(("camera", partial(check_camera, station, path)))
 
@@ -405,6 +415,51 @@ def check_serial_device() -> Finding:
     return Finding("arm", "ok", str(SERIAL_DEVICE))
 
 
+def check_simulated_arm(station: StationConfig) -> Finding:
+    """The arm's description is read, and its MuJoCo model can stand in the scene."""
+    from gymnast_core.errors import GymnastError
+    from gymnast_core.simulation.simulator import SimulatedStation
+
+    try:
+        arm = SimulatedStation(station).arm
+    except GymnastError as error:
+        found, _, remedy = _one_line(str(error)).partition("; ")
+        return Finding("arm", "missing", found, remedy or "see docs/how-to/another_arm.md")
+    return Finding("arm", "ok", f"{arm.title}, simulated")
+
+
+def check_controller(station: StationConfig) -> Finding:
+    """The arm's description is read, and its controller's address answers: an echo, for which any port will do."""
+    import socket
+
+    from gymnast_core.robot.arm_model import arm_model
+
+    title = arm_model(station.arm.model).title
+    address = station.arm.address
+    if station.arm.driver != "trossen":
+        return Finding("arm", "ok", f"{title}; its driver is yours, and whether it is connected is not looked at here")
+    try:
+        socket.create_connection((address, TROSSEN_PORT), CONTROLLER_S).close()
+    except OSError as error:
+        remedy = "power the arm, connect it, and put this machine into its network (ping it), or correct arm.address"
+        return Finding("arm", "missing", f"{title} at {address}, port {TROSSEN_PORT}: {error}", remedy)
+    return Finding("arm", "ok", f"{title}: something answers at {address}, port {TROSSEN_PORT}")
+
+
+def check_driver_class(station: StationConfig) -> Finding:
+    """The Python class that drives the arm, and what it is built on, can be imported, and takes this arm."""
+    code = (
+        "from gymnast_nodes.direct_driver import driver_class; from gymnast_core.config import ArmConfig; "
+        f"print(driver_class({station.arm.driver!r})(ArmConfig(model={station.arm.model!r}, "
+        f"driver={station.arm.driver!r}), print).__class__.__module__)"
+    )
+    worked, output = _run_python(code)
+    if worked:
+        return Finding("arm driver", "ok", f"{station.arm.driver} ({output})")
+    remedy = "pip install trossen-arm" if station.arm.driver == "trossen" else "put its module on PYTHONPATH"
+    return Finding("arm driver", "missing", output.removeprefix("gymnast_core.errors.ConfigError: "), remedy)
+
+
 def check_driver() -> Finding:
     """The vendor's driver package; it may run on another machine of the same ROS domain."""
     from gymnast_core.station_file import ament_prefixes
@@ -418,6 +473,16 @@ def check_driver() -> Finding:
         "interbotix_xs_sdk is not in AMENT_PREFIX_PATH",
         "install the vendor's workspace and source its setup.bash",
     )
+
+
+def check_vendor_api() -> Finding:
+    """The vendor's Python API, which `arm.driver: xs_modules` goes through."""
+    name = "arm's Python API"
+    worked, output = _run_python("from interbotix_xs_modules.xs_robot import arm; print(arm.__file__)")
+    if worked:
+        return Finding(name, "ok", output)
+    remedy = "source the vendor's workspace (docs/how-to/vendor_stack.md), or set arm.driver: xs_sdk"
+    return Finding(name, "missing", output, remedy)
 
 
 def check_camera(station: StationConfig, path: Path) -> Finding:

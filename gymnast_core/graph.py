@@ -33,7 +33,7 @@ class NodeDescription:
     parameters: (name, value) pairs.
     remappings: (from, to) pairs.
     lifecycle: the supervisor configures and activates it, in the order of the description.
-    respawn: started again when it ends by itself.
+    respawn: started again when it ends by itself; the graph goes on without one that is not.
     essential: when it ends, the whole graph ends, with its exit code.
     """
 
@@ -48,18 +48,20 @@ class NodeDescription:
     essential: bool = False
 
 
+CONSOLE = "console"
 # Managed nodes in the order they are brought up: the hands and eyes first, what uses them after.
 MANAGED = ("camera", "arm", "recorder", "adapter", "executor", "evaluator")
-OPTIONAL = ("watchdog", *MANAGED, "supervisor")
+OPTIONAL = ("watchdog", *MANAGED, CONSOLE, "supervisor")
 
 
 def station_graph(
-    config_path: str | os.PathLike[str], namespace: str = "", without: Sequence[str] = ()
+    config_path: str | os.PathLike[str], namespace: str = "", without: Sequence[str] = (), driver_starts: bool = False
 ) -> tuple[NodeDescription, ...]:
     """The nodes of the station file at `config_path`, in start order.
 
     namespace: put before the names of gymnast's own nodes (the driver keeps `arm.namespace` of the file).
     without: names of nodes to leave out (of `OPTIONAL`), for example the adapter where another machine trains.
+    driver_starts: the real arm's driver starts together with the graph, which gives it its time.
 
     Raises: ConfigError when the station file is wrong, `namespace` is no ROS name, or `without` names no node.
     """
@@ -73,7 +75,7 @@ def station_graph(
             raise ConfigError(f"namespace: found {namespace!r}, needed letters, digits and _ only, e.g. /lab/arm_1")
         namespace = f"/{namespace}"
     config = ("config", str(path))
-    driver_namespace = station.arm.driver
+    driver_namespace = station.arm.driver_name
     nodes = []
     if station.simulation is not None:
         # The driver lives in its own namespace, scene and camera with gymnast's other names.
@@ -81,12 +83,17 @@ def station_graph(
         names += [] if station.camera.topic.startswith("/") else [station.camera.topic]
         remapped = tuple((name, f"{namespace}/{name}") for name in names)
         nodes.append(NodeDescription(NODE_PACKAGE, "station", "xs_sdk", driver_namespace, (config,), remapped))
+    elif station.arm.is_direct:
+        driver_starts = True
+        nodes.append(NodeDescription(NODE_PACKAGE, "driver", "driver", driver_namespace, (config,)))
     if "watchdog" not in without:
         nodes.append(NodeDescription(NODE_PACKAGE, "watchdog", "watchdog", namespace, (config,)))
     managed = tuple(name for name in MANAGED if name not in without)
     nodes += [NodeDescription(NODE_PACKAGE, name, name, namespace, (config,), lifecycle=True) for name in managed]
+    if station.console.enabled and CONSOLE not in without:
+        nodes.append(NodeDescription(NODE_PACKAGE, CONSOLE, CONSOLE, namespace, (config,), respawn=False))
     if "supervisor" not in without:
-        parameters = (config, ("managed_nodes", managed))
+        parameters = (config, ("managed_nodes", managed), ("driver_starts", driver_starts))
         nodes.append(
             NodeDescription(
                 NODE_PACKAGE, "supervisor", "supervisor", namespace, parameters, respawn=False, essential=True

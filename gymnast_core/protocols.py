@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,15 @@ class DoubtingEnvironment(Environment, Protocol):
 
     def doubts(self) -> list[str]:
         """For each rollout since the reset why not, in words; "" where nothing speaks against it."""
+        ...
+
+
+@runtime_checkable
+class MeteredEnvironment(Environment, Protocol):
+    """An environment that can say how little its rollouts are like anything that it learned."""
+
+    def meters(self, rows: Sequence[int]) -> list[dict[str, float]]:
+        """Of these rollouts since the reset, as far as they have gone: a reading for each meter, by name."""
         ...
 
 

@@ -7,6 +7,7 @@ runs/<kind>/<name>/
     checkpoints/step_N/state.pt   weights, optimiser, step, random state, data position: enough to resume
     checkpoints/best              link to the checkpoint with the best score, where the run has one
     media/             pictures and videos
+    imagined.jsonl     one line for each small film of an imagined rollout in media/imagined/, while practice goes on
     result.json        written at the end
     report.html
     .lock              held by the process that works here, and let go when it ends, however it ends

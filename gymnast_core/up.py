@@ -155,10 +155,11 @@ class GraphRunner:
                 process.ended_at = now
                 if process.node.essential:
                     return code if code > 0 else 1
-                if code == REFUSED:
-                    return REFUSED
                 if not process.node.respawn:
-                    _say(f"{name} ended with exit code {code}")
+                    if code:  # otherwise it has said why
+                        _say(f"{name} ended with exit code {code}; the graph goes on without it")
+                elif code == REFUSED:
+                    return REFUSED
                 elif process.recent_starts() > MAX_RESPAWNS:
                     _say(f"error: {name} ended {MAX_RESPAWNS} times within {RESPAWN_WINDOW_S:.0f} s, last with {code}")
                     return 1
@@ -171,7 +172,7 @@ class GraphRunner:
     def stop(self) -> None:
         """Stop all: the arm node first, so that the arm is held, the driver last, so that the hold reaches it."""
         first = [p for p in self.processes if p.node.executable in ("arm", "supervisor")]  # it would revive nodes
-        driver = [p for p in self.processes if p.node.executable == "station"]
+        driver = [p for p in self.processes if p.node.executable in ("station", "driver")]
         rest = [p for p in self.processes if p not in first and p not in driver]
         for group in (first, rest, driver):
             self._stop_group(group)

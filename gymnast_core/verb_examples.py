@@ -8,12 +8,15 @@ from __future__ import annotations
 EXAMPLES = {
     "demo": "gymnast demo --trials 3 --seed 1",
     "up": "gymnast up robot_configs/simulated_drawer.yaml",
+    "console": "gymnast console my_station.yaml --port 8011",
     "status": "gymnast status --json",
     "stop": "gymnast stop my_station.yaml --reason 'a cable is loose'",
     "rearm": "gymnast rearm my_station.yaml",
     "trials": "gymnast trials my_station.yaml --policies base NAME ws://gpu:8000 --trials 20",
     "trials compare": "gymnast trials compare runs/trials/monday runs/trials/friday",
     "camera check": "gymnast camera check my_station.yaml",
+    "arm check": "gymnast arm check my_station.yaml",
+    "soak": "gymnast soak --hours 8 --seed 1",
     "doctor": "gymnast doctor --config my_station.yaml",
     "completion": "gymnast completion bash > ~/.local/share/bash-completion/completions/gymnast",
     "queue submit": "gymnast queue submit close_drawer --policy ws://gpu:8000 --trials 50",
@@ -56,6 +59,7 @@ EXAMPLES = {
     "data check": "gymnast data check --data runs/episodes --mend",
     "data list": "gymnast data list --data runs/episodes --outcome failure",
     "data show": "gymnast data show runs/episodes/EPISODE",
+    "data view": "gymnast data view runs/episodes/EPISODE runs/adapt/RUN --out look.rrd",
     "data formats": "gymnast data formats",
     "data topics": "gymnast data topics BAGS",
     "data convert": "gymnast data convert runs/episodes --to lerobot --out my_dataset",
@@ -63,6 +67,8 @@ EXAMPLES = {
     "augment distractors": "gymnast augment distractors --starts START_FRAMES --out MORE_FRAMES",
     "augment instructions": "gymnast augment instructions --starts START_FRAMES --out MORE_FRAMES",
     "augment tasks": "gymnast augment tasks --starts START_FRAMES --out MIXTURE",
+    "runs": "gymnast runs --outcome 'base kept' --failures",
+    "runs compare": "gymnast runs compare runs/adapt/MONDAY runs/adapt/FRIDAY",
     "report": "gymnast report --run runs/adapt/RUN",
 }
 """Verb -> command line."""

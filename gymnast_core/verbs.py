@@ -40,6 +40,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
     "A station": {
         "demo": _verb("", "demo:DemoConfig", "demo:demo", "simulate a station: practise, act, log, report"),
         "up": _verb("", "up:UpConfig", "up:up", "start every node of a station, as bridge.launch.py does"),
+        "console": _verb(
+            "serve.",
+            "console.options:ConsoleOptions",
+            "console.options:console",
+            "serve the page on which people watch and operate a running station",
+        ),
         "status": _verb("", "status:StatusConfig", "status:status", "say what the nodes and the arm are doing now"),
         "stop": _verb("", "stop:StopConfig", "stop:stop", "emergency stop: hold the arm until it is re-armed"),
         "rearm": _verb("", "stop:RearmConfig", "stop:rearm", "release the emergency stop, after a look at the arm"),
@@ -63,6 +69,13 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "camera_check:camera_check",
             "hold the live picture against the station's reference photograph",
         ),
+        "arm check": _verb(
+            "",
+            "arm_check:ArmCheckConfig",
+            "arm_check:arm_check",
+            "move the arm through the contract that every driver must keep",
+        ),
+        "soak": _verb("", "soak:SoakConfig", "soak:soak", "let the simulated station work for hours, with faults"),
         "doctor": _verb("", "doctor:DoctorConfig", "doctor:doctor", "list what this machine lacks and how to get it"),
         "completion": _verb(
             "",
@@ -280,6 +293,12 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "logbook_verbs:show_episode",
             "show what is known of one episode, with a film strip",
         ),
+        "data view": _verb(
+            "evaluation.",
+            "view_config:ViewConfig",
+            "view:view",
+            "look at episodes and imagined rollouts on a timeline of Rerun",
+        ),
         "data formats": _verb(
             "data.", "list_formats:ListFormatsConfig", "list_formats:list_formats", "list the formats that are read"
         ),
@@ -312,6 +331,18 @@ GROUPS: dict[str, dict[str, Verb]] = {
             "augment_config:TasksConfig",
             "augment_tasks:augment_tasks",
             "sort start frames into a mixture's folders, some held out",
+        ),
+        "runs": _verb(
+            "evaluation.",
+            "runs_config:ListRunsConfig",
+            "runs:list_runs",
+            "list every run and episode below a folder, with outcome, lineage and figures",
+        ),
+        "runs compare": _verb(
+            "evaluation.",
+            "runs_config:CompareAnyRunsConfig",
+            "runs:compare_runs",
+            "show runs or episodes side by side: figures, curves, films in step, configs",
         ),
         "report": _verb(
             "reporting.", "report:ReportConfig", "report:report", "write report.html of a run folder again"

@@ -108,11 +108,14 @@ class Process:
 
 
 def start_graph(
-    domain: int, config: Path = SIMULATED, without: Sequence[str] = (), state: Path | None = None
+    domain: int, config: Path = SIMULATED, without: Sequence[str] = (), state: Path | None = None, console: bool = False
 ) -> Process:
-    """`gymnast up` on a station file, in a domain of its own; state: folder of what outlives it, None for a new one."""
+    """`gymnast up` on a station file, in a domain of its own; state: folder of what outlives it, None for a new one.
+
+    console: with the page, which costs a process.
+    """
     command = [sys.executable, "-m", "gymnast_core.cli", "up", str(config)]
-    if without:
+    if without := (*without, *(() if console else ("console",))):
         command += ["--without", *without]
     state = state or Path(tempfile.mkdtemp(dir=STATES.name))
     return Process(command, {**isolate(domain), "GYMNAST_STATE": str(state)})

@@ -46,6 +46,7 @@ BASE = {
     "seeds",
     "sequential_test",
     "station_file",
+    "status",
     "tensor_files",
     "verb_process",
     "version",

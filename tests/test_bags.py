@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -418,6 +419,11 @@ def test_topics_are_named_on_the_command_line_or_in_a_station_file(
     told = capsys.readouterr()
     lines = told.out + told.err
     assert "/policy/action  std_msgs/msg/Float32MultiArray  8 messages" in lines and "name the topics" in lines
+    assert main(["data", "topics", str(data), "--json"]) == 0
+    bags = json.loads(capsys.readouterr().out)["bags"]
+    assert len(bags) == 3 and not any(bag["error"] for bag in bags)
+    action = {"name": "/policy/action", "type": "std_msgs/msg/Float32MultiArray", "messages": 8}
+    assert any(action.items() <= topic.items() for topic in bags[0]["topics"])
     with pytest.raises(DataError, match=r"no episode below it; needed .*, X\.mcap or X\.db3, with bags\.yaml there"):
         find_all(data)
     assert main(["data", "topics", str(data), "--bags.actions", "/nothing"]) == 2

@@ -66,7 +66,7 @@ def test_declared_ranges_cover_what_is_installed_and_agree_with_each_other() -> 
     assert {"3.9", "3.14"}.isdisjoint(SpecifierSet(arguments["python_requires"]).filter(["3.9", "3.14"]))
 
     extras = arguments["extras_require"]
-    heavy = {line for name, lines in extras.items() if name not in ("full", "dev") for line in lines}
+    heavy = {line for name, lines in extras.items() if name not in ("full", "dev", "view") for line in lines}
     assert set(extras["full"]) == heavy
 
     for line in [*arguments["install_requires"], *extras["full"], *extras["dev"]]:
@@ -99,12 +99,13 @@ def imports_of(folder: Path) -> dict[str, Path]:
 
 def test_every_import_is_a_declared_dependency_and_the_core_imports_no_ros() -> None:
     arguments = setup_arguments(ROOT)
+    extras = arguments["extras_require"]
     declared = {
         canonicalize_name(Requirement(line).name)
-        for line in [*arguments["install_requires"], *arguments["extras_require"]["full"]]
+        for line in [*arguments["install_requires"], *extras["full"], *extras["view"]]
     }
     ros = {element.text for element in ElementTree.parse(NODES / "package.xml").iter("exec_depend")}
-    distributions = packages_distributions()
+    distributions = {"rerun": ["rerun-sdk"], **packages_distributions()}  # that extra is in no other
 
     def is_declared(name: str) -> bool:
         return not declared.isdisjoint(canonicalize_name(d) for d in distributions.get(name, [name]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -291,6 +292,43 @@ def test_every_message_published_is_in_the_log_and_other_readers_open_it(recorde
     shown = [int(frame.max()) for frame in episode.frames]  # the number of each picture
     assert counts["/station/truth"] == sent["image"] and shown[1] < DONE_FROM < shown[-1]
     assert open_episode(folder).truths() == [number >= DONE_FROM for number in shown[1:]], "each of its own picture"
+
+
+FOXGLOVE = {"sensor_msgs/msg/Image", "sensor_msgs/msg/JointState", "diagnostic_msgs/msg/DiagnosticArray"}
+"""Schemas that Foxglove draws without a plug-in (docs.foxglove.dev, "Message schemas"); it plots any number."""
+
+
+def test_the_log_shows_pictures_and_joints_in_foxglove_by_the_layout_that_is_shipped(recorder: Recorder) -> None:
+    assert recorder.record("seen").success
+    recorder.publishers.play(1.0, "seen")
+    recorder.publishers.image()
+    time.sleep(0.3)
+    folder = Path(recorder.finish("seen").path)
+    layout = json.loads((Path(__file__).parent.parent / "docs" / "foxglove_layout.json").read_text())
+    panels = layout["configById"]
+    placed = set(re.findall(r'"([A-Za-z]+!\w+)"', json.dumps(layout["layout"])))
+    assert placed == set(panels)
+    paths = set(re.findall(r'"(/[^"]+)"', json.dumps(panels)))
+    with open(folder / "log" / "log_0.mcap", "rb") as file:
+        log = make_reader(file, decoder_factories=[DecoderFactory()])
+        summary = log.get_summary()
+        assert summary is not None
+        schemas = {channel.topic: summary.schemas[channel.schema_id] for channel in summary.channels.values()}
+        messages = {item.channel.topic: item.decoded_message for item in log.iter_decoded_messages()}
+    assert {schema.encoding for schema in schemas.values()} == {"ros2msg"}
+    assert {path.partition(".")[0] for path in paths} <= set(schemas), "every panel has its topic in the log"
+    drawn = {schemas[topic].name for topic in ("/camera/image_raw", "/wx250s/joint_states", "/station/truth")}
+    assert drawn == FOXGLOVE
+    picture = messages["/camera/image_raw"]
+    frame = np.frombuffer(picture.data, np.uint8).reshape(picture.height, picture.width, 3)
+    assert picture.encoding == "rgb8" and frame.any()
+    for path in paths:  # each plotted number is there
+        topic, _, place = path.partition(".")
+        value: Any = messages[topic]
+        for name, index in re.findall(r"(\w+)(?:\[(\d+)\])?", place):
+            value = getattr(value, name)
+            value = value[min(int(index), len(value) - 1)] if index else value  # this driver has one joint
+        assert not place or np.isscalar(value), path
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_readable_logs(recorder: Recorder) -> None:

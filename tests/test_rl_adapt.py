@@ -27,6 +27,7 @@ from gymnast_core.data.episode import EpisodeWriter
 from gymnast_core.data.frames import write_image
 from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.protocols import Start, Verdict
+from gymnast_core.reporting.imagined_films import read_films
 from gymnast_core.reporting.media import write_video
 from gymnast_core.rl.gate import judge_adapter, no_room_to_rise
 from gymnast_core.rollout.open import find_gate_judge
@@ -73,6 +74,11 @@ def test_adapt_reports_its_phases_result_and_page(station: Path, tmp_path: Path)
     for line in training:
         assert 0 <= line["mean_reward"] <= 1 and 0 <= line["usable_groups"] <= 1 and line["seconds_left"] >= 0
         assert (run / line["preview"]).stat().st_size > 500
+    films = read_films(run)
+    assert list(dict.fromkeys(film["phase"] for film in films)) == ["before", "train", "after"]
+    assert {film["verdict"] for film in films} <= {"success", "failure", "abstained"}
+    filmed = [film["meters"] for film in films if film["phase"] == "train"]
+    assert filmed and all(set(read) == {"round trip", "instability"} for read in filmed)
     page = (run / "report.html").read_text()
     assert "data:image/png;base64," in page and INSTRUCTION in page and str(run) in page
     if result["accepted"]:

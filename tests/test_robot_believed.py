@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from gymnast_core.robot.believed import (
     CONTRADICTED_S,
     DIRECT_S,
-    FASTEST,
     HANG_S,
     MAX_AGE_S,
     NOISE,
@@ -251,7 +250,7 @@ def test_no_sequence_of_false_samples_makes_a_hold_that_no_joint_gets_to(events:
         hold = feed.hold
         if hold is not None and feed.now - seen_at < SILENT_S + CONTRADICTED_S:
             far = float(np.max(np.abs(hold - place)))
-            assert far <= FASTEST * (feed.now - seen_at) + 2 * NOISE + REJOIN, (far, feed.now - seen_at)
+            assert far <= 1.1 * JOINT_SPEED * (feed.now - seen_at) + 2 * NOISE + REJOIN, (far, feed.now - seen_at)
 
     for kind, amount, what in events:
         if kind == "good":

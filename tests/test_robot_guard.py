@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gymnast_core.robot.arm_model import WX250S
 from gymnast_core.robot.gripper import FINGER_CLOSED, FINGER_OPEN, GRASP_PWM, MAX_PWM, GripperDrive
 from gymnast_core.robot.guard import (
     DEAF_DISTANCE,
-    DEAF_EFFORT_MA,
     DEAF_S,
     EFFORT_S,
     FRESH_S,
     JAM_S,
     LIMP_DISTANCE,
-    LIMP_EFFORT_MA,
     ArmGuard,
     FaultWindow,
 )
@@ -129,8 +128,8 @@ def test_a_joint_without_torque_is_told_from_one_that_moves_pushes_or_is_near() 
         return ""
 
     assert fault_of(0.0, 0.0, LIMP_DISTANCE + 0.1) == "deaf"  # it stands still and does nothing
-    assert fault_of(-0.2, LIMP_EFFORT_MA - 1, LIMP_DISTANCE + 0.1) == "limp"  # it sinks
-    assert not fault_of(0.0, DEAF_EFFORT_MA + 1, LIMP_DISTANCE + 0.1)
+    assert fault_of(-0.2, WX250S.effort.limp - 1, LIMP_DISTANCE + 0.1) == "limp"  # it sinks
+    assert not fault_of(0.0, WX250S.effort.deaf + 1, LIMP_DISTANCE + 0.1)
     assert not fault_of(0.5, 0.0, LIMP_DISTANCE + 0.1)
     assert not fault_of(0.0, 0.0, DEAF_DISTANCE - 0.01)
 

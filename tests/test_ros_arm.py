@@ -581,7 +581,13 @@ def test_a_finger_caught_in_the_handle_is_backed_out_the_way_it_went_in(arm: Arm
     for _ in range(5):  # where a slow machine is late with an action, the finger may slip past
         tries.append(push_into_the_handle(arm))
         before = len(arm.states)
-        arm.reset()
+        try:
+            arm.reset()
+        except AssertionError:
+            if tries[-1][0]:
+                raise
+            settle(arm.client)  # late actions lead anywhere
+            continue
         assert np.linalg.norm(arm.pose[:3] - ArmConfig().start_position) < 0.02
         if any(message.detail == "backing out" for _, message in arm.states[before:]):
             return

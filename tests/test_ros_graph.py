@@ -75,7 +75,7 @@ def graph(shared: tuple[Process, Client]) -> tuple[Process, Client]:
 
 def test_graph_is_described_once_and_every_executable_is_there(tmp_path: Path) -> None:
     nodes = station_graph(SIMULATED)
-    assert [node.name for node in nodes] == ["xs_sdk", "watchdog", *MANAGED, "supervisor"]
+    assert [node.name for node in nodes] == ["xs_sdk", "watchdog", *MANAGED, "console", "supervisor"]
     assert [node.name for node in nodes if node.lifecycle] == list(MANAGED)
     assert nodes[0].namespace == "/wx250s"
     assert dict(nodes[-1].parameters)["managed_nodes"] == MANAGED

@@ -24,11 +24,12 @@ from gymnast_nodes import adapter_node
 from gymnast_nodes.arm_actions import measured_position
 from gymnast_nodes.calls import Cancelled, ServiceCaller
 from gymnast_nodes.client import Station
+from gymnast_nodes.distributions import raw_callback
 from gymnast_nodes.lifecycle import HEARTBEAT_TOPIC
 from gymnast_nodes.liveness import SILENT_S, Liveness
 from gymnast_nodes.long_action import Goal, Worker
 from gymnast_nodes.qos import DRIVER_QOS
-from gymnast_nodes.reading import GatedGroup, LatestReader, RateMeter, raw_callback, take_waiting
+from gymnast_nodes.reading import GatedGroup, LatestReader, RateMeter, take_waiting
 from gymnast_nodes.running import NodeExecutor
 from tests.domains import free_domain
 from tests.machine import in_time, overdue

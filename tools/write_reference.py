@@ -13,6 +13,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from gymnast_core.config import StationConfig
 from gymnast_core.field_docs import field_docs
+from gymnast_core.reporting.tables import markdown
+from gymnast_core.simulation.faults import fault_table
 from gymnast_core.verb_examples import EXAMPLES
 from gymnast_core.verbs import GROUPS, Verb
 from tools.field_table import default_of, field_table, what_it_takes
@@ -29,6 +31,30 @@ also checks what a file names: models, arm, judge.
 
 Lengths are metres, angles radians, times seconds, rates hertz, unless a field says otherwise. This page is made from
 the code by `python -m tools.write_reference`.
+"""
+FAULTS = """\
+# Faults of the simulated station
+
+The simulated station breaks as real ones do. A fault is written `kind`, or `kind:motor`. Motors are `waist`,
+`shoulder`, `shoulder_shadow`, `elbow`, `elbow_shadow`, `forearm_roll`, `wrist_angle`, `wrist_rotate` and `gripper`; a
+joint is one of the six of the arm.
+
+By a service, at any time, in the place of those that are there (an empty name mends all):
+
+    ros2 param set /wx250s/xs_sdk faults "['overload:elbow']"
+    ros2 param set /wx250s/xs_sdk faults "['']"
+
+By a schedule, in the station file; times are seconds since the graph was started, and 0 seconds last for good:
+
+    simulation:
+      scene: drawer
+      faults:
+      - {kind: read_failure, at: 60, seconds: 2}
+      - {kind: "motor_error:shoulder_shadow", at: 90, seconds: 5}
+
+At random times, for hours, with a count of what became of each: `gymnast soak --hours 8`.
+
+This page is made from the code (`gymnast_core/simulation/faults.py`) by `python -m tools.write_reference`.
 """
 COMMANDS = """\
 # Every command and option
@@ -68,6 +94,13 @@ def station_page() -> str:
         said = " ".join((config.__doc__ or "").split())
         lines += ["", f"## {title or 'The file'}", "", said, "", *field_table(config, titles)]
     return "\n".join(lines) + "\n"
+
+
+def faults_page() -> str:
+    """The page on the faults of the simulated station."""
+    rows = [("fault", "where", "what happens", "what the station does")]
+    rows += [(f"`{name}`", where, meaning, answer) for name, where, meaning, answer in fault_table()]
+    return f"{FAULTS}\n{markdown(rows)}"
 
 
 def _bare(kind: Any) -> Any:
@@ -132,7 +165,12 @@ def _option_rows(config: type[Any], prefix: str) -> list[tuple[str, ...]]:
     return rows
 
 
-PAGES = {"station_file.md": station_page, "commands.md": commands_page, "messages.md": messages_page}
+PAGES = {
+    "station_file.md": station_page,
+    "commands.md": commands_page,
+    "messages.md": messages_page,
+    "faults.md": faults_page,
+}
 """File name below docs/reference -> what makes its text."""
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -28,12 +29,17 @@ class TopicsConfig:
     """Station file whose section `bags` names the topics; the options below take the place of what it says."""
     bags: BagConfig = field(default_factory=BagConfig)
     """Which topic holds what."""
+    json: bool = False
+    """Print the topics as one JSON object, and do nothing else."""
 
 
 def topics(config: TopicsConfig) -> int:
     """Print a line for each topic. Where topics are named, read every bag by them and write `bags.yaml`."""
     root = user_path(config.folder)
     found = _bags(root)
+    if config.json:
+        print(json.dumps({"bags": [_described(path) for path in found]}))
+        return 0
     for path in found:
         _list(path)
     folder = root if root.is_dir() else root.parent
@@ -54,15 +60,28 @@ def topics(config: TopicsConfig) -> int:
     return 0
 
 
+def _described(path: Path) -> dict[str, Any]:
+    """A bag's topics with their types, messages and rates (Hz, null where unknown), or why it cannot be read."""
+    try:
+        with Bag(path) as bag:
+            topics = [
+                {"name": name, "type": kind, "messages": count, "hz": _rate(count, bag.seconds)}
+                for name, (kind, count) in bag.topics.items()
+            ]
+    except DataError as error:
+        return {"path": str(path), "topics": [], "error": str(error)}
+    return {"path": str(path), "topics": topics, "error": ""}
+
+
 def _list(path: Path) -> None:
     """A line for each topic of a bag."""
     say(f"{path}", "bold")
-    try:
-        with Bag(path) as bag:
-            for name, (kind, count) in bag.topics.items():
-                say(f"  {name}  {kind}  {count} messages{_rate(count, bag.seconds)}")
-    except DataError as error:
-        say(f"warning: {error}", "yellow")
+    found = _described(path)
+    for one in found["topics"]:
+        rate = f", about {one['hz']:.3g} Hz" if one["hz"] is not None else ""
+        say(f"  {one['name']}  {one['type']}  {one['messages']} messages{rate}")
+    if found["error"]:
+        say(f"warning: {found['error']}", "yellow")
 
 
 def _bags(root: Path) -> list[Path]:
@@ -106,5 +125,5 @@ def _check(bags: list[Path], settings: BagConfig) -> None:
         raise failed
 
 
-def _rate(count: int, seconds: float) -> str:
-    return f", about {(count - 1) / seconds:.3g} Hz" if count > 1 and seconds > 0 else ""
+def _rate(count: int, seconds: float) -> float | None:
+    return (count - 1) / seconds if count > 1 and seconds > 0 else None

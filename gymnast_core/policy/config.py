@@ -14,6 +14,8 @@ MAX_DEPTH, MAX_BINS, MAX_CHUNK, MIN_SIDE, MAX_SIDE = 1000, 4096, 64, 16, 4096
 
 ImageVariant = Literal["resize", "center_crop", "jpeg_center_crop"]
 """How a camera frame becomes the model's input at act and RL time; see `images.py`."""
+CROP_AREA = 0.9
+"""Share of a frame's area that the cropping variants keep."""
 Labels = Literal["executed", "commanded"]
 
 

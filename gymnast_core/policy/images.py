@@ -28,10 +28,9 @@ from PIL import Image
 
 from gymnast_core.data.frames import check_frame
 from gymnast_core.errors import DataError
-from gymnast_core.policy.config import ImageVariant
+from gymnast_core.policy.config import CROP_AREA, ImageVariant
 from gymnast_core.policy.prompt import normalise_instruction
 
-CROP_AREA = 0.9
 SIDE_BY_SIDE = 1_000_000
 """Pixels of a batch from which threads are worth their while."""
 # bfloat16-rounded, as OpenVLA's preprocessor files hold them and as its released models were used.

@@ -246,6 +246,7 @@ def _files(run: Path) -> list[tuple[str, str]]:
         ("adapter", "the adapted policy"),
         ("episodes", "episodes, one folder each"),
         ("media", "pictures and videos"),
+        ("imagined.jsonl", "what the judge said of the films in media/imagined"),
         ("practices", "one folder for each practice of a benchmark"),
         ("table.md", "the table, for a document"),
         ("judge_answers.jsonl", "every raw answer of the judge"),

@@ -35,6 +35,7 @@ from gymnast_core.rl.adapt_page import ONE_JUDGE, write_adapt_page
 from gymnast_core.rl.adapt_result import REFUSED, AdaptResult
 from gymnast_core.rl.best_adapter import BestAdapter, Validation
 from gymnast_core.rl.consolidated import consolidated
+from gymnast_core.rl.films import ImaginedFilms
 from gymnast_core.rl.gate import GateResult, judge_adapter, no_room_to_rise, unmeasured
 from gymnast_core.rl.measuring import Measuring, Scorer
 from gymnast_core.rl.other_tasks import compare_others, find_other_starts, find_other_views
@@ -129,7 +130,7 @@ class Adaptation:
             stopped_by = train_within(trainer, self.budget.iterations, self.budget.seconds, self.run, self.best)
         chosen = self.best.restore() if self.best is not None else None
         self.consolidated = self.consolidate(trainer, chosen)
-        after = self.measure("after") if trainer.update else before
+        after = self.measure("after", trainer.update) if trainer.update else before
         others_after = self.measure_others() if trainer.update else others_before
         weights = trainer.weights() if trainer.trained.sharded else {}
         if not self.ranks.first:
@@ -218,8 +219,10 @@ class Adaptation:
         name_next(self.trust.command)
         return self.record(self._result(nothing, "", 0, 0, "distrust"), nothing, (), ())
 
-    def measure(self, phase: str) -> list[Rollout]:
+    def measure(self, phase: str, update: int = 0) -> list[Rollout]:
         """Rollouts of the policy as it is, on seeds that training never sees, scored by the gate's judge.
+
+        update: how many were made.
 
         Raises: DataError when the judge abstains on every rollout before training.
         """
@@ -227,6 +230,8 @@ class Adaptation:
         count = self.budget.rollouts
         with busy(f"{count} imagined rollouts {phase} training"):
             rollouts = self.measuring.task(count)
+        if self.ranks.first:
+            ImaginedFilms(self.run).keep(phase, update, rollouts)
         if phase == "before":
             success = np.array([rollout.completed for rollout in rollouts])
             if not np.isfinite(success).any():

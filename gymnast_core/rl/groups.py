@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -138,6 +139,9 @@ class GroupSource:
         """Why the last batch taught nothing, and what to change; empty where it did."""
         self.fruitless = 0
         """Batches in a row without a usable group."""
+        self.show: Callable[[list[Rollout]], None] | None = None
+        """Called with the rollouts of each batch, `films` of which have their pictures, where somebody watches."""
+        self.films = 0
         self._judged = False
         """Whether the judge has given a verdict since this source was made."""
 
@@ -234,8 +238,14 @@ class GroupSource:
             own_starts, own_seeds = self._members(start, number)
             starts += own_starts
             seeds += own_seeds
-        options = RolloutOptions(horizon, self.config.temperature, progress_credit=self.config.progress_credit)
+        config = self.config
+        options = RolloutOptions(
+            horizon, config.temperature, progress_credit=config.progress_credit, films=self.films if self.show else 0
+        )
         rollouts = run_rollouts(self.policy, self.environment, self.judge, starts, seeds, options, tick, self._confirm)
+        if self.show is not None:
+            self.show(rollouts)  # groups are carried over and saved without the pictures
+            rollouts = [dataclasses.replace(one, video=None) if one.video is not None else one for one in rollouts]
         size = self.config.group_size
         return {number: rollouts[place * size : (place + 1) * size] for place, number in enumerate(begun)}
 

@@ -16,6 +16,7 @@ from gymnast_core.protocols import Judge
 from gymnast_core.ranks import PeerLost, Ranks
 from gymnast_core.rl.best_adapter import BestAdapter
 from gymnast_core.rl.config import GRPOConfig
+from gymnast_core.rl.films import EACH_BATCH, ImaginedFilms
 from gymnast_core.rl.groups import BudgetSpent, NothingToLearn
 from gymnast_core.rl.trainer import GRPOTrainer
 from gymnast_core.run_folder import RunFolder
@@ -66,6 +67,10 @@ def train_within(
     rollouts when time is over; many stop together, after one.
     """
     processes = trainer.processes
+    if processes.first:
+        films = ImaginedFilms(run)
+        trainer.source.films = EACH_BATCH
+        trainer.source.show = lambda rollouts: films.keep("train", trainer.update + 1, rollouts)
     began = time.monotonic() - seconds_taken(run)
     deadline = began + seconds
 

@@ -22,14 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gymnast_core.errors import StationError
-from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_NAMES, JOINT_SPEED, JOINT_UPPER
+from gymnast_core.robot.arm_model import WX250S, ArmModel
 
 LIMIT_SLACK = 0.1
 """Radians beyond a joint's limit that a real arm may stand: it rests on its mechanical stop, or was calibrated so."""
 RAW_ZERO = 1e-3
 """Radians from -pi within which a position is raw 0, a read that failed; no joint's limits include -pi."""
-FASTEST = 1.1 * JOINT_SPEED
-"""Radians a second that no joint exceeds; the tenth is for a profile's peak."""
+PEAK = 1.1
+"""No joint is faster than this many times its largest speed: a profile has a peak."""
 NOISE = 0.02
 """Radians: 13 steps of the encoder, or 6 ms of a stamp's jitter at full speed."""
 ARRIVAL_JITTER_S = 0.05
@@ -55,10 +55,8 @@ UNSEEN = 0.5
 """Radians: an arm not seen for a while stands within this of its last place and its target; farther is elsewhere."""
 CONTRADICTED_S = 1.0
 """A run that contradicts what was believed for so long is no glitch."""
-FINGER_RANGE = (0.005, 0.047)
-"""Metres: the left finger's limits, and a centimetre."""
-FINGER_SPEED = 0.3
-"""Metres a second."""
+FINGER_SLACK = 0.01
+"""Metres beyond the finger's limits that it may be read at."""
 
 
 class FailedRead(StationError):
@@ -69,8 +67,8 @@ class FailedRead(StationError):
 class JointSample:
     """One joint state, whole and finite, of an arm that could stand so.
 
-    joints: (6,) radians, `JOINT_NAMES` order. effort: (6,) milliamperes, None where the driver reports none.
-    finger: metres, the left finger; NaN where unknown.
+    joints: (6,) radians, in the arm's order. effort: (6,) in the arm's unit, None where the driver reports none.
+    finger: metres, the finger that the arm's description names; NaN where unknown.
     """
 
     joints: np.ndarray
@@ -79,7 +77,11 @@ class JointSample:
 
 
 def read_sample(
-    names: Sequence[str], positions: Sequence[float], velocities: Sequence[float], efforts: Sequence[float]
+    names: Sequence[str],
+    positions: Sequence[float],
+    velocities: Sequence[float],
+    efforts: Sequence[float],
+    arm: ArmModel = WX250S,
 ) -> JointSample:
     """The arm's part of a joint state, by name; other joints may stand anywhere among them.
 
@@ -92,11 +94,11 @@ def read_sample(
         if len(values) != count and (len(values) or what == "positions"):
             raise FailedRead(f"{len(values)} {what} for {count} joints")
     try:
-        index = [names.index(name) for name in JOINT_NAMES]
+        index = [names.index(name) for name in arm.names]
     except ValueError:
-        missing = [name for name in JOINT_NAMES if name not in names]
+        missing = [name for name in arm.names if name not in names]
         raise FailedRead(f"without {', '.join(missing)}") from None
-    for name in JOINT_NAMES:
+    for name in arm.names:
         if names.count(name) > 1:
             raise FailedRead(f"{name} stands there twice")
     joints = np.array([positions[i] for i in index], dtype=np.float64)
@@ -104,30 +106,31 @@ def read_sample(
     speeds = [velocities[i] for i in index] if len(velocities) else []
     for what, numbers in (("position", joints), ("effort", effort), ("velocity", speeds)):
         if numbers is not None and not np.isfinite(numbers).all():
-            joint = JOINT_NAMES[int(np.argmin(np.isfinite(numbers)))]
+            joint = arm.names[int(np.argmin(np.isfinite(numbers)))]
             raise FailedRead(f"the {what} of {joint} is not finite")
-    _check_limits(joints)
+    _check_limits(joints, arm)
     finger = math.nan
-    if "left_finger" in names:
-        finger = float(positions[names.index("left_finger")])
-        if not FINGER_RANGE[0] <= finger <= FINGER_RANGE[1]:
+    gripper = arm.gripper
+    if gripper.joint in names:
+        finger = float(positions[names.index(gripper.joint)])
+        if not gripper.closed - FINGER_SLACK <= finger <= gripper.open + FINGER_SLACK:
             finger = math.nan
     return JointSample(joints, effort, finger)
 
 
-def _check_limits(joints: np.ndarray) -> None:
-    outside = (joints < JOINT_LOWER - LIMIT_SLACK) | (joints > JOINT_UPPER + LIMIT_SLACK)
+def _check_limits(joints: np.ndarray, arm: ArmModel) -> None:
+    outside = (joints < arm.lower - LIMIT_SLACK) | (joints > arm.upper + LIMIT_SLACK)
     outside |= np.abs(joints + math.pi) < RAW_ZERO
     if outside.any():
         i = int(np.argmax(outside))
         raise FailedRead(
-            f"{JOINT_NAMES[i]} at {joints[i]:.4f} rad, its limits are {JOINT_LOWER[i]:.4f} to {JOINT_UPPER[i]:.4f}"
+            f"{arm.names[i]} at {joints[i]:.4f} rad, its limits are {arm.lower[i]:.4f} to {arm.upper[i]:.4f}"
         )
 
 
-def reach(elapsed_s: float) -> float:
+def reach(elapsed_s: float, arm: ArmModel = WX250S) -> float:
     """Radians from one sample within which the next, `elapsed_s` later, can be true."""
-    return FASTEST * max(0.0, elapsed_s) + NOISE
+    return PEAK * arm.joint_speed * max(0.0, elapsed_s) + NOISE
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -151,12 +154,13 @@ class BelievedArm:
     """Fed with every joint state; `now` is always the steady clock, seconds. Keeps no clock of its own.
 
     joints: (6,) radians, last believed; None before the first. measured_at: when they were measured, steady clock.
-    effort: (6,) mA, None where the driver reports none. finger: metres, NaN where unknown. speed: rad/s of the fastest
-    joint, over about 30 ms. failed: samples not believed since the start; failed_since: since the last believed one.
-    problem: why the last of them was not.
+    effort: (6,) in its unit, None where the driver reports none. finger: metres, NaN where unknown. speed: rad/s of the
+    fastest joint, over about 30 ms. failed: samples not believed since the start; failed_since: since the last believed
+    one. problem: why the last of them was not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, arm: ArmModel = WX250S) -> None:
+        self._arm = arm
         self.joints: np.ndarray | None = None
         self.measured_at = -math.inf
         self.effort: np.ndarray | None = None
@@ -203,7 +207,7 @@ class BelievedArm:
         then nothing is to be sent, the motors hold by themselves."""
         if self.joints is None or not self.fresh(now, within):
             return None
-        return np.clip(self.joints, JOINT_LOWER, JOINT_UPPER)
+        return np.clip(self.joints, self._arm.lower, self._arm.upper)
 
     def contradiction(self) -> str:
         """One line where joint states have, for CONTRADICTED_S, agreed on a place where the arm cannot be; or empty."""
@@ -228,7 +232,7 @@ class BelievedArm:
         """
         try:
             measured_at, stamped = self._time(now, stamp_ns, age_s)
-            sample = read_sample(names, positions, velocities, efforts)
+            sample = read_sample(names, positions, velocities, efforts, self._arm)
             self._judge(sample.joints, measured_at, stamped)
         except FailedRead as error:
             self.failed += 1
@@ -264,11 +268,11 @@ class BelievedArm:
             self._anew, self._run = True, None
         self._possible_at = at
         run = self._run
-        follows = run is not None and _apart(joints, run.last) <= reach(at - run.at + jitter)
+        follows = run is not None and _apart(joints, run.last) <= reach(at - run.at + jitter, self._arm)
         if self.joints is not None and not self._anew and at - self.measured_at <= DIRECT_S:
             jump = _apart(joints, self.joints)
             repeated = follows and run is not None and _apart(joints, run.last) < jump
-            if jump <= reach(at - self.measured_at + jitter) and not repeated:
+            if jump <= reach(at - self.measured_at + jitter, self._arm) and not repeated:
                 return
         if run is None or not follows:
             elsewhere = self._elsewhere(joints, at)
@@ -297,12 +301,12 @@ class BelievedArm:
             low, high = np.minimum(before, target) - UNSEEN, np.maximum(before, target) + UNSEEN
             outside = np.maximum(low - joints, joints - high)
         else:
-            outside = np.abs(joints - before) - (reach(min(elapsed, DIRECT_S)) + REJOIN)
+            outside = np.abs(joints - before) - (reach(min(elapsed, DIRECT_S), self._arm) + REJOIN)
         i = int(np.argmax(outside))
         if outside[i] <= 0.0:
             return ""
         return (
-            f"{JOINT_NAMES[i]} reads {joints[i]:.3f} rad, {elapsed:.2f} s after it was at {before[i]:.3f}: read "
+            f"{self._arm.names[i]} reads {joints[i]:.3f} rad, {elapsed:.2f} s after it was at {before[i]:.3f}: read "
             "falsely, or moved while nobody saw it (no torque?)"
         )
 
@@ -321,7 +325,7 @@ class BelievedArm:
         """A finger out of its range is not taken, one that jumps only when the next sample agrees."""
         if not math.isfinite(finger):
             return
-        near = FINGER_SPEED * elapsed + 0.002
+        near = self._arm.gripper.speed * elapsed + 0.002
         if math.isnan(self.finger) or min(abs(finger - self.finger), abs(finger - self._finger_wanted)) <= near:
             self.finger = finger
         self._finger_wanted = finger

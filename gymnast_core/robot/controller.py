@@ -14,11 +14,9 @@ import numpy as np
 
 from gymnast_core.config import ArmConfig, SafetyConfig, StationConfig
 from gymnast_core.errors import ConfigError, StationError
+from gymnast_core.robot.arm_model import arm_model
 from gymnast_core.robot.bridge import DOWN_ROTATION, bridge_pose_from_matrix, compose, delta_between
 from gymnast_core.robot.kinematics import (
-    JOINT_LOWER,
-    JOINT_NAMES,
-    JOINT_UPPER,
     IKResult,
     forward_kinematics,
     pose_matrix,
@@ -36,8 +34,6 @@ from gymnast_core.robot.safety import (
     SafetyEnvelope,
 )
 
-DOWN_SEED = np.array([0.0, -0.1617, 0.2265, 0.0, 1.506, 0.0])
-"""Joints with the gripper pointing straight down over the middle of the table: where the search for others starts."""
 RESET_SPEED = 0.4
 """Fraction of the largest joint speed that a reset moves with."""
 BACKED_OUT = 0.05
@@ -77,7 +73,7 @@ class BridgeController:
     ) -> None:
         """`arm` and `safety`, or a whole station.
 
-        joint_limits: lowest and highest radians of the six joints, where they are narrower than the WidowX 250s's.
+        joint_limits: lowest and highest radians of the six joints, where they are narrower than the arm's own.
 
         Raises: ConfigError when the start pose is outside the workspace box or out of reach.
         """
@@ -85,21 +81,22 @@ class BridgeController:
             safety = safety or arm.safety
             arm = arm.arm
         self.arm = arm
-        self.envelope = SafetyEnvelope(safety or SafetyConfig(), arm.control_hz)
+        self.model = arm_model(arm.model)
+        self.envelope = SafetyEnvelope(safety or SafetyConfig(), arm.control_hz, self.model)
         self._pace = Pace(self.envelope.config, arm.control_hz)
         self._clock = 0.0
-        self._lower, self._upper = JOINT_LOWER, JOINT_UPPER
+        self._lower, self._upper = self.model.lower, self.model.upper
         if joint_limits is not None:
-            self._lower = np.maximum(JOINT_LOWER, joint_limits[0])
-            self._upper = np.minimum(JOINT_UPPER, joint_limits[1])
-            for name, lower, upper in zip(JOINT_NAMES, self._lower, self._upper):
+            self._lower = np.maximum(self._lower, joint_limits[0])
+            self._upper = np.minimum(self._upper, joint_limits[1])
+            for name, lower, upper in zip(self.model.names, self._lower, self._upper):
                 if not lower < upper:
                     raise ConfigError(f"joint limits of {name}: {lower:.4f} is not below {upper:.4f} rad")
         try:
             self._joint_target = self.move_to(arm.start_position)
         except StationError as error:
             raise ConfigError(f"arm.start_position: {error}") from error
-        self._target = forward_kinematics(self._joint_target)
+        self._target = self._forward(self._joint_target)
         self._has_target = False
         self._gripper = 1.0
 
@@ -120,17 +117,17 @@ class BridgeController:
 
     def pose(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Position (3,), metres, and orientation (4,), quaternion x y z w, of the end effector at these joints."""
-        pose = forward_kinematics(joints)
+        pose = self._forward(joints)
         return pose[:3, 3], quaternion_from_rotation(pose[:3, :3])
 
     def bridge_pose(self, joints: np.ndarray) -> np.ndarray:
         """(6,) Bridge pose at these joints."""
-        return bridge_pose_from_matrix(forward_kinematics(joints))
+        return bridge_pose_from_matrix(self._forward(joints))
 
     def reset_target(self, joints_measured: np.ndarray) -> None:
         """Take the arm where it is as target; deltas count from here. Raises: StationError on invalid joints."""
-        self._joint_target = _valid_joints(joints_measured)
-        self._target = forward_kinematics(self._joint_target)
+        self._joint_target = self._valid(joints_measured)
+        self._target = self._forward(self._joint_target)
         self._has_target = True
 
     def step(
@@ -148,10 +145,10 @@ class BridgeController:
         if not self._has_target:
             return self._refuse([*events, NO_TARGET])
         try:
-            joints_now = _valid_joints(joints_measured)
+            joints_now = self._valid(joints_measured)
         except StationError:
             return self._refuse([*events, JOINTS_INVALID])
-        measured = forward_kinematics(joints_now)[:3, 3]
+        measured = self._forward(joints_now)[:3, 3]
         share = self._pace.share(clipped[:6], self._clock)
         if share < 1.0 - ROUNDING:
             clipped[:6] *= share
@@ -168,7 +165,7 @@ class BridgeController:
         joints, cut = self.envelope.limit_joints(joints_before, solution.joints, joints_now, step)
         if cut:
             events += cut
-            target = forward_kinematics(joints)
+            target = self._forward(joints)
             if not self._acceptable(target[:3, 3], before[:3, 3], measured):
                 return self._refuse([*events, LEAVES_ENVELOPE])
 
@@ -191,10 +188,11 @@ class BridgeController:
             low, high = self.envelope.workspace_min.tolist(), self.envelope.workspace_max.tolist()
             raise StationError(f"position {point.tolist()} is outside the workspace box {low} to {high}")
         target = pose_matrix(DOWN_ROTATION, point)
-        turned = DOWN_SEED.copy()
+        down = np.array(self.model.down_pose)
+        turned = down.copy()
         turned[0] = math.atan2(point[1], point[0])
         turned[5] = turned[0]
-        for start in ([] if seed is None else [np.asarray(seed, dtype=np.float64)]) + [DOWN_SEED, turned]:
+        for start in ([] if seed is None else [np.asarray(seed, dtype=np.float64)]) + [down, turned]:
             solution = self._solve(target, start, max_iterations=100)
             if solution.converged:
                 return solution.joints
@@ -213,10 +211,10 @@ class BridgeController:
         """
         if not period_s > 0:
             raise StationError(f"period {period_s} s is not positive")
-        joints = _valid_joints(joints_measured)
+        joints = self._valid(joints_measured)
         goal = self.start_joints(offset)
-        pose = forward_kinematics(joints)
-        height = float(forward_kinematics(goal)[2, 3])
+        pose = self._forward(joints)
+        height = float(self._forward(goal)[2, 3])
         seconds = self.arm.reset_seconds
         legs = []
         if pose[2, 3] < height - 0.01:
@@ -234,10 +232,23 @@ class BridgeController:
     def straight_path(self, joints_measured: np.ndarray, goal: np.ndarray, period_s: float) -> np.ndarray:
         """(n, 6) joints, one row per period, from the measured arm to the joints `goal` (6,): each joint goes its own
         way at the speed of a reset."""
-        return self._leg(_valid_joints(joints_measured), goal, self.arm.reset_seconds, period_s)
+        return self._leg(self._valid(joints_measured), goal, self.arm.reset_seconds, period_s)
 
     def _solve(self, target: np.ndarray, seed: np.ndarray, max_iterations: int = 40) -> IKResult:
-        return solve_ik(target, seed, self._lower, self._upper, max_iterations=max_iterations)
+        return solve_ik(target, seed, self._lower, self._upper, max_iterations=max_iterations, arm=self.model)
+
+    def _forward(self, joints: np.ndarray) -> np.ndarray:
+        return forward_kinematics(joints, self.model)
+
+    def _valid(self, joints: np.ndarray) -> np.ndarray:
+        """(6,) float64 within the limits: a measurement just beyond one is taken as at it. Raises: StationError."""
+        try:
+            values = np.asarray(joints, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise StationError(f"joints are not numbers: {joints!r}") from error
+        if values.shape != (6,) or not np.isfinite(values).all():
+            raise StationError(f"joints must be 6 finite radians, found {values.tolist()}")
+        return np.clip(values, self.model.lower, self.model.upper)
 
     def way_back(self, joints_measured: np.ndarray, way: Sequence[np.ndarray], period_s: float) -> np.ndarray:
         """(n, 6) joints, one row per period, from the measured arm back along `way`, where it came from.
@@ -245,12 +256,12 @@ class BridgeController:
         way: joints (6,) measured before, oldest first. The last row is the latest of them that was BACKED_OUT higher,
         or the first of all; no row where the arm has not moved. At most RESET_SPEED of the largest joint speed.
         """
-        corners = [_valid_joints(joints_measured)]
-        height = forward_kinematics(corners[0])[2, 3]
+        corners = [self._valid(joints_measured)]
+        height = self._forward(corners[0])[2, 3]
         for earlier in reversed(way):
             if float(np.max(np.abs(earlier - corners[-1]))) > SAME_PLACE:
                 corners.append(earlier)
-            if forward_kinematics(earlier)[2, 3] > height + BACKED_OUT:
+            if self._forward(earlier)[2, 3] > height + BACKED_OUT:
                 break
         if len(corners) == 1:
             return np.empty((0, 6))
@@ -288,14 +299,3 @@ class BridgeController:
         return JointCommand(
             accepted, self._joint_target.copy(), self._gripper, executed, tuple(events), self._target.copy()
         )
-
-
-def _valid_joints(joints: np.ndarray) -> np.ndarray:
-    """(6,) float64 within the limits: a measurement just beyond one is taken as at it. Raises: StationError."""
-    try:
-        values = np.asarray(joints, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise StationError(f"joints are not numbers: {joints!r}") from error
-    if values.shape != (6,) or not np.isfinite(values).all():
-        raise StationError(f"joints must be 6 finite radians, found {values.tolist()}")
-    return np.clip(values, JOINT_LOWER, JOINT_UPPER)

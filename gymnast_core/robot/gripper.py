@@ -1,6 +1,6 @@
-"""The WidowX 250s gripper: opening from 0 (closed) to 1 (open), and the PWM that drives it there.
+"""The gripper: opening from 0 (closed) to 1 (open), and the PWM that drives an X-Series gripper there.
 
-The gripper's XL430 has no current sensor and its vendor's default mode is PWM, so a position is reached by a small
+That gripper's XL430 has no current sensor and its vendor's default mode is PWM, so a position is reached by a small
 loop around the measured finger: proportional within a few millimetres, full PWM outside. A grasp keeps a lower,
 constant PWM: the fingers stand still on the object, and full PWM for minutes overheats the motor.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 
-FINGER_CLOSED = 0.015
-"""Left finger joint with the gripper closed, metres."""
-FINGER_OPEN = 0.037
-"""Left finger joint with the gripper open, metres."""
+from gymnast_core.robot.arm_model import WX250S
+
+FINGER_CLOSED, FINGER_OPEN = WX250S.gripper.closed, WX250S.gripper.open
+"""Left finger joint of the arm of Bridge data, closed and open, metres."""
 MAX_PWM = 350.0
 """The vendor's upper limit."""
 GRASP_PWM = 220.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gymnast_core.robot.kinematics import JOINT_NAMES
+from gymnast_core.robot.arm_model import WX250S, ArmModel
 
 FRESH_S = 0.5
 """Joint states older than this say nothing about where the arm is."""
@@ -19,21 +19,17 @@ EFFORT_S = 0.3
 """An effort must last this long: starting a motion takes more for a moment."""
 JAM_S = 1.0
 """Effort that stays over the limit this long after the arm was held at its measured pose is no push of ours."""
-LOAD_LIMIT = 0.85 * 1000 * 2.69
-"""wrist_rotate's motor has no current sensor: the driver reports its load (0.1 %) times 2.69 as if milliamperes."""
 ARRIVED = 0.05
 """Radians from its target within which a joint is there."""
 DEAF_DISTANCE = 0.1
 """Radians: a motor with torque that stands so far from its target pushes with about half its stall current."""
 DEAF_S = 0.8
 DEAF_MOTION = 0.02
-DEAF_EFFORT_MA = 100.0
 LIMP_DISTANCE = 0.25
-LIMP_EFFORT_MA = 15.0
 LIMP_PROGRESS = 0.05
 LIMP_S = 1.0
-"""A joint this far from its target (rad), that neither pushes nor comes nearer for so long, has lost its torque: even a
-motor that merely turns freely takes three times this current. Longer than DEAF_S: a deaf driver is named first."""
+"""A joint this far from its target (rad), that neither pushes nor comes nearer for so long, has lost its torque.
+Longer than DEAF_S: a deaf driver is named first."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,10 @@ class Fault:
 class ArmGuard:
     """Fed with what was measured and what was sent; times are any one clock's seconds. Keeps no clock of its own."""
 
-    def __init__(self, max_effort_ma: float) -> None:
-        self._limits = np.array([max_effort_ma] * 5 + [max(max_effort_ma, LOAD_LIMIT)])
+    def __init__(self, max_effort_ma: float, arm: ArmModel = WX250S) -> None:
+        self._arm = arm
+        self._unit = arm.effort.unit
+        self._limits = arm.effort_limits(max_effort_ma)
         self._joints: np.ndarray | None = None
         self._effort: np.ndarray | None = None
         self._measured_at = -math.inf
@@ -65,7 +63,7 @@ class ArmGuard:
         self._idle = np.zeros(6, dtype=bool)
 
     def measured(self, joints: np.ndarray, effort: np.ndarray | None, now: float) -> None:
-        """A joint state: joints (6,) rad; effort (6,) mA, None where the driver reports none."""
+        """A joint state: joints (6,) rad; effort (6,) in the arm's unit, None where the driver reports none."""
         self._joints, self._effort, self._measured_at = joints, effort, now
         self._failed_reads = ""
 
@@ -92,7 +90,7 @@ class ArmGuard:
         return np.zeros(6, dtype=bool) if self._effort is None else np.abs(self._effort) > self._limits
 
     def load(self, effort: np.ndarray) -> np.ndarray:
-        """(6,): what share of their limits these efforts (6,), mA, are; 1 is the limit."""
+        """(6,): what share of their limits these efforts (6,) are; 1 is the limit."""
         return np.abs(effort) / self._limits
 
     @property
@@ -114,7 +112,8 @@ class ArmGuard:
             return None
         assert self._effort is not None
         joint = int(np.argmax(np.abs(self._effort) / self._limits))
-        text = f"effort of {JOINT_NAMES[joint]} is {self._effort[joint]:.0f} mA, allowed are {self._limits[joint]:.0f}"
+        found, allowed = self._effort[joint], self._limits[joint]
+        text = f"effort of {self._arm.names[joint]} is {found:.0f} {self._unit}, allowed are {allowed:.0f}"
         if self._relaxed_at is not None and now - self._relaxed_at > JAM_S:
             return Fault("jammed", f"{text}, also while holding still")
         self._over_since = self._over_since or now
@@ -132,7 +131,7 @@ class ArmGuard:
         if float(np.max(distance)) < ARRIVED:
             self._rest_effort = self._effort.copy()
         more = np.abs(self._effort - self._rest_effort)
-        quiet = (distance > DEAF_DISTANCE) & (np.minimum(np.abs(self._effort), more) < DEAF_EFFORT_MA)
+        quiet = (distance > DEAF_DISTANCE) & (np.minimum(np.abs(self._effort), more) < self._arm.effort.deaf)
         moved = float(np.max(np.abs(self._joints - self._far_from))) > DEAF_MOTION
         if not quiet.any() or now - self._sent_at > DEAF_S:
             self._far_since = None
@@ -147,7 +146,7 @@ class ArmGuard:
         if self._target is None or self._joints is None or self._effort is None:
             return None
         error = self._target - self._joints
-        idle = (np.abs(error) > LIMP_DISTANCE) & (np.abs(self._effort) < LIMP_EFFORT_MA)
+        idle = (np.abs(error) > LIMP_DISTANCE) & (np.abs(self._effort) < self._arm.effort.limp)
         if self._idle_since is None or not (self._idle & idle).any():
             self._idle_since, self._idle_from, self._idle = now, self._joints.copy(), idle
             return None
@@ -157,7 +156,7 @@ class ArmGuard:
             joint = int(np.argmax(np.abs(error) * self._idle))
             return Fault(
                 "limp",
-                f"{JOINT_NAMES[joint]} is {abs(error[joint]):.2f} rad from its target and does not push; "
+                f"{self._arm.names[joint]} is {abs(error[joint]):.2f} rad from its target and does not push; "
                 "its motor has no torque: support the arm, then reboot the motor",
             )
         return None

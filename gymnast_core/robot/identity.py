@@ -1,4 +1,4 @@
-"""Whether the arm at the driver is the WidowX 250s that the kinematics, limits and gripper figures here are of.
+"""Whether the arm at the driver is the one that the station file names, whose figures it is driven with.
 
 All six-joint X-Series arms share their joint names, so limits, the finger's range and, where the driver tells them, the
 links' lengths decide. Narrower joint limits are somebody's wall; wider ones, or another finger, are another arm.
@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gymnast_core.errors import StationError
-from gymnast_core.robot.gripper import FINGER_CLOSED, FINGER_OPEN
-from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_NAMES, JOINT_UPPER
+from gymnast_core.robot.arm_model import WX250S, ArmModel
 
 LIMIT_TOLERANCE = 0.03
 """Radians; the ViperX's wrist goes 0.09 rad and 0.12 rad farther."""
@@ -23,19 +22,10 @@ FINGER_TOLERANCE = 0.003
 """Metres; the ViperX's fingers open 20 mm wider."""
 LINK_TOLERANCE = 0.003
 """Metres; the ViperX's links are 9 to 50 mm longer."""
-SLEEP_POSE = (0.0, -1.80, 1.55, 0.0, 0.8, 0.0)
-"""Radians: folded upon itself, where a WidowX 250s lies without torque (the vendor's configuration)."""
+SLEEP_POSE = WX250S.sleep_pose
+"""Radians: folded upon itself, where the arm of Bridge data lies without torque."""
 SLEEP_TOLERANCE = 0.2
 """Radians; the vendor's driver says 0 for each joint where nobody configured the pose, and there the arm would fall."""
-LINKS = {
-    "waist": (0.0, 0.0, 0.072),
-    "shoulder": (0.0, 0.0, 0.03865),
-    "elbow": (0.04975, 0.0, 0.25),
-    "forearm_roll": (0.175, 0.0, 0.0),
-    "wrist_angle": (0.075, 0.0, 0.0),
-    "wrist_rotate": (0.065, 0.0, 0.0),
-}
-"""Metres: each joint's origin in the frame of the one before, all turned alike at zero (the vendor's URDF)."""
 
 
 @dataclass(frozen=True)
@@ -48,35 +38,34 @@ class ArmLimits:
     finger_open: float
 
 
-def check_limits(limits: ArmLimits) -> ArmLimits:
-    """Returns `limits`. Raises: StationError naming what does not fit a WidowX 250s."""
+def check_limits(limits: ArmLimits, arm: ArmModel = WX250S) -> ArmLimits:
+    """Returns `limits`. Raises: StationError naming what does not fit `arm`."""
     if len(limits.lower) != 6 or len(limits.upper) != 6:
         raise StationError("the driver reports no joint limits; it was started without robot_description")
     wrong = []
-    for i, name in enumerate(JOINT_NAMES):
-        low, high = limits.lower[i], limits.upper[i]
-        if low < JOINT_LOWER[i] - LIMIT_TOLERANCE or high > JOINT_UPPER[i] + LIMIT_TOLERANCE or not low < high:
+    for joint, low, high in zip(arm.joints, limits.lower, limits.upper):
+        if low < joint.lower - LIMIT_TOLERANCE or high > joint.upper + LIMIT_TOLERANCE or not low < high:
             wrong.append(
-                f"{name} goes from {_degrees(low)} to {_degrees(high)} degrees instead of "
-                f"{_degrees(JOINT_LOWER[i])} to {_degrees(JOINT_UPPER[i])}"
+                f"{joint.name} goes from {_degrees(low)} to {_degrees(high)} degrees instead of "
+                f"{_degrees(joint.lower)} to {_degrees(joint.upper)}"
             )
-    ends = ((limits.finger_closed, FINGER_CLOSED), (limits.finger_open, FINGER_OPEN))
+    ends = ((limits.finger_closed, arm.gripper.closed), (limits.finger_open, arm.gripper.open))
     if not all(abs(found - wanted) <= FINGER_TOLERANCE for found, wanted in ends):
         wrong.append(
             f"the finger goes from {limits.finger_closed:.3f} to {limits.finger_open:.3f} m instead of "
-            f"{FINGER_CLOSED:.3f} to {FINGER_OPEN:.3f}"
+            f"{arm.gripper.closed:.3f} to {arm.gripper.open:.3f}"
         )
     if wrong:
-        raise StationError(_no_widowx(wrong))
+        raise StationError(_another_arm(wrong, arm))
     return limits
 
 
-def check_sleep_pose(joints: Sequence[float]) -> np.ndarray:
-    """The driver's sleep pose (6,), radians. Raises: StationError when a WidowX 250s does not lie there."""
+def check_sleep_pose(joints: Sequence[float], arm: ArmModel = WX250S) -> np.ndarray:
+    """The driver's sleep pose (6,), radians. Raises: StationError when `arm` does not lie there."""
     pose = np.array(joints, dtype=np.float64)
-    if pose.shape != (6,) or not (np.abs(pose - SLEEP_POSE) <= SLEEP_TOLERANCE).all():
+    if pose.shape != (6,) or not (np.abs(pose - arm.sleep_pose) <= SLEEP_TOLERANCE).all():
         found = ", ".join(f"{value:.2f}" for value in joints) or "none"
-        needed = ", ".join(f"{value:g}" for value in SLEEP_POSE)
+        needed = ", ".join(f"{value:g}" for value in arm.sleep_pose)
         raise StationError(
             f"the driver's sleep pose: found {found}, needed {needed} within {SLEEP_TOLERANCE:g} rad; elsewhere an arm "
             "that is let go would fall (sleep_positions in the driver's motor configuration)"
@@ -84,8 +73,8 @@ def check_sleep_pose(joints: Sequence[float]) -> np.ndarray:
     return pose
 
 
-def check_description(description: str) -> None:
-    """Link lengths of the arm's URDF. Raises: StationError naming the links that are not a WidowX 250s's."""
+def check_description(description: str, arm: ArmModel = WX250S) -> None:
+    """Link lengths of the arm's URDF. Raises: StationError naming the links that are not `arm`'s."""
     if "<!" in description.replace("<!--", ""):
         raise StationError("the driver's robot_description declares a document type or entities; that is not read")
     try:
@@ -94,7 +83,8 @@ def check_description(description: str) -> None:
         raise StationError(f"the driver's robot_description is no XML: {error}") from error
     found = {joint.get("name"): joint.find("origin") for joint in root.iter("joint")}
     wrong = []
-    for name, wanted in LINKS.items():
+    for joint in arm.joints:
+        name, wanted = joint.name, joint.origin
         origin = found.get(name)
         text = "0 0 0" if origin is None else origin.get("xyz", "0 0 0")
         try:
@@ -106,11 +96,11 @@ def check_description(description: str) -> None:
         elif len(place) != 3 or not math.dist(place, wanted) <= LINK_TOLERANCE:
             wrong.append(f"{name} stands at {text} m instead of {' '.join(f'{x:g}' for x in wanted)}")
     if wrong:
-        raise StationError(_no_widowx(wrong))
+        raise StationError(_another_arm(wrong, arm))
 
 
-def _no_widowx(wrong: list[str]) -> str:
-    return f"this is no WidowX 250s: {'; '.join(wrong)}; is robot_model wx250s, and that arm connected?"
+def _another_arm(wrong: list[str], arm: ArmModel) -> str:
+    return f"this is no {arm.title}: {'; '.join(wrong)}; is robot_model {arm.name}, and that arm connected?"
 
 
 def _degrees(angle: float) -> str:

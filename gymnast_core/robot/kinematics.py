@@ -1,93 +1,103 @@
-"""Kinematics of the WidowX 250s: forward kinematics, Jacobian, and inverse kinematics within the joint limits.
+"""Kinematics of an arm: forward kinematics, Jacobian, and inverse kinematics within the joint limits.
 
-Joints are 6 radians in the order of JOINT_NAMES. Poses are 4 x 4 matrices of the end effector (the vendor's ee_gripper
-frame) in the arm's base frame, metres. Geometry and limits: the vendor's URDF and screw axes of the wx250s.
+Joints are 6 radians in the order of the arm's description (`gymnast_core.robot.arm_model`). Poses are 4 x 4 matrices of
+the end effector in the arm's base frame, metres.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-JOINT_NAMES = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
-JOINT_LOWER = np.array([-math.pi + 1e-5, -1.884956, -2.146755, -math.pi + 1e-5, -1.745329, -math.pi + 1e-5])
-JOINT_UPPER = np.array([math.pi - 1e-5, 1.989675, 1.605703, math.pi - 1e-5, 2.146755, math.pi - 1e-5])
-JOINT_SPEED = math.pi
-"""Radians a second, every joint."""
+from gymnast_core.robot.arm_model import WX250S, ArmModel
 
-HOME_POSE = np.array([[1, 0, 0, 0.458325], [0, 1, 0, 0], [0, 0, 1, 0.36065], [0, 0, 0, 1]], dtype=np.float64)
-"""M: the end effector with all joints at zero."""
-SCREW_AXES = np.array(
-    [
-        [0, 0, 1, 0, 0, 0],
-        [0, 1, 0, -0.11065, 0, 0],
-        [0, 1, 0, -0.36065, 0, 0.04975],
-        [1, 0, 0, 0, 0.36065, 0],
-        [0, 1, 0, -0.36065, 0, 0.29975],
-        [1, 0, 0, 0, 0.36065, 0],
-    ],
-    dtype=np.float64,
-)
-"""(6, 6): one row a joint, (angular, linear) in the base frame with all joints at zero."""
+JOINT_NAMES, JOINT_LOWER, JOINT_UPPER, JOINT_SPEED = WX250S.names, WX250S.lower, WX250S.upper, WX250S.joint_speed
+"""Of the arm of Bridge data; whoever drives an arm takes its own (`tests/test_arm_model.py` holds that)."""
 
 
 def _skew(v: np.ndarray) -> np.ndarray:
     return np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]], dtype=np.float64)
 
 
-_AXES = SCREW_AXES[:, :3]
-_POINTS = np.cross(_AXES, SCREW_AXES[:, 3:])  # the point of each axis that is nearest to the origin
-_W = np.stack([_skew(axis) for axis in _AXES])
-_W2 = _W @ _W
 _EYE3 = np.eye(3)
+DECIMALS = 9
+"""Sums of link lengths are rounded to a nanometre: they are then the figures of the vendors' tables, bit for bit."""
 
 
-def _chain(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(7, 4, 4): the motion of everything before joint i, and after the last; and the end effector (4, 4)."""
-    sine = np.sin(joints)[:, None, None]
-    versine = (1.0 - np.cos(joints))[:, None, None]
-    rotations = _EYE3 + sine * _W + versine * _W2
-    motions = np.zeros((6, 4, 4))
-    motions[:, :3, :3] = rotations
-    motions[:, :3, 3] = _POINTS - (rotations @ _POINTS[:, :, None])[:, :, 0]
-    motions[:, 3, 3] = 1.0
-    before = np.empty((7, 4, 4))
-    before[0] = np.eye(4)
-    for i in range(6):
-        np.matmul(before[i], motions[i], out=before[i + 1])
-    return before, before[6] @ HOME_POSE
+def screw_axes(arm: ArmModel) -> tuple[np.ndarray, np.ndarray]:
+    """What the product of exponentials needs: (6, 6), one row a joint, (angular, linear) in the base frame with all
+    joints at zero; and the end effector (4, 4) then."""
+    rows, frame = [], np.eye(4)
+    for joint in arm.joints:
+        frame = frame @ pose_matrix(rotation_from_euler(*joint.rpy), np.array(joint.origin))
+        axis = np.round(frame[:3, :3] @ np.array(joint.axis, dtype=np.float64), DECIMALS)
+        rows.append(np.concatenate([axis, np.round(np.cross(frame[:3, 3], axis), DECIMALS)]))
+    tool = pose_matrix(rotation_from_euler(*arm.end_effector.rpy), np.array(arm.end_effector.origin))
+    return np.array(rows) + 0.0, np.round(frame @ tool, DECIMALS) + 0.0  # no negative zeros
 
 
-def forward_kinematics(joints: np.ndarray) -> np.ndarray:
+class _Chain:
+    """The screws of one arm, prepared."""
+
+    def __init__(self, arm: ArmModel) -> None:
+        screws, self._home = screw_axes(arm)
+        self.axes = screws[:, :3]
+        self.points = np.cross(self.axes, screws[:, 3:])  # the point of each axis nearest to the origin
+        self._w = np.stack([_skew(axis) for axis in self.axes])
+        self._w2 = self._w @ self._w
+
+    def motions(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(7, 4, 4): the motion of everything before joint i, and after the last; and the end effector (4, 4)."""
+        sine = np.sin(joints)[:, None, None]
+        versine = (1.0 - np.cos(joints))[:, None, None]
+        rotations = _EYE3 + sine * self._w + versine * self._w2
+        motions = np.zeros((6, 4, 4))
+        motions[:, :3, :3] = rotations
+        motions[:, :3, 3] = self.points - (rotations @ self.points[:, :, None])[:, :, 0]
+        motions[:, 3, 3] = 1.0
+        before = np.empty((7, 4, 4))
+        before[0] = np.eye(4)
+        for i in range(6):
+            np.matmul(before[i], motions[i], out=before[i + 1])
+        return before, before[6] @ self._home
+
+
+_chain = cache(_Chain)
+
+
+def forward_kinematics(joints: np.ndarray, arm: ArmModel = WX250S) -> np.ndarray:
     """Pose (4, 4) of the end effector in the base frame, for joints (6,) in radians."""
-    return _chain(np.asarray(joints, dtype=np.float64))[1]
+    return _chain(arm).motions(np.asarray(joints, dtype=np.float64))[1]
 
 
-def _pose_and_jacobian(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    before, pose = _chain(joints)
-    axes = (before[:6, :3, :3] @ _AXES[:, :, None])[:, :, 0]
-    points = (before[:6, :3, :3] @ _POINTS[:, :, None])[:, :, 0] + before[:6, :3, 3]
-    arm = pose[:3, 3] - points
+def _pose_and_jacobian(joints: np.ndarray, arm: ArmModel) -> tuple[np.ndarray, np.ndarray]:
+    chain = _chain(arm)
+    before, pose = chain.motions(joints)
+    axes = (before[:6, :3, :3] @ chain.axes[:, :, None])[:, :, 0]
+    points = (before[:6, :3, :3] @ chain.points[:, :, None])[:, :, 0] + before[:6, :3, 3]
+    reach = pose[:3, 3] - points
     jacobian = np.empty((6, 6))
-    jacobian[0] = axes[:, 1] * arm[:, 2] - axes[:, 2] * arm[:, 1]
-    jacobian[1] = axes[:, 2] * arm[:, 0] - axes[:, 0] * arm[:, 2]
-    jacobian[2] = axes[:, 0] * arm[:, 1] - axes[:, 1] * arm[:, 0]
+    jacobian[0] = axes[:, 1] * reach[:, 2] - axes[:, 2] * reach[:, 1]
+    jacobian[1] = axes[:, 2] * reach[:, 0] - axes[:, 0] * reach[:, 2]
+    jacobian[2] = axes[:, 0] * reach[:, 1] - axes[:, 1] * reach[:, 0]
     jacobian[3:] = axes.T
     return pose, jacobian
 
 
-def geometric_jacobian(joints: np.ndarray) -> np.ndarray:
+def geometric_jacobian(joints: np.ndarray, arm: ArmModel = WX250S) -> np.ndarray:
     """(6, 6): joint speeds to the end effector's velocity (rows 0-2) and angular velocity (3-5) along base axes."""
-    return _pose_and_jacobian(np.asarray(joints, dtype=np.float64))[1]
+    return _pose_and_jacobian(np.asarray(joints, dtype=np.float64), arm)[1]
 
 
-def space_jacobian(joints: np.ndarray) -> np.ndarray:
+def space_jacobian(joints: np.ndarray, arm: ArmModel = WX250S) -> np.ndarray:
     """(6, 6): column i is joint i's screw (angular, linear) in the base frame at these joints."""
-    before, _ = _chain(np.asarray(joints, dtype=np.float64))
-    angular = (before[:6, :3, :3] @ _AXES[:, :, None])[:, :, 0]
-    points = (before[:6, :3, :3] @ _POINTS[:, :, None])[:, :, 0] + before[:6, :3, 3]
+    chain = _chain(arm)
+    before, _ = chain.motions(np.asarray(joints, dtype=np.float64))
+    angular = (before[:6, :3, :3] @ chain.axes[:, :, None])[:, :, 0]
+    points = (before[:6, :3, :3] @ chain.points[:, :, None])[:, :, 0] + before[:6, :3, 3]
     return np.concatenate([angular, np.cross(points, angular)], axis=1).T
 
 
@@ -162,23 +172,28 @@ class IKResult:
 def solve_ik(
     target: np.ndarray,
     seed: np.ndarray,
-    lower: np.ndarray = JOINT_LOWER,
-    upper: np.ndarray = JOINT_UPPER,
+    lower: np.ndarray | None = None,
+    upper: np.ndarray | None = None,
     position_tolerance: float = 1e-5,
     rotation_tolerance: float = 1e-4,
     max_iterations: int = 40,
+    arm: ArmModel = WX250S,
 ) -> IKResult:
     """Joints that bring the end effector to `target` (4, 4), near `seed` (6,): damped least squares.
+
+    lower, upper: (6,) radians, where they are narrower than the arm's.
 
     The limits hold in every iteration: a joint at its limit that would leave is frozen and the others take over. The
     damping shrinks with the error, so the solution is exact where reachable and calm where not; the best found is
     returned with converged=False when the target is out of reach.
     """
+    lower = arm.lower if lower is None else lower
+    upper = arm.upper if upper is None else upper
     q = np.clip(np.asarray(seed, dtype=np.float64), lower, upper)
     best, best_size = IKResult(q, False, math.inf, math.inf), math.inf
     damping = 1e-3
     for _ in range(max_iterations + 1):
-        pose, jacobian = _pose_and_jacobian(q)
+        pose, jacobian = _pose_and_jacobian(q, arm)
         error = np.concatenate([target[:3, 3] - pose[:3, 3], rotation_vector(target[:3, :3] @ pose[:3, :3].T)])
         position_error = math.sqrt(float(error[:3] @ error[:3]))
         rotation_error = math.sqrt(float(error[3:] @ error[3:]))
@@ -193,7 +208,7 @@ def solve_ik(
             q = best.joints
             if damping >= 1.0:
                 break
-            pose, jacobian = _pose_and_jacobian(q)
+            pose, jacobian = _pose_and_jacobian(q, arm)
             error = np.concatenate([target[:3, 3] - pose[:3, 3], rotation_vector(target[:3, :3] @ pose[:3, :3].T)])
         if best.position_error <= position_tolerance and best.rotation_error <= rotation_tolerance:
             return IKResult(best.joints, True, best.position_error, best.rotation_error)

@@ -5,13 +5,14 @@ Refusals leave the target where it is; limits let a smaller action through.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from gymnast_core.config import ArmConfig, SafetyConfig
-from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_UPPER
+from gymnast_core.robot.arm_model import WX250S, ArmModel, arm_model
 
 # Refusals: the arm holds.
 MALFORMED = "malformed"
@@ -50,10 +51,11 @@ EPSILON = 1e-9
 
 
 class SafetyEnvelope:
-    """The limits of a station, applied one after the other by the controller."""
+    """The limits of a station, applied one after the other by the controller; `arm`'s own joint limits below them."""
 
-    def __init__(self, config: SafetyConfig, control_hz: float) -> None:
-        self.config = config
+    def __init__(self, config: SafetyConfig, control_hz: float, arm: ArmModel = WX250S) -> None:
+        self.config = dataclasses.replace(config, max_joint_speed=min(config.max_joint_speed, arm.joint_speed))
+        self._arm = arm
         self.workspace_min = np.array(config.workspace_min, dtype=np.float64)
         self.workspace_max = np.array(config.workspace_max, dtype=np.float64)
 
@@ -139,7 +141,7 @@ class SafetyEnvelope:
             events.append(JOINT_DRIFT_LIMITED)
         if not events:
             return wanted, events
-        return np.clip(previous + share * way, JOINT_LOWER, JOINT_UPPER), events
+        return np.clip(previous + share * way, self._arm.lower, self._arm.upper), events
 
 
 class DeadReckoning:
@@ -150,7 +152,7 @@ class DeadReckoning:
     """
 
     def __init__(self, arm: ArmConfig, safety: SafetyConfig) -> None:
-        self._envelope = SafetyEnvelope(safety, arm.control_hz)
+        self._envelope = SafetyEnvelope(safety, arm.control_hz, arm_model(arm.model))
         self._start = np.array(arm.start_position, dtype=np.float64)
 
     def begin(self, position: Sequence[float] | None = None) -> np.ndarray:

@@ -30,7 +30,7 @@ def state_folder() -> Path:
 
 def stop_file(station: StationConfig) -> Path:
     """The stop's file of a station's arm: one for each driver and ROS domain; a simulated arm has its own."""
-    return _path(station.arm.driver, station.simulation is not None)
+    return _path(station.arm.driver_name, station.simulation is not None)
 
 
 def _path(driver: str, simulated: bool) -> Path:
@@ -47,7 +47,7 @@ def known_stop_files() -> list[Path]:
 
 def usual_stop_files() -> list[Path]:
     """Those of an arm whose driver has the usual name, real and simulated."""
-    driver = ArmConfig().driver
+    driver = ArmConfig().driver_name
     return [_path(driver, simulated=False), _path(driver, simulated=True)]
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +26,7 @@ from gymnast_core.protocols import (
     Environment,
     EpisodicPolicy,
     Judge,
+    MeteredEnvironment,
     OutcomeJudge,
     Policy,
     PolicySample,
@@ -66,6 +67,7 @@ class Rollout:
     video: (n, H, W, 3) uint8, the frames the judge looked at; kept where asked for.
     progress: (C,) float32, how far the task had come when each chunk began, 0 to 1, by the judge; None where it does
         not tell, or where nobody asked for credit.
+    meters: readings of its environment, by name (`MeteredEnvironment`), of a rollout that is filmed.
     """
 
     start: Start
@@ -86,6 +88,7 @@ class Rollout:
     progress: np.ndarray | None = None
     step_holds: tuple[tuple[str, ...], ...] = ()
     loads: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    meters: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reward(self) -> float:
@@ -150,6 +153,7 @@ class RolloutOptions:
         it; 0: as the judge says.
     act_on_start: the first chunk is drawn from the starts' own frames (of one size), not from the environment's picture
         of them, which in imagination is smaller.
+    films: this many rollouts, evenly spread, keep the frames the judge saw, and what their environment's meters read.
     """
 
     horizon: int
@@ -161,6 +165,7 @@ class RolloutOptions:
     keep_video: bool = False
     act_on_start: bool = False
     progress_credit: float = 0.0
+    films: int = 0
 
 
 def group_starts(start: Start, size: int, seed: int, common_noise: bool = False) -> list[Start]:
@@ -199,6 +204,7 @@ def run_rollouts(
     judging: list[Future[list[Verdict]]] = []
     rollouts: list[Rollout] = []
     doubts: list[str] = []
+    filmed = _spread(len(starts), options.films)
     with _JudgeThread() as thread:
         for begin in range(0, len(starts), size):
             batch = roll_out(
@@ -210,9 +216,12 @@ def run_rollouts(
             for future in judging:
                 if future.done():
                     future.result()  # a judge that cannot go on ends this now, not after the last batch
+            shown = [index for index in range(len(batch)) if begin + index in filmed]
+            meters = environment.meters(shown) if shown and isinstance(environment, MeteredEnvironment) else ()
+            readings = dict(zip(shown, meters))
             for index, rollout in enumerate(batch):
-                kept = videos[index] if options.keep_video else None
-                rollouts.append(dataclasses.replace(rollout, video=kept))
+                kept = videos[index] if options.keep_video or begin + index in filmed else None
+                rollouts.append(dataclasses.replace(rollout, video=kept, meters=readings.get(index, {})))
         verdicts = [verdict for future in judging for verdict in future.result()]
     verdicts = [
         Verdict(None, 0.0, doubt) if doubt else verdict for doubt, verdict in zip(doubts, verdicts, strict=True)
@@ -223,6 +232,11 @@ def run_rollouts(
     if options.progress_credit:
         judged = [_with_credit(rollout, judge, options.progress_credit) for rollout in judged]
     return [_end_at_completion(rollout, judge) for rollout in judged] if options.stop_at_success else judged
+
+
+def _spread(count: int, chosen: int) -> frozenset[int]:
+    """Numbers of `chosen` of `count` rollouts, evenly spread."""
+    return frozenset(np.linspace(0, count - 1, min(chosen, count)).astype(int).tolist()) if count else frozenset()
 
 
 def _with_credit(rollout: Rollout, judge: Judge, share: float) -> Rollout:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from fastapi import Request
 
+from gymnast_core.errors import DocumentError
+from gymnast_core.plain_json import parse_json
 from gymnast_core.serve.refusal import Refusal
 
 CLOSE = {"Connection": "close"}
@@ -50,3 +53,14 @@ async def _collect(request: Request, limit: int) -> bytes | None:
         else:
             parts.clear()
     return b"".join(parts) if size <= limit else None
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """A request's JSON object; nothing is an empty one. Raises: Refusal 400."""
+    try:
+        content = parse_json(body) if body.strip() else {}
+    except DocumentError as error:
+        raise Refusal(400, f"no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise Refusal(400, f"found {type(content).__name__}, needed a JSON object")
+    return content

@@ -21,12 +21,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from gymnast_core.config import parse_config
-from gymnast_core.errors import ConfigError, DataError, DocumentError
-from gymnast_core.plain_json import parse_json
+from gymnast_core.errors import ConfigError, DataError
 from gymnast_core.serve.access import given_token, unauthorised
 from gymnast_core.serve.answering import answered
 from gymnast_core.serve.gate import Gate
-from gymnast_core.serve.http_body import read_body
+from gymnast_core.serve.http_body import read_body, read_object
 from gymnast_core.serve.http_wire import peer_of
 from gymnast_core.serve.job import JobRequest
 from gymnast_core.serve.job_store import JobStateError, NoSuchJobError, TooManyJobsError
@@ -81,7 +80,7 @@ class QueueWire:
             raise unauthorised("a wrong token" if token else "no token")
         self._sessions.find(user.name, peer_of(request.client))
         body = await read_body(request, self._max_body, self._seconds)
-        content = _object(body) if request.method == "POST" else {}
+        content = read_object(body) if request.method == "POST" else {}
         try:
             return await run_in_threadpool(work, user, request, content)
         except (ConfigError, DataError) as error:
@@ -120,17 +119,6 @@ class QueueWire:
 
     def _resume(self, user: User, request: Request, content: dict[str, Any]) -> Response:
         return JSONResponse(self._desk.resume(user))
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    """A request's JSON object; nothing is an empty one. Raises: Refusal 400."""
-    try:
-        content = parse_json(body) if body.strip() else {}
-    except DocumentError as error:
-        raise Refusal(400, f"no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise Refusal(400, f"found {type(content).__name__}, needed a JSON object")
-    return content
 
 
 def _number(request: Request) -> int:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gymnast_core.robot.arm_model import WX250S, ArmModel
+
 ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 MOTOR_IDS = {
     "waist": 1,
@@ -19,8 +21,12 @@ MOTOR_IDS = {
     "gripper": 9,
 }
 GROUPS = {"arm": ARM_JOINTS, "all": (*ARM_JOINTS, "gripper")}
+"""Of the arm of Bridge data."""
 REGISTER_WRITE_S = 0.01
 REBOOT_S = 1.0
+COOL_C, HOT_C, WARMING_C = 35, 79, 2.0
+"""Temperature of a motor at rest, the highest one, degrees Celsius, and degrees a second of one that gets warmer."""
+DECIVOLTS, LOW_DECIVOLTS = 120, 98
 RAM_DEFAULTS = {
     "Profile_Velocity": 0,
     "Profile_Acceleration": 0,
@@ -58,19 +64,24 @@ class Motors(dict[str, Motor]):
     log: takes a line where something does not exist.
     """
 
-    def __init__(self, log: Callable[[str], None]) -> None:
-        super().__init__({name: Motor(name) for name in MOTOR_IDS})
+    def __init__(self, log: Callable[[str], None], arm: ArmModel = WX250S) -> None:
+        super().__init__({name: Motor(name) for name in (*arm.motors, *arm.shadows)})
+        self.groups = {"arm": arm.names, "all": arm.motors}
         self._log = log
         self.silent = False
         """No motor answers a read."""
+        self.warm, self.warm_since = "", 0.0
+        """The motor that gets warmer, and since when (steady clock, seconds)."""
+        self.decivolts = DECIVOLTS
+        """Supply, tenths of a volt."""
         for motor in self.values():
             motor.registers.update(Profile_Velocity=2000, Profile_Acceleration=300, Torque_Enable=1)
         self["gripper"].mode = "pwm"
 
     def select(self, kind: str, name: str) -> list[Motor] | None:
         """The motors of a group or a single one; None, and a line in the log, where there is no such thing."""
-        if kind == "group" and name in GROUPS:
-            return [self[joint] for joint in GROUPS[name]]
+        if kind == "group" and name in self.groups:
+            return [self[joint] for joint in self.groups[name]]
         if kind == "single" and name in self:
             return [self[name]]
         if kind not in ("group", "single"):
@@ -95,7 +106,8 @@ class Motors(dict[str, Motor]):
         if self.silent or motor.registers["Hardware_Error_Status"]:
             return None  # a motor with an alert answers no reads
         if register == "Present_Temperature":
-            return 35
+            warming = time.monotonic() - self.warm_since if motor.name == self.warm else 0.0
+            return min(COOL_C + int(WARMING_C * warming), HOT_C)
         if register == "Present_Input_Voltage":
-            return 120
+            return self.decivolts
         return motor.registers.get(register)

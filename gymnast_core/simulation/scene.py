@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
 from gymnast_core.config import Finite, load_config
 from gymnast_core.errors import ConfigError
+from gymnast_core.simulation.arm_body import ArmBody
 from gymnast_core.simulation.success import Success
 
 SCENES = Path(__file__).resolve().parent / "scenes"
@@ -60,7 +62,7 @@ class Scene:
     """One scene file."""
 
     model: str
-    """MuJoCo XML beside the scene file; it includes wx250s.xml."""
+    """MuJoCo XML beside the scene file; it includes wx250s.xml, whose place another arm can take."""
     tasks: dict[str, SceneTask]
     camera: str = "front"
     """Camera of the model that is published."""
@@ -98,3 +100,35 @@ def load_scene(name: str | os.PathLike[str]) -> tuple[Scene, Path]:
     if not model.is_file():
         raise ConfigError(f"{path}: model: found '{scene.model}', but there is no such file beside it")
     return scene, model
+
+
+OWN_ARM = '<include file="wx250s.xml"/>'
+"""How a scene's model includes the arm that it is written with."""
+
+
+def mujoco_model(path: Path, body: ArmBody) -> Any:
+    """The MjModel of a scene with this arm: its own, or one of a vendor's installed package in the place of it.
+
+    With a vendor's arm, a scene can have no meshes or textures of its own. Raises: ConfigError where the package is
+    missing, the scene does not include the arm by itself, or MuJoCo does not read it.
+    """
+    import mujoco
+
+    if body.package is None:
+        return mujoco.MjModel.from_xml_path(str(path))
+    package, file = body.package
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ConfigError(f"the arm's MuJoCo model is in its vendor's package; pip install {package.replace('_', '-')}")
+    arm = Path(found.submodule_search_locations[0]) / file
+    text = path.read_text(encoding="utf-8")
+    if text.count(OWN_ARM) != 1 or "<compiler " not in text:
+        raise ConfigError(
+            f"{path}: needed {OWN_ARM} and a <compiler> once each, so that another arm can take its place"
+        )
+    text = text.replace(OWN_ARM, f'<include file="{arm}"/>')
+    text = text.replace("<compiler ", f'<compiler meshdir="{arm.parent}" ', 1)
+    try:
+        return mujoco.MjModel.from_xml_string(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: MuJoCo does not read it: {' '.join(str(error).split())}") from error

@@ -5,7 +5,7 @@ It is the simulator's privilege, for scoring and for the scripted expert; no pol
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import mujoco
 import numpy as np
@@ -14,18 +14,18 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.simulation.scene import Scene
 from gymnast_core.simulation.success import JointSuccess
 
-GRIPPER_BODIES = ("gripper_link", "left_finger_link", "right_finger_link")
-
 
 class SceneView:
     """Reads one model and its data; implements `SceneState`. Metres and radians, base frame.
 
+    gripper_bodies: those that touch for the gripper.
+
     Raises: ConfigError naming the field of the scene file that names nothing of the model.
     """
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, scene: Scene) -> None:
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, scene: Scene, gripper_bodies: Sequence[str]) -> None:
         self._model, self._data = model, data
-        self._gripper = np.array([model.body(name).id for name in GRIPPER_BODIES])
+        self._gripper = np.array([model.body(name).id for name in gripper_bodies])
         for field, kind, name in _names(scene):
             try:
                 getattr(model, kind)(name)

@@ -13,7 +13,6 @@ import numpy as np
 
 from gymnast_core.config import StationConfig
 from gymnast_core.errors import ConfigError
-from gymnast_core.simulation.motors import ARM_JOINTS
 from gymnast_core.simulation.simulator import SimulatedStation, Snapshot
 from gymnast_core.simulation.success import JointSuccess, PlaceSuccess
 
@@ -41,7 +40,7 @@ class Segmenter:
         self._model = station.model
         successes = [task.success for task in station.scene.tasks.values()]
         self._joints = sorted({success.joint for success in successes if isinstance(success, JointSuccess)})
-        roots = {self._root(name) for name in (*ARM_JOINTS, *self._joints)}
+        roots = {self._root(name) for name in (*station.arm.names, *self._joints)}
         for success in successes:
             if isinstance(success, PlaceSuccess):
                 place = self._model.site(success.site).bodyid[0]

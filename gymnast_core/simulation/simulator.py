@@ -1,4 +1,4 @@
-"""The simulated station: a WidowX 250s and a scene in MuJoCo, with the motors' motion profiles and a camera.
+"""The simulated station: an arm and a scene in MuJoCo, with the motors' motion profiles and a camera.
 
 Units: metres, radians, seconds. It knows no ROS; `xs_driver.py` puts the vendor's driver over it, `environment.py` the
 environment protocol.
@@ -17,20 +17,24 @@ import numpy as np
 
 from gymnast_core.config import StationConfig
 from gymnast_core.errors import StationError
-from gymnast_core.simulation.motors import ARM_JOINTS
-from gymnast_core.simulation.scene import Placement, load_scene
+from gymnast_core.robot.arm_model import arm_model
+from gymnast_core.simulation.arm_body import arm_body
+from gymnast_core.simulation.motors import ARM_JOINTS as ARM_JOINTS  # of the arm of Bridge data, for tests
+from gymnast_core.simulation.scene import Placement, load_scene, mujoco_model
 from gymnast_core.simulation.scene_view import SceneView
 from gymnast_core.simulation.success import credit
 
 MAX_JOINT_SPEED = np.pi
-TORQUE_CONSTANTS = np.array([1.793, 1.793, 1.793, 0.897, 0.897, 0.897])
-"""Newton metres an ampere."""
 NEWTON_PER_PWM = 10.0 / 350.0
-HORN_RADIUS, ARM_LENGTH = 0.014, 0.024
 SAME_POSITION = 1e-5
 """Metres or radians; a hundredth of a pixel at the most."""
 _ANGLES = np.linspace(-0.6, 1.5, 400)
-_FINGERS = HORN_RADIUS * np.sin(_ANGLES) + np.sqrt(ARM_LENGTH**2 - (HORN_RADIUS * np.cos(_ANGLES)) ** 2)
+"""Radians of the horn that moves an X-Series finger."""
+
+
+def _fingers(radius: float, length: float) -> np.ndarray:
+    """The finger's place, metres, at each of _ANGLES."""
+    return radius * np.sin(_ANGLES) + np.sqrt(length**2 - (radius * np.cos(_ANGLES)) ** 2)
 
 
 @dataclass(frozen=True)
@@ -167,26 +171,33 @@ class SimulatedStation:
             raise StationError(f"station '{config.name}' has no simulation section")
         self.config = config
         self.scene, self._model_path = load_scene(config.simulation.scene)
-        self._model = mujoco.MjModel.from_xml_path(str(self._model_path))
+        self.arm = arm_model(config.arm.model)
+        self._body = arm_body(self.arm)
+        self._model = mujoco_model(self._model_path, self._body)
         self._data = mujoco.MjData(self._model)
-        self.view = SceneView(self._model, self._data, self.scene)
+        self.view = SceneView(self._model, self._data, self.scene, self._body.touching)
         """What the scene's state says: for scoring and for the scripted expert."""
         self._home_bodies = self._model.body_pos.copy()
         self._home_lights = self._model.light_diffuse.copy()
         for name in config.tasks:
             self.scene.task(name)
-        self._qpos = np.array([self._model.joint(name).qposadr[0] for name in ARM_JOINTS])
-        self._dof = np.array([self._model.joint(name).dofadr[0] for name in ARM_JOINTS])
-        self._motors = np.array([self._model.actuator(name).id for name in ARM_JOINTS])
-        self._fingers = [self._model.joint(name).qposadr[0] for name in ("left_finger", "right_finger")]
-        self._finger_dof = np.array([self._model.joint(name).dofadr[0] for name in ("left_finger", "right_finger")])
-        self._gripper_motor = self._model.actuator("gripper").id
+        self._qpos = np.array([self._model.joint(name).qposadr[0] for name in self.arm.names])
+        self._dof = np.array([self._model.joint(name).dofadr[0] for name in self.arm.names])
+        self._motors = np.array([self._model.actuator(name).id for name in self.arm.names])
+        self._fingers = [self._model.joint(name).qposadr[0] for name in self._body.fingers]
+        self._finger_dof = np.array([self._model.joint(name).dofadr[0] for name in self._body.fingers])
+        self._horn = None if self._body.horn is None else _fingers(*self._body.horn)
+        self._gripper_motor = self._model.actuator(self._body.gripper).id
         self._gains = self._model.actuator_gainprm.copy(), self._model.actuator_biasprm.copy()
         self._profile = MotionProfile(np.zeros(6))
         self._gripper_goal: float | None = None
         self._torque = True
-        self.place_arm(np.array([0.0, -1.80, 1.55, 0.0, 0.8, 0.0]))
+        self.place_arm(np.array(self.arm.sleep_pose))
         self._began = self._distances()
+
+    @property
+    def _by_position(self) -> bool:
+        return self._body.gripper_drive == "position"
 
     @property
     def time(self) -> float:
@@ -237,10 +248,11 @@ class SimulatedStation:
     def place_arm(self, joints: np.ndarray, opening: float = 1.0) -> None:
         """Set the arm down at `joints` (6,) rad, at rest, with the gripper at `opening` (0 .. 1)."""
         self._data.qpos[self._qpos] = joints
-        self._data.qpos[self._fingers] = 0.015 + 0.022 * opening
+        closed, stroke = self.arm.gripper.closed, round(self.arm.gripper.open - self.arm.gripper.closed, 9)
+        self._data.qpos[self._fingers] = closed + stroke * opening
         self._data.qvel[self._dof] = 0.0
         self._data.qvel[self._finger_dof] = 0.0
-        self._data.ctrl[self._gripper_motor] = 0.0
+        self._data.ctrl[self._gripper_motor] = closed + stroke * opening if self._by_position else 0.0
         self._gripper_goal = None
         self._profile.hold(joints)
         self._data.ctrl[self._motors] = joints
@@ -261,7 +273,9 @@ class SimulatedStation:
             steps = 0
         for _ in range(steps):
             self._data.ctrl[self._motors] = self._profile.advance(step)
-            if self._gripper_goal is not None:
+            if self._gripper_goal is not None and self._by_position:
+                self._data.ctrl[self._gripper_motor] = self._gripper_goal
+            elif self._gripper_goal is not None:
                 error = self._gripper_goal - self._data.qpos[self._fingers[0]]
                 self._data.ctrl[self._gripper_motor] = float(np.clip(error * 2000.0, -10.0, 10.0))
             mujoco.mj_step(self._model, self._data)
@@ -272,17 +286,23 @@ class SimulatedStation:
         """Positions (rad, m), velocities and efforts (mA), each (9,): six joints, gripper, left and right finger."""
         arm = self._data.qpos[self._qpos]
         finger = float(self._data.qpos[self._fingers[0]])
-        positions = np.concatenate([arm, [np.interp(finger, _FINGERS, _ANGLES), finger, -finger]])
+        positions = np.concatenate([arm, [self._horn_angle(finger), finger, -finger]])
         velocities = np.zeros(9)
         velocities[:6] = self._data.qvel[self._dof]
         efforts = np.zeros(9)
-        efforts[:6] = self._data.actuator_force[self._motors] / TORQUE_CONSTANTS * 1000.0
+        efforts[:6] = self._data.actuator_force[self._motors]
+        if self._body.torque_constants is not None:
+            efforts[:6] = efforts[:6] / self._body.torque_constants * 1000.0
         efforts[6] = self._data.actuator_force[self._gripper_motor] / NEWTON_PER_PWM
         return positions, velocities, efforts
 
+    def _horn_angle(self, finger: float) -> float:
+        """Radians of the gripper's motor; 0 where nothing turns."""
+        return 0.0 if self._horn is None else float(np.interp(finger, self._horn, _ANGLES))
+
     def end_effector(self) -> np.ndarray:
         """Measured pose (4, 4) of the end effector in the base frame, metres."""
-        site = self._data.site("end_effector")
+        site = self._data.site(self._body.end_effector)
         pose = np.eye(4)
         pose[:3, :3] = site.xmat.reshape(3, 3)
         pose[:3, 3] = site.xpos
@@ -294,14 +314,16 @@ class SimulatedStation:
             self._profile.set_goal(np.asarray(joints, dtype=np.float64), duration_s, ramp_s)
 
     def command_gripper_pwm(self, pwm: float) -> None:
-        """PWM in [-350, 350]; positive opens."""
+        """PWM in [-350, 350]; positive opens. A gripper that is driven by position takes none."""
+        if self._by_position:
+            return
         self._gripper_goal = None
         self._data.ctrl[self._gripper_motor] = float(np.clip(pwm, -350.0, 350.0)) * NEWTON_PER_PWM * self._torque
 
     def command_gripper_position(self, distance: float) -> None:
-        """Distance between the fingers, metres (0.030 closed, 0.074 open)."""
+        """Distance between the fingers, metres (0.030 closed, 0.074 open, of a WidowX 250s)."""
         if self._torque:
-            self._gripper_goal = float(np.clip(distance / 2.0, 0.015, 0.037))
+            self._gripper_goal = float(np.clip(distance / 2.0, self.arm.gripper.closed, self.arm.gripper.open))
 
     def set_torque(self, enabled: bool) -> None:
         """Switch the motors; without torque the arm sinks, and with it again holds where it is."""
@@ -343,5 +365,5 @@ class SimulatedStation:
 
     def renderer(self, width: int, height: int) -> Renderer:
         """A renderer of the scene's camera, to be used by the thread that asks for it."""
-        model = mujoco.MjModel.from_xml_path(str(self._model_path))
+        model = mujoco_model(self._model_path, self._body)
         return Renderer(model, self.scene.camera, width, height)

@@ -11,27 +11,36 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from gymnast_core.simulation.motors import ARM_JOINTS, GROUPS, MOTOR_IDS, OVERLOAD_BIT, RAM_DEFAULTS, REBOOT_S, Motors
+from gymnast_core.robot.arm_model import WX250S, ArmModel
+from gymnast_core.simulation.faults import BUS
+from gymnast_core.simulation.motors import (
+    DECIVOLTS,
+    LOW_DECIVOLTS,
+    MOTOR_IDS,
+    OVERLOAD_BIT,
+    RAM_DEFAULTS,
+    REBOOT_S,
+    Motors,
+)
 
-JOINT_STATE_NAMES = (*ARM_JOINTS, "gripper", "left_finger", "right_finger")
-LOWER_LIMITS = (-math.pi + 1e-5, -1.88496, -2.14675, -math.pi + 1e-5, -1.74533, -math.pi + 1e-5)
-UPPER_LIMITS = (math.pi - 1e-5, 1.98968, 1.60570, math.pi - 1e-5, 2.14675, math.pi - 1e-5)
-FINGER_LIMITS = (0.015, 0.037)
-SLEEP_POSITIONS = (0.0, -1.80, 1.55, 0.0, 0.8, 0.0)
-FAULTS = ("camera_stopped", "read_failure", "joint_states_stopped", "commands_dropped", "overload", "motor_error")
+JOINT_STATE_NAMES = (*WX250S.motors, "left_finger", "right_finger")
+"""Of the arm of Bridge data."""
+STALL_MA_PER_RAD = 40_000.0
+STALL_MA = 3200.0
+"""What a joint that cannot move pushes with at most."""
 
 
 class SimulatedArm(Protocol):
     """What the driver needs of the simulated station."""
 
     def joint_state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions (rad, m), velocities, efforts (mA), each (9,) in `JOINT_STATE_NAMES` order."""
+        """Positions (rad, m), velocities, efforts (in the arm's unit), each (9,) in the order of `names`."""
         ...
 
     def command_joints(self, joints: np.ndarray, duration_s: float, ramp_s: float) -> None:
@@ -68,44 +77,60 @@ class SimulatedDriver:
     stall as they do on the real, mutually exclusive callback group.
     """
 
-    def __init__(self, arm: SimulatedArm, log: Callable[[str], None]) -> None:
+    def __init__(self, arm: SimulatedArm, log: Callable[[str], None], model: ArmModel = WX250S) -> None:
         self._arm = arm
+        self._model = model
+        self.names = (*model.motors, model.gripper.joint, "right_finger")
+        """Of the joint states."""
         self._log = log
         self.bus = threading.RLock()
-        self.motors = Motors(log)
+        self.motors = Motors(log, model)
         self._group_modes = {"arm": ("position", "time"), "all": ("", "")}
         self._goal: np.ndarray | None = None
         self.faults: dict[str, str] = {}
+        self._stuck = 0.0
 
-    # Faults for tests: name -> argument (a motor's name, or empty).
+    # Faults: kind -> motor's name, or empty (see `faults.KINDS`).
 
-    def set_faults(self, faults: dict[str, str]) -> None:
-        """Switch faults on and off. Raises: ValueError naming an unknown fault or motor."""
-        for name, motor in faults.items():
-            if name not in FAULTS:
-                raise ValueError(f"unknown fault '{name}'; known: {', '.join(FAULTS)}")
-            if name in ("overload", "motor_error") and motor not in self.motors:
-                raise ValueError(f"fault {name} needs a motor (of {', '.join(self.motors)}), found '{motor}'")
+    def set_faults(self, faults: Mapping[str, str]) -> None:
+        """Switch faults on and off; those of a moment happen when they are new."""
         with self.bus:
+            new = {name: motor for name, motor in faults.items() if self.faults.get(name) != motor}
             self.faults = dict(faults)
-            self.motors.silent = "read_failure" in faults
+            self.motors.silent = any(name in faults for name in BUS)
             for each in self.motors.values():
                 each.registers["Hardware_Error_Status"] = 0
             if "motor_error" in faults:
                 self.motors[faults["motor_error"]].registers["Hardware_Error_Status"] = 1 << OVERLOAD_BIT
+            if "rebooted" in new:
+                self.motors[new["rebooted"]].registers.update(RAM_DEFAULTS)
+                self._apply_torque()
+            if "profile_lost" in new:
+                self.motors[new["profile_lost"]].registers.update(Profile_Velocity=0, Profile_Acceleration=0)
+            if self.motors.warm != faults.get("hot", ""):
+                self.motors.warm, self.motors.warm_since = faults.get("hot", ""), time.monotonic()
+            self.motors.decivolts = LOW_DECIVOLTS if "low_voltage" in faults else DECIVOLTS
+            if "stalled" in new:
+                self._stuck = float(self._arm.joint_state()[0][self._model.names.index(new["stalled"])])
 
     # State.
 
     def joint_state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the driver publishes: positions, velocities, efforts, each (9,)."""
         position, velocity, effort = (np.array(part, dtype=np.float64) for part in self._arm.joint_state())
-        if "read_failure" in self.faults:
+        if any(name in self.faults for name in BUS):
             position[:7] = -math.pi
             velocity[:] = 0.0
             effort[:] = 0.0
         elif "overload" in self.faults:
             name = self.faults["overload"].replace("_shadow", "")
-            effort[JOINT_STATE_NAMES.index(name)] = -5000.0
+            effort[self.names.index(name)] = -5000.0
+        elif "stalled" in self.faults and self._goal is not None:
+            joint = self._model.names.index(self.faults["stalled"])
+            push = STALL_MA_PER_RAD * (self._goal[joint] - position[joint])
+            effort[joint] = float(np.clip(push, -STALL_MA, STALL_MA))
+        if "not_a_number" in self.faults:
+            position[2] = math.nan
         return position, velocity, effort
 
     def robot_info(self, kind: str, name: str) -> RobotInfo | None:
@@ -115,21 +140,23 @@ class SimulatedDriver:
             return None
         joints = [motor.name for motor in motors]
         mode, profile = self._group_modes[name] if kind == "group" else (motors[0].mode, motors[0].profile_type)
-        shown = ["left_finger" if joint == "gripper" else joint for joint in joints]
+        shown = [self._model.gripper.joint if joint == "gripper" else joint for joint in joints]
         base = [joint.replace("_shadow", "") for joint in joints]
-        arm = [ARM_JOINTS.index(joint) if joint in ARM_JOINTS else None for joint in base]
+        names, finger = self._model.names, self._model.gripper
+        arm = [names.index(joint) if joint in names else None for joint in base]
+        lower, upper, sleep = self._model.lower, self._model.upper, self._model.sleep_pose
+        ids = list(self.motors)
         return RobotInfo(
             mode=mode,
             profile_type=profile,
             joint_names=shown,
-            joint_ids=[MOTOR_IDS[joint] for joint in joints],
-            joint_lower_limits=[FINGER_LIMITS[0] if i is None else LOWER_LIMITS[i] for i in arm],
-            joint_upper_limits=[FINGER_LIMITS[1] if i is None else UPPER_LIMITS[i] for i in arm],
-            joint_velocity_limits=[1.0 if i is None else math.pi for i in arm],
-            # The finger's position at 0 rad of the horn: sqrt(0.024^2 - 0.014^2).
-            joint_sleep_positions=[0.0194936 if i is None else SLEEP_POSITIONS[i] for i in arm],
-            joint_state_indices=[JOINT_STATE_NAMES.index(n.replace("_shadow", "")) for n in shown],
-            name=list(GROUPS) if name == "all" else [name],
+            joint_ids=[MOTOR_IDS.get(joint, ids.index(joint) + 1) for joint in joints],
+            joint_lower_limits=[finger.closed if i is None else float(lower[i]) for i in arm],
+            joint_upper_limits=[finger.open if i is None else float(upper[i]) for i in arm],
+            joint_velocity_limits=[1.0 if i is None else self._model.joint_speed for i in arm],
+            joint_sleep_positions=[finger.closed if i is None else sleep[i] for i in arm],
+            joint_state_indices=[self.names.index(n.replace("_shadow", "")) for n in shown],
+            name=list(self.motors.groups) if name == "all" else [name],
         )
 
     # Commands.
@@ -137,16 +164,16 @@ class SimulatedDriver:
     def command_group(self, name: str, values: Sequence[float]) -> None:
         """commands/joint_group: a wrong length or name only logs."""
         with self.bus:
-            joints = GROUPS.get(name)
+            joints = self.motors.groups.get(name)
             if joints is None:
                 self._log(f"group '{name}' does not exist")
                 return
             if len(values) != len(joints):
                 self._log(f"group '{name}' has {len(joints)} joints, found {len(values)} commands")
                 return
-            if "commands_dropped" in self.faults:
+            if self._deaf:
                 return
-            if self.motors["waist"].mode != "position":
+            if self.motors[self._model.names[0]].mode != "position":
                 self._log("only position mode moves the simulated arm")
                 return
             self._goal = np.array(values[:6], dtype=np.float64)
@@ -157,32 +184,39 @@ class SimulatedDriver:
     def command_single(self, name: str, value: float) -> None:
         """commands/joint_single."""
         with self.bus:
-            if name not in GROUPS["all"]:
+            if name not in self._model.motors:
                 self._log(f"joint '{name}' does not exist")
-            elif "commands_dropped" in self.faults:
+            elif self._deaf:
                 return
             elif name == "gripper":
                 self._command_gripper(value)
             else:
                 if self._goal is None:
                     self._goal = np.array(self._arm.joint_state()[0][:6], dtype=np.float64)
-                self._goal[ARM_JOINTS.index(name)] = value
+                self._goal[self._model.names.index(name)] = value
                 self._move()
+
+    @property
+    def _deaf(self) -> bool:
+        return "commands_dropped" in self.faults or "usb_unplugged" in self.faults
 
     def forget_goal(self) -> None:
         """The scene was reset: a later single-joint command must not bring the old goal back."""
         self._goal = None
 
     def _move(self) -> None:
-        registers = self.motors["waist"].registers
-        limit = np.array([LOWER_LIMITS, UPPER_LIMITS])
+        registers = self.motors[self._model.names[0]].registers
+        limit = np.array([self._model.lower, self._model.upper])
         assert self._goal is not None
         if not np.isfinite(self._goal).all():
             self._log("a joint command is not finite")  # the vendor's driver would pass it on
             self._goal = None
             return
+        goal = np.clip(self._goal, limit[0], limit[1])
+        if "stalled" in self.faults:
+            goal[self._model.names.index(self.faults["stalled"])] = self._stuck
         self._arm.command_joints(
-            np.clip(self._goal, limit[0], limit[1]),
+            goal,
             registers["Profile_Velocity"] / 1000.0,
             registers["Profile_Acceleration"] / 1000.0,
         )
@@ -241,10 +275,11 @@ class SimulatedDriver:
                     continue
                 time.sleep(REBOOT_S)
                 motor.registers.update(RAM_DEFAULTS)
-                if self.faults.get("motor_error") == motor.name:
-                    del self.faults["motor_error"]
+                for name in ("motor_error", "overload"):
+                    if self.faults.get(name) == motor.name:
+                        del self.faults[name]
             for motor in motors:
-                if enable:
+                if enable and not motor.name.endswith("_shadow"):  # as the vendor's: nobody re-torques a shadow
                     self.motors.write(motor, "Torque_Enable", 1)
             self._apply_torque()
 
@@ -269,7 +304,7 @@ class SimulatedDriver:
                     self._log(f"reading {register} of {motor.name} failed")
                     break
                 values.append(value)
-        return values
+        return values[:-1] if kind == "group" and "short_registers" in self.faults else values
 
     def set_gains(self, kind: str, name: str, gains: Sequence[int]) -> None:
         registers = (
@@ -285,4 +320,4 @@ class SimulatedDriver:
             self.set_registers(kind, name, register, value)
 
     def _apply_torque(self) -> None:
-        self._arm.set_torque(all(self.motors[joint].registers["Torque_Enable"] for joint in ARM_JOINTS))
+        self._arm.set_torque(all(self.motors[joint].registers["Torque_Enable"] for joint in self._model.names))

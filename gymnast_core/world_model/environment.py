@@ -13,7 +13,7 @@ from gymnast_core.robot.safety import DeadReckoning
 from gymnast_core.world_model.checkpoint import LoadedWorldModel, load_world_model
 from gymnast_core.world_model.config import SamplingConfig
 from gymnast_core.world_model.imagine import Imagination
-from gymnast_core.world_model.meters import doubts, read_meters
+from gymnast_core.world_model.meters import doubts, of_rollout, read_meters
 
 
 class WorldModelEnvironment:
@@ -124,6 +124,13 @@ class WorldModelEnvironment:
         if not self._limits or len(self._imagination.latents) < 2:
             return [""] * self._imagination.size
         return doubts(read_meters(self._imagination), self._limits)
+
+    def meters(self, rows: Sequence[int]) -> list[dict[str, float]]:
+        """The meters of hallucination of these rollouts, as far as they have gone; they cost a decoding of each."""
+        if not rows or len(self._imagination.latents) < 2:
+            return [{} for _ in rows]
+        found = read_meters(self._imagination, rows)
+        return [{name: of_rollout(readings[place]) for name, readings in found.items()} for place in range(len(rows))]
 
     @property
     def imagination(self) -> Imagination:

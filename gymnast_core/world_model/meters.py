@@ -50,12 +50,15 @@ class MeterFigure:
     doubted: float | None = None
 
 
-def read_meters(imagination: Imagination) -> dict[str, np.ndarray]:
-    """The meters `OWN` of each rollout and imagined frame, (N, T) float32."""
-    latents = torch.stack(imagination.latents, dim=1)
+@torch.no_grad()
+def read_meters(imagination: Imagination, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+    """The meters `OWN` of each rollout and imagined frame, (N, T) float32. rows: of these N rollouts alone."""
+    latents, instability = torch.stack(imagination.latents, dim=1), torch.stack(imagination.instability, dim=1)
+    if rows is not None:
+        latents, instability = latents[list(rows)], instability[list(rows)]
     return {
         ROUND_TRIP: over_motion(_round_trip(imagination, latents[:, 1:]), latents),
-        INSTABILITY: over_motion(torch.stack(imagination.instability, dim=1), latents),
+        INSTABILITY: over_motion(instability, latents),
     }
 
 

@@ -3,7 +3,19 @@
 from setuptools import find_packages, setup
 
 PACKAGE = "gymnast_nodes"
-NODES = ("station", "arm", "camera", "executor", "adapter", "recorder", "evaluator", "supervisor", "watchdog")
+NODES = (
+    "station",
+    "driver",
+    "arm",
+    "camera",
+    "executor",
+    "adapter",
+    "recorder",
+    "evaluator",
+    "console",
+    "supervisor",
+    "watchdog",
+)
 
 setup(
     name=PACKAGE,

@@ -5,28 +5,26 @@ from __future__ import annotations
 import math
 import time
 
-from interbotix_xs_msgs.msg import JointSingleCommand
-from rclpy.node import Node
-
 from gymnast_core.config import ArmConfig
+from gymnast_core.robot.arm_model import arm_model
 from gymnast_core.robot.gripper import GripperDrive, finger_from_opening, opening_from_finger
 from gymnast_core.robot.identity import ArmLimits
+from gymnast_nodes.driver_link import DriverLink
 from gymnast_nodes.measurements import Measurements
-from gymnast_nodes.qos import DRIVER_QOS
 
 
 class Gripper:
     """Openings are 0 (closed) to 1 (open)."""
 
-    def __init__(self, node: Node, config: ArmConfig, measured: Measurements) -> None:
-        self._in_pwm = config.gripper == "pwm"
+    def __init__(self, link: DriverLink, config: ArmConfig, measured: Measurements) -> None:
+        self._link = link
+        self._in_pwm = arm_model(config.model).gripper_mode(config.gripper) == "pwm"
         self._measured = measured
-        self._drive = GripperDrive()
+        self._drive = GripperDrive()  # until the driver told its range
         self._limits: ArmLimits | None = None
         self._target: float | None = None
         self.pwm = math.nan
         """Commanded last; NaN: as a predecessor left it."""
-        self._commands = node.create_publisher(JointSingleCommand, f"{config.driver}/commands/joint_single", DRIVER_QOS)
 
     def configure(self, limits: ArmLimits) -> None:
         """The finger's range is known."""
@@ -80,4 +78,4 @@ class Gripper:
             self.go(self._target)
 
     def _send(self, value: float) -> None:
-        self._commands.publish(JointSingleCommand(name="gripper", cmd=value))
+        self._link.command_gripper(value)

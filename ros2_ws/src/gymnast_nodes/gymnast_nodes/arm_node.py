@@ -35,6 +35,7 @@ from gymnast_nodes.arm_watch import ArmWatch
 from gymnast_nodes.clocks import STEADY, WALL
 from gymnast_nodes.commanded_arm import CommandedArm
 from gymnast_nodes.driver import Driver
+from gymnast_nodes.driver_link import open_link
 from gymnast_nodes.driver_touch import DriverTouch
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.messages import to_seconds
@@ -61,14 +62,15 @@ class ArmNode(ManagedNode):
         config = self.station.arm
         rate = parameter(self, "state_rate_hz", 25.0, "publishing rate of arm/state, hertz", 20.0, 100.0)
         self._check_motors = parameter(self, "check_motors", True, "read all motors' error registers on activation")
-        self._driver = Driver(self, config)
+        link = open_link(self, config)
+        self._driver = Driver(self, config, link)
         self._touch = DriverTouch(self._driver, self._check_motors)
         seats = StationSeats(self, self.station)
         self._speakers = Speakers(self, seats.arm())
         source = seats.joint_states.name
         self._mode = Mode()
-        self._arm = CommandedArm(self, self._mode, lambda: self._speakers.look_at(source))
-        self._gripper = Gripper(self, config, self._arm.measured)
+        self._arm = CommandedArm(self, self._mode, link, lambda: self._speakers.look_at(source))
+        self._gripper = Gripper(link, config, self._arm.measured)
         self._actions = ActionCheck(self, self.station.safety.command_timeout_s)
         self._executed = self.create_publisher(ExecutedAction, "arm/executed", LOGGED_QOS)
         self.create_subscription(BridgeAction, "arm/action", self._on_action, COMMAND_QOS)
@@ -77,7 +79,7 @@ class ArmNode(ManagedNode):
         if self._stop.reason:
             self._mode.set(ArmState.MODE_STOPPED, self._stop.reason)
         parts = (self, self._mode, self._arm, self._gripper, self._actions)
-        self._watch = ArmWatch(*parts, self._stop, self._speakers, self._touch, self._check_motors)
+        self._watch = ArmWatch(*parts, self._stop, self._speakers, self._touch, link, self._check_motors)
         self._reset = ResetMotion(*parts, self._watch)
         self._states = ArmStates(*parts, self._watch)
         self._rest = RestMotion(self._mode, self._arm, self._gripper, self._driver, self._reset, self._states.publish)
@@ -177,7 +179,7 @@ class ArmNode(ManagedNode):
         self._actions.accepted(message)
         self._reset.passed(joints)
         self._mode.set(ArmState.MODE_READY, "")
-        self._arm.send(command.joint_target)
+        self._arm.step(command.joint_target)
         self._gripper.go(float(command.executed_action[6]))
         result.translation = command.executed_action[:3].astype(np.float32)
         result.rotation = command.executed_action[3:6].astype(np.float32)

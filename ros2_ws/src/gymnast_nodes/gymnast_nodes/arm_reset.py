@@ -16,7 +16,6 @@ from gymnast_msgs.msg import ArmState
 from gymnast_core.clocks import since_boot
 from gymnast_core.errors import StationError
 from gymnast_core.robot.controller import BridgeController
-from gymnast_core.robot.kinematics import JOINT_NAMES
 from gymnast_nodes.action_check import ActionCheck
 from gymnast_nodes.arm_gripper import Gripper
 from gymnast_nodes.arm_mode import Mode
@@ -114,6 +113,7 @@ class ResetMotion:
         if self._way and float(np.max(np.abs(self._way[-1] - self._arm.joints))) > TAKEN_AWAY:
             self._way.clear()  # moved by hand since
         self._watch.fault_kind = ""
+        self._arm.forget_droop()
         self._mode.set(ArmState.MODE_MOVING, "resetting")
         return controller
 
@@ -193,4 +193,4 @@ class ResetMotion:
                 still_since = None
         worst = int(np.argmax(np.abs(previous - goal))) if previous is not None else 0
         distance = float(abs(previous[worst] - goal[worst])) if previous is not None else math.nan
-        raise StationError(f"the arm did not reach {where}: {JOINT_NAMES[worst]} is {distance:.2f} rad away")
+        raise StationError(f"the arm did not reach {where}: {self._arm.model.names[worst]} is {distance:.2f} rad away")

@@ -11,7 +11,6 @@ import numpy as np
 from gymnast_msgs.msg import ArmState
 
 from gymnast_core.errors import StationError
-from gymnast_core.robot.identity import check_sleep_pose
 from gymnast_nodes.arm_gripper import Gripper
 from gymnast_nodes.arm_mode import Mode
 from gymnast_nodes.arm_reset import RATE_HZ, ResetMotion
@@ -44,7 +43,7 @@ class RestMotion:
         Raises: StationError when the arm may not be moved, the driver knows no pose to lie in, the arm did not arrive,
             or the driver does not let go; the motors then keep their torque.
         """
-        pose = check_sleep_pose(self._driver.sleep_pose())
+        pose = self._driver.sleep_pose()
         await self._reset.run(np.zeros(3), "")
         controller, joints = self._arm.controller, self._arm.joints
         assert controller is not None and joints is not None, "it has just been reset"

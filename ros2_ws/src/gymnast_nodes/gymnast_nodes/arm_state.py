@@ -10,7 +10,6 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point, Pose, Quaternion
 from gymnast_msgs.msg import ArmState
 
-from gymnast_core.robot.kinematics import JOINT_NAMES
 from gymnast_nodes.action_check import ActionCheck
 from gymnast_nodes.arm_gripper import Gripper
 from gymnast_nodes.arm_mode import Mode
@@ -33,9 +32,9 @@ class ArmStates:
         self._actions = actions
         self._watch = watch
         self._failures_told = 0
-        self.frame = f"{node.station.arm.driver[1:]}/base_link"
+        self.frame = f"{node.station.arm.driver_name[1:]}/base_link"
         self._publisher = node.create_publisher(ArmState, "arm/state", COMMAND_QOS)
-        self._diagnostics = Diagnostics(node, node.station.arm.driver)
+        self._diagnostics = Diagnostics(node, node.station.arm.driver_name)
         self._diagnostics.add("arm", self._report)
 
     def publish(self) -> None:
@@ -67,11 +66,16 @@ class ArmStates:
             level = DiagnosticStatus.ERROR
         elif self._watch.faults.count(time.monotonic()) or failed:
             level = DiagnosticStatus.WARN
+        warnings = self._watch.motors.health.warnings()
+        if warnings and level == DiagnosticStatus.OK:
+            level, text = DiagnosticStatus.WARN, f"{text}; {'; '.join(warnings)}"
         if problem := self._watch.speakers.problem:
             level, text = DiagnosticStatus.ERROR, problem
         values: dict[str, Any] = {
             **measured.report(),
             "motor_fault": self._watch.motors.fault or "none",
+            "motor_warnings": "; ".join(warnings) or "none",
+            **self._watch.motors.health.report(),
             "commander": self._actions.holder or "none",
             "gripper_opening": self._gripper.opening,
             "gripper_pwm": self._gripper.pwm,
@@ -80,5 +84,8 @@ class ArmStates:
             "last_hold": self._watch.last_hold or "none",
         }
         if measured.effort is not None:
-            values.update({f"effort_{name}_ma": float(value) for name, value in zip(JOINT_NAMES, measured.effort)})
+            unit = self._arm.model.effort.unit.lower()
+            values.update(
+                {f"effort_{name}_{unit}": float(value) for name, value in zip(self._arm.model.names, measured.effort)}
+            )
         return level, text, values

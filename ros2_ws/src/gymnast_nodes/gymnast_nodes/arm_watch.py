@@ -6,17 +6,22 @@ import time
 
 from gymnast_msgs.msg import ArmState
 
-from gymnast_core.robot.guard import FRESH_S, Fault
+from gymnast_core.robot.guard import FRESH_S, Fault, FaultWindow
 from gymnast_nodes.action_check import ActionCheck
 from gymnast_nodes.arm_gripper import Gripper
 from gymnast_nodes.arm_mode import Mode
 from gymnast_nodes.commanded_arm import SETTLED, CommandedArm
+from gymnast_nodes.driver_link import DriverLink
 from gymnast_nodes.driver_touch import DriverTouch
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.motor_watch import MotorWatch
 from gymnast_nodes.parameters import fault_window
 from gymnast_nodes.speakers import Speakers
 from gymnast_nodes.stop_service import StopService
+
+HOUR_S = 3600.0
+MAY_REBOOT = ("forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+"""Motors that may let go for a second while the arm holds: the others carry it."""
 
 
 class ArmWatch:
@@ -35,6 +40,7 @@ class ArmWatch:
         stop: StopService,
         speakers: Speakers,
         touch: DriverTouch,
+        link: DriverLink,
         check_motors: bool,
     ) -> None:
         self._node = node
@@ -47,7 +53,8 @@ class ArmWatch:
         self.speakers = speakers
         self.touch = touch
         self.faults = fault_window(node, "the stop")
-        self.motors = MotorWatch(node, f"{node.station.arm.driver}/get_motor_registers")
+        self.motors = MotorWatch(link, node.station.arm.profile_velocity_ms, arm.model)
+        self._reboots = FaultWindow(node.station.arm.motor_reboots_per_hour, HOUR_S)
         self.fault_kind = ""
         """Of the last fault that the arm was held for."""
         self.holds, self.last_hold = 0, ""
@@ -76,12 +83,13 @@ class ArmWatch:
         fault = self._arm.guard.check(now)
         silent = fault is not None and fault.kind == "silent"
         slept = self._arm.measured.slept() > FRESH_S  # the arm may have been without power meanwhile
-        self._keep_touch(bool(self._arm.measured.disputed) or silent or slept, now)
+        rebooted = self._rebooted()
+        self._keep_touch(bool(self._arm.measured.disputed) or silent or slept or rebooted, now)
         if self._give_way() or not self._mode.in_charge:
             return
         if failing := self._failing_motor(silent):
             self._note_hold("motor")
-            self.latch(f"motor fault: {failing}; support the arm, reboot the motor")
+            self._answer_motor(failing, now)
         elif fault is not None:
             self._answer(fault)
         elif self._mode.value != ArmState.MODE_READY:
@@ -126,6 +134,20 @@ class ArmWatch:
             if fault.kind != "overload":
                 self._count(fault.text)
 
+    def _answer_motor(self, failing: str, now: float) -> None:
+        """The ladder: hold, reboot the one motor, restore its profile, go on from where the arm is; or a person."""
+        motor, allowed = self.motors.failing, self._reboots.limit
+        if self.motors.alert and motor in MAY_REBOOT and allowed and not self.touch.lost:
+            if self._reboots.count(now) < allowed:
+                self._reboots.add(now)
+                told = f"motor fault: {failing}; it is rebooted ({self._reboots.count(now)} of {allowed} in an hour)"
+                self.hold(told, fault=True)
+                self._gripper.rest()
+                self.touch.reboot(motor)
+                return
+            failing = f"{failing}, after {allowed} reboots within an hour"
+        self.latch(f"motor fault: {failing}; support the arm, reboot the motor")
+
     def _note_hold(self, kind: str) -> None:
         self.holds, self.last_hold = self.holds + 1, kind
 
@@ -140,6 +162,16 @@ class ArmWatch:
             self.motors.reset()
             return ""
         return self.motors.look()
+
+    def _rebooted(self) -> bool:
+        """Whether joints lost their profile, or the driver says nothing of them: it is checked before they move."""
+        why = self.motors.unanswered or (self.motors.forgot and f"{self.motors.forgot} lost the motion profile")
+        if not why or not self._mode.in_charge:
+            return False
+        if not self.touch.lost:
+            self._note_hold("motor")
+            self.hold(why, fault=True)
+        return True
 
     def _give_way(self) -> bool:
         """Whether somebody else speaks on the arm's topics, or did and our target is not set anew yet.

@@ -33,7 +33,6 @@ from gymnast_msgs.action import Adapt, Practise, RunEpisode, RunTrials
 from gymnast_msgs.msg import GraphStatus
 from gymnast_msgs.srv import CaptureFrame, EmergencyStop, Rearm, ResetArm, ResetScene, SceneState
 from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
@@ -50,6 +49,7 @@ from gymnast_nodes.leaving import leave_graph
 from gymnast_nodes.liveness import Liveness
 from gymnast_nodes.messages import frame_to_image, image_to_frame
 from gymnast_nodes.qos import LATCHED_QOS
+from gymnast_nodes.running import NodeExecutor
 from gymnast_nodes.status_client import listen
 
 if TYPE_CHECKING:
@@ -143,11 +143,12 @@ class Station:
             raise
         self.commander = commander_name(self.node)
         """The name that this client's actions and resets carry."""
-        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor = NodeExecutor(self._context)
         self._executor.add_node(self.node)
         self._graph: GraphStatus | None = None
         self.node.create_subscription(GraphStatus, "supervisor/status", self._on_graph, LATCHED_QOS)
-        self._liveness = Liveness(self.node)
+        self._liveness: Liveness | None = None
+        """Heartbeats wake thirty times a second: they are listened to from the first long task on."""
         self._services: dict[str, Any] = {}
         self._actions: dict[str, ActionClient] = {}
         self._task: Task | None = None
@@ -375,6 +376,8 @@ class Station:
     ) -> Task:
         if name not in self._actions:
             self._actions[name] = ActionClient(self.node, kind, name)
+        if self._liveness is None:
+            self._liveness = Liveness(self.node)
         task = Task(self.node, name, self._liveness.watch(server))
         task._begin(self._actions[name], request, on_feedback)
         self._task = task

@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from interbotix_xs_msgs.msg import JointGroupCommand
 
 from gymnast_core.errors import StationError
+from gymnast_core.robot.arm_model import arm_model
 from gymnast_core.robot.controller import BridgeController
+from gymnast_core.robot.droop import DroopCorrection
 from gymnast_core.robot.guard import ArmGuard
 from gymnast_core.robot.identity import ArmLimits
 from gymnast_nodes.arm_mode import Mode
-from gymnast_nodes.driver import GROUP
+from gymnast_nodes.driver_link import DriverLink
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.measurements import Measurements
-from gymnast_nodes.qos import DRIVER_QOS
 
 SETTLED = 0.05
 """Radians from its target within which the arm is there."""
@@ -26,17 +26,20 @@ SETTLED = 0.05
 class CommandedArm:
     """The six joints. dispute: see `Measurements`."""
 
-    def __init__(self, node: ManagedNode, mode: Mode, dispute: Callable[[], str]) -> None:
+    def __init__(self, node: ManagedNode, mode: Mode, link: DriverLink, dispute: Callable[[], str]) -> None:
         self._node = node
         self._mode = mode
+        self._link = link
         config = node.station.arm
-        self.measured = Measurements(node, config.driver, dispute)
-        self.guard = ArmGuard(config.max_effort_ma)
+        self.model = arm_model(config.model)
+        """Which arm it is."""
+        self.measured = Measurements(link.joint_states, dispute, self.model)
+        self.guard = ArmGuard(config.max_effort_ma, self.model)
+        self._droop = DroopCorrection(config.correct_droop)
         self.controller: BridgeController | None = None
         self.target: np.ndarray | None = None
         """(6,) radians, commanded last; None before the first command."""
-        self._topic = f"{config.driver}/joint_states"
-        self._commands = node.create_publisher(JointGroupCommand, f"{config.driver}/commands/joint_group", DRIVER_QOS)
+        self._topic = f"{config.driver_name}/joint_states"
 
     def configure(self, limits: ArmLimits) -> None:
         """The driver's limits are known."""
@@ -87,6 +90,7 @@ class CommandedArm:
             return False
         if self.controller is not None:
             self.controller.reset_target(joints)
+        self._droop.forget()
         self.send(joints)
         self.guard.relaxed(time.monotonic())
         return True
@@ -95,4 +99,13 @@ class CommandedArm:
         """Command joints (6,), radians."""
         self.target = np.asarray(joints, dtype=np.float64).copy()
         self.guard.sent(self.target, time.monotonic())
-        self._commands.publish(JointGroupCommand(name=GROUP, cmd=[float(q) for q in self.target]))
+        self._link.command_arm(self._droop.command(self.target).tolist())
+
+    def forget_droop(self) -> None:
+        """What comes next is no action: each place on the way droops in its own manner."""
+        self._droop.forget()
+
+    def step(self, joints: np.ndarray) -> None:
+        """Command the joints (6,), radians, of one action."""
+        self._droop.look(self.target, self.joints)
+        self.send(joints)

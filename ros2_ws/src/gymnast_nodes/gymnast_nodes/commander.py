@@ -64,7 +64,7 @@ class Commander:
         message.translation = action[:3].astype(np.float32)
         message.rotation = action[3:6].astype(np.float32)
         message.header.stamp = self._node.get_clock().now().to_msg()
-        message.header.frame_id = f"{self._node.station.arm.driver[1:]}/base_link"
+        message.header.frame_id = f"{self._node.station.arm.driver_name[1:]}/base_link"
         self._actions.publish(message)
         return message
 

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,12 @@ from gymnast_core.demo import DemoConfig
 from gymnast_core.errors import GymnastError, StationError
 from gymnast_core.files import finite_or_none, read_json_lines, user_path, write_bytes
 from gymnast_core.progress import busy, console, die_with_parent, interrupts, progress_bar
+from gymnast_core.results import RESULT, write_result
 from gymnast_core.robot.ros_domain import claim_domain
 from gymnast_core.station_file import find_station_file
 from gymnast_nodes.client import Station, Task
 from gymnast_nodes.demo_page import DemoPage, Trials, canary_of
+from gymnast_nodes.distributions import this_host_only
 
 UP_TIMEOUT_S = 180.0
 STOP_GRACE_S = 20.0
@@ -60,12 +62,13 @@ FIRST_SEED = 700_000
 class Graph:
     """`gymnast up` as a child process, its output in a file."""
 
-    def __init__(self, station: Path, domain: int, log: Path) -> None:
+    def __init__(self, station: Path, domain: int, log: Path, without: Sequence[str] = ()) -> None:
         self.log = log
+        words = ["--without", *without] if without else []
         environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
         with open(log, "wb") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gymnast_core.cli", "up", str(station)],
+                [sys.executable, "-m", "gymnast_core.cli", "up", str(station), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -145,10 +148,7 @@ class Demo:
     def _bring_up(self) -> None:
         domain = claim_domain()
         os.environ["ROS_DOMAIN_ID"] = str(domain)
-        if os.environ.get("ROS_DISTRO") == "humble":
-            os.environ["ROS_LOCALHOST_ONLY"] = "1"
-        else:
-            os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        os.environ.update(this_host_only())
         self.graph = Graph(self.station_file, domain, self.run_folder / "graph.log")
         self.station = Station(domain=domain)
         with busy(f"starting station '{self.station_config.name}' (ROS domain {domain})"):
@@ -250,7 +250,7 @@ class Demo:
             "canary": dataclasses.asdict(canary) if canary is not None else None,
             "minutes": round(minutes, 2),
         }
-        write_bytes(self.run_folder / "result.json", json.dumps(result, indent=1).encode())
+        write_result(self.run_folder, result)
         for what, where in page.places():
             say(f"{what}: {where}")
         say(f"done in {minutes:.1f} minutes; open {report}")
@@ -317,8 +317,12 @@ def main(arguments: list[str] | None = None) -> int:
     demo: Demo | None = None
     try:
         with interrupts():
-            demo = Demo(parse_config(DemoConfig, json.loads(words[0]) if words else {}, "demo options"))
-            demo.run()
+            config = parse_config(DemoConfig, json.loads(words[0]) if words else {}, "demo options")
+            with contextlib.redirect_stdout(sys.stderr) if config.json else contextlib.nullcontext():
+                demo = Demo(config)
+                demo.run()
+            if config.json:
+                print((demo.run_folder / RESULT).read_text(encoding="utf-8"))
             code = 0
     except GymnastError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -29,6 +29,11 @@ class DriverTouch:
         self._checking: threading.Thread | None = None
         self._began = -math.inf
         self._problem = ""
+        self._reboot = ""
+
+    def reboot(self, motor: str) -> None:
+        """The next check reboots this motor first."""
+        self._reboot, self.lost = motor, True
 
     def renew(self) -> None:
         """It was checked otherwise."""
@@ -74,7 +79,10 @@ class DriverTouch:
         self._driver.apply_profile()
 
     def _run(self) -> None:
+        motor, self._reboot = self._reboot, ""
         try:
+            if motor:
+                self._driver.reboot(motor)
             self.check()
             self._problem = ""
         except StationError as error:

@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time as TimeMessage
-from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
 from gymnast_core.clocks import since_boot
+from gymnast_core.robot.arm_model import ArmModel
 from gymnast_core.robot.believed import BelievedArm
 from gymnast_core.robot.guard import FRESH_S, HOLD_FRESH_S
 from gymnast_nodes.clocks import WALL
 from gymnast_nodes.messages import to_seconds
-from gymnast_nodes.qos import DRIVER_QOS
-from gymnast_nodes.reading import LatestReader, RateMeter
+from gymnast_nodes.reading import RateMeter
 
 LOOK_PERIOD_S = 0.01
 
@@ -29,16 +28,17 @@ LOOK_PERIOD_S = 0.01
 class Measurements:
     """Joint states of one driver. Times are of the steady clock, seconds.
 
+    take_all: fetches those that came since it was called last, oldest first.
     dispute: looks who publishes them, and says what is wrong with that; empty where it is one source. With two, nothing
     is believed: what they say is dropped, and the arm is neither fresh nor held.
     """
 
-    def __init__(self, node: Node, driver: str, dispute: Callable[[], str]) -> None:
+    def __init__(self, take_all: Callable[[], list[JointState]], dispute: Callable[[], str], arm: ArmModel) -> None:
+        self._take_all = take_all
         self._dispute = dispute
         self.disputed = ""
         """What `dispute` said last."""
-        self._reader = LatestReader(node, JointState, f"{driver}/joint_states", DRIVER_QOS)
-        self._arm = BelievedArm()
+        self._arm = BelievedArm(arm)
         self._asleep = since_boot() - time.monotonic()
         self._slept = 0.0
         self.rate = RateMeter()
@@ -57,7 +57,7 @@ class Measurements:
         asleep = since_boot() - time.monotonic()
         self._slept, self._asleep = self._slept + asleep - self._asleep, asleep
         before = self.disputed
-        messages = self._reader.take_all()
+        messages = self._take_all()
         self.disputed = self._dispute()  # after they were taken: whoever sent them is in the graph by now
         if before or self.disputed:
             messages = []
@@ -81,8 +81,8 @@ class Measurements:
             self._most_effort = np.abs(effort) if before is None else np.maximum(before, np.abs(effort))
 
     def most_effort(self) -> np.ndarray | None:
-        """(6,) mA, the largest of each joint among all that was believed since this was asked last; None where nothing
-        was, or the driver reports none."""
+        """(6,) in the arm's unit, the largest of each joint among all that was believed since this was asked last; None
+        where nothing was, or the driver reports none."""
         most, self._most_effort = self._most_effort, None
         return most
 
@@ -115,7 +115,7 @@ class Measurements:
 
     @property
     def effort(self) -> np.ndarray | None:
-        """(6,) milliamperes, of the same joint state."""
+        """(6,) in the arm's unit, of the same joint state."""
         return self._arm.effort
 
     @property

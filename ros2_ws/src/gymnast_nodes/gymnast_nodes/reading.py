@@ -11,7 +11,6 @@ from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
-from rclpy.subscription import Subscription
 
 HEADER_BYTES = 12
 """Shortest message with a header: four bytes of encapsulation and a stamp."""
@@ -62,11 +61,6 @@ class GatedGroup(CallbackGroup):
         return
 
 
-def raw_callback(take: Callable[[bytes, dict[str, Any] | None], None]) -> Callable[..., None]:
-    """`take` as callback of a raw subscription: Humble's rclpy gives the message alone, later ones its info, too."""
-    return take if hasattr(Subscription, "CallbackType") else lambda data: take(data, None)
-
-
 def take_waiting(subscription: Any) -> list[tuple[bytes, dict[str, Any]]]:
     """The serialised messages, with their infos, that wait in the reader of a subscription."""
     taken: list[tuple[bytes, dict[str, Any]]] = []
@@ -83,7 +77,7 @@ class LatestReader:
     """The newest message of a topic, fetched when it is wanted; messages with a header only."""
 
     def __init__(self, node: Node, kind: Any, topic: str, qos: QoSProfile) -> None:
-        self._kind = kind
+        self._node, self._kind = node, kind
         self._subscription = node.create_subscription(
             kind, topic, lambda _: None, qos, callback_group=GatedGroup(), raw=True
         )
@@ -92,6 +86,10 @@ class LatestReader:
         """The newest message since the last call (None: there was none) and how many came."""
         messages = [data for data, _ in take_waiting(self._subscription) if len(data) >= HEADER_BYTES]
         return (deserialize_message(messages[-1], self._kind) if messages else None), len(messages)
+
+    def end(self) -> None:
+        """Listen no more."""
+        self._node.destroy_subscription(self._subscription)
 
     def take_all(self) -> list[Any]:
         """The messages since the last call, oldest first."""

@@ -18,10 +18,11 @@ from sensor_msgs.msg import CameraInfo, JointState
 from gymnast_core.data.mcap_log import Topic
 from gymnast_core.errors import ConfigError
 from gymnast_nodes.camera_topic import common_reliability
+from gymnast_nodes.distributions import raw_callback
 from gymnast_nodes.lifecycle import ManagedNode
 from gymnast_nodes.message_text import message_definition
 from gymnast_nodes.messages import picture_type
-from gymnast_nodes.reading import HEADER_BYTES, GatedGroup, raw_callback, take_waiting
+from gymnast_nodes.reading import HEADER_BYTES, GatedGroup, take_waiting
 from gymnast_nodes.step_assembler import ACTION, EXECUTED, IMAGE, JOINTS, STATE, STEP, TRUTH
 from gymnast_nodes.truth import TRUTH_TOPIC
 
@@ -43,7 +44,7 @@ class RecordedTopics:
         self._node = node
         self._take = take
         self._recording = recording
-        driver, camera = node.station.arm.driver, node.station.camera
+        driver, camera = node.station.arm.driver_name, node.station.camera
         topics: dict[str, tuple[Any, str, str]] = {
             IMAGE: (picture_type(camera), f"sensor_msgs/msg/{camera.message}", camera.topic),
             JOINTS: (JointState, "sensor_msgs/msg/JointState", f"{driver}/joint_states"),

@@ -19,20 +19,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import rclpy
+from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from gymnast_core.errors import GymnastError
 from gymnast_core.ros_logs import settle_log_folder
 from gymnast_nodes.dead_ports import avoided_dead_ports
+from gymnast_nodes.distributions import EventHandler
 from gymnast_nodes.leaving import leave_at_the_end
 from gymnast_nodes.lifecycle import ManagedNode
-
-try:
-    from rclpy.event_handler import EventHandler
-except ImportError:  # Humble
-    from rclpy.qos_event import QoSEventHandler as EventHandler
-
 
 EVENTS_PERIOD_S = 1.0
 """How often the middleware is asked for complaints (a peer with other QoS)."""
@@ -44,8 +40,8 @@ class NodeExecutor(SingleThreadedExecutor):
     """One thread; the middleware's events (two or more for each publisher and subscription) are waited for in one
     round a second only: in every wait set they are a good part of what waking up costs."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, context: Context | None = None) -> None:
+        super().__init__(context=context)
         self._events_at = 0.0
         self._with_events = True
 

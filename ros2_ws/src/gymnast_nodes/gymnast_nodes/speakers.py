@@ -28,6 +28,8 @@ LINGER_S = 6.0
 """A killed node of ours stays in the graph for its lease of 5 s (fastdds.xml) ..."""
 FOREIGN_LINGER_S = 21.0
 """... and for 20 s by the middleware's default."""
+MODULES_SUFFIX = "_xs_modules"
+"""Of the node that the vendor's Python API gets, after the arm node's name."""
 FAST_DDS = b"\x01\x0f"
 UNNAMED = "_NODE_NAME_UNKNOWN_"
 BARE = "_CREATED_BY_BARE_DDS_APP_"
@@ -54,14 +56,18 @@ class StationSeats:
 
     def __init__(self, node: Node, station: StationConfig) -> None:
         self._node = node
-        self._driver = station.arm.driver
+        self._driver = station.arm.driver_name
         self._station = station
         self.joint_states = Seat(f"{self._driver}/joint_states", free=1)
 
     def driver(self) -> list[Seat]:
         """What the arm's driver says, and what it hears."""
         ours = (self._own("arm"), self._own("watchdog"))
-        commands = [("joint_group", ours), ("joint_single", ours), ("joint_trajectory", ())]
+        played: tuple[str, ...] = ()
+        if self._station.arm.driver == "xs_modules":  # the vendor's API speaks for the arm node, in a node of its own
+            played = (self._own(f"arm{MODULES_SUFFIX}"),)
+            ours = (*played, self._own("watchdog"))
+        commands = [("joint_group", ours), ("joint_single", ours), ("joint_trajectory", played)]
         services = ("get_robot_info", "torque_enable", "set_operating_modes", "set_motor_registers")
         return [
             self.joint_states,

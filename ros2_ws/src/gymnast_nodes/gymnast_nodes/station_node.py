@@ -17,20 +17,20 @@ from diagnostic_msgs.msg import DiagnosticArray
 from gymnast_msgs.srv import ResetScene, SceneState
 from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand, JointTrajectoryCommand
 from interbotix_xs_msgs.srv import MotorGains, OperatingModes, Reboot, RegisterValues, RobotInfo, TorqueEnable
-from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.duration import Duration
-from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.simulation.simulator import SimulatedStation
-from gymnast_core.simulation.xs_driver import JOINT_STATE_NAMES, SimulatedDriver
+from gymnast_core.simulation.xs_driver import SimulatedDriver
 from gymnast_nodes.clocks import STEADY, SteadyNode
 from gymnast_nodes.messages import frame_to_compressed, frame_to_image, picture_type
 from gymnast_nodes.parameters import station_parameter
 from gymnast_nodes.qos import DRIVER_QOS
 from gymnast_nodes.reading import RateMeter
 from gymnast_nodes.running import run_node
+from gymnast_nodes.station_faults import StationFaults
 from gymnast_nodes.truth import TRUTH_TOPIC, truth_message
 
 PHYSICS_PERIOD_S = 0.01
@@ -48,12 +48,12 @@ class StationNode(SteadyNode):
             raise ConfigError(f"station '{self._config.name}' has no simulation section: its driver is the vendor's")
         self._station = SimulatedStation(self._config)
         self._lock = threading.Lock()  # the station's state
-        self._driver = SimulatedDriver(_Locked(self._station, self._lock), self.get_logger().warning)
+        self._driver = SimulatedDriver(_Locked(self._station, self._lock), self.get_logger().warning, self._station.arm)
         self._ending = threading.Event()
         self.exit_code: int | None = None
         self._trajectory: threading.Thread | None = None
         self._joint_rate, self._frame_rate = RateMeter(), RateMeter()
-        self._declare_faults()
+        self._faults = StationFaults(self, self._config.simulation, self._driver)
         self._offer()
         self._threads = [
             threading.Thread(target=self._guarded, args=(loop,), name=name, daemon=True)
@@ -62,7 +62,7 @@ class StationNode(SteadyNode):
         for thread in self._threads:
             thread.start()
         self.get_logger().info(
-            f"simulated station '{self._config.simulation.scene}': {self._config.arm.driver}, "
+            f"simulated station '{self._config.simulation.scene}': {self._config.arm.driver_name}, "
             f"images on {self._config.camera.topic} at {self._config.camera.rate_hz:g} Hz"
         )
 
@@ -81,28 +81,10 @@ class StationNode(SteadyNode):
         self.create_service(Reboot, "reboot_motors", self._on_reboot)
         self.create_service(MotorGains, "set_motor_pid_gains", self._on_gains)
         self.create_service(RegisterValues, "set_motor_registers", self._on_set_registers)
-        self.create_service(RegisterValues, "get_motor_registers", self._on_get_registers)
+        alone = ReentrantCallbackGroup()  # the rest goes on while an answer waits
+        self.create_service(RegisterValues, "get_motor_registers", self._on_get_registers, callback_group=alone)
         self.create_service(ResetScene, "station/reset_scene", self._on_reset)
         self.create_service(SceneState, "station/scene_state", self._on_scene)
-
-    def _declare_faults(self) -> None:
-        """The parameter `faults` injects faults for tests, at any time, for example "overload:elbow"."""
-        description = (
-            "injected faults, each 'name' or 'name:motor': camera_stopped, read_failure, joint_states_stopped, "
-            "commands_dropped, overload:<joint>, motor_error:<motor>"
-        )
-        self.declare_parameter("faults", [""], ParameterDescriptor(description=description))
-        self.add_on_set_parameters_callback(self._on_parameters)
-
-    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
-        for parameter in parameters:
-            if parameter.name == "faults":
-                pairs = (str(text).partition(":") for text in parameter.value or [] if text)
-                try:
-                    self._driver.set_faults({name: motor for name, _, motor in pairs})
-                except ValueError as error:
-                    return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True)
 
     # Commands and services of the vendor's driver; as there, they do not report success.
 
@@ -173,9 +155,10 @@ class StationNode(SteadyNode):
         self._driver.set_registers(request.cmd_type, request.name, request.reg, request.value)
         return response
 
-    def _on_get_registers(
+    async def _on_get_registers(
         self, request: RegisterValues.Request, response: RegisterValues.Response
     ) -> RegisterValues.Response:
+        await self._faults.answer()
         response.values = self._driver.get_registers(request.cmd_type, request.name, request.reg)
         return response
 
@@ -212,7 +195,7 @@ class StationNode(SteadyNode):
             self.exit_code = 1
 
     def _run_physics(self) -> None:
-        message = JointState(name=list(JOINT_STATE_NAMES))
+        message = JointState(name=list(self._driver.names))
         due = time.monotonic()
         while not self._ending.is_set():
             with self._lock:
@@ -231,7 +214,7 @@ class StationNode(SteadyNode):
     def _publish_joints(self, message: JointState, lag_s: float) -> None:
         """Publish unless the bus is busy with a service or the fault says so. Stamps are of the moment that physics has
         reached: while it catches up, joints that move as they may would otherwise seem to jump."""
-        if "joint_states_stopped" in self._driver.faults or not self._driver.bus.acquire(blocking=False):
+        if "joint_states_stopped" in self._faults.active or not self._driver.bus.acquire(blocking=False):
             return
         try:
             position, velocity, effort = self._driver.joint_state()
@@ -242,7 +225,7 @@ class StationNode(SteadyNode):
         message.velocity = velocity.tolist()
         message.effort = effort.tolist()
         if self.context.ok():
-            self._joint_states.publish(message)
+            self._faults.delayed(message, self._joint_states.publish)
 
     def _run_camera(self) -> None:
         camera = self._config.camera
@@ -250,12 +233,12 @@ class StationNode(SteadyNode):
         packed = frame_to_compressed if camera.message == "CompressedImage" else frame_to_image
         due = time.monotonic()
         while not self._ending.is_set():
-            if "camera_stopped" not in self._driver.faults:
+            if "camera_stopped" not in self._faults.active:
                 with self._lock:
                     stamp = self.get_clock().now().to_msg()
                     snapshot = self._station.snapshot()
                     done = {task: bool(self._station.success(task)) for task in self._station.scene.tasks}
-                frame = renderer.render(snapshot)
+                frame = self._faults.frame(renderer.render(snapshot))
                 if self.context.ok() and not self._ending.is_set():
                     self._truth.publish(truth_message(stamp, done))
                     self._images.publish(packed(frame, stamp, "camera"))

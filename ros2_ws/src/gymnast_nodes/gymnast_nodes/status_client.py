@@ -26,19 +26,29 @@ SILENT_S = 2.0
 
 
 class Look:
-    """Hears what a station says of itself, from its construction to `end`."""
+    """Hears what a station says of itself, from its construction to `end`.
 
-    def __init__(self, node: Node) -> None:
+    arm: False leaves arm/state, which comes 25 times a second, to somebody else.
+    """
+
+    def __init__(self, node: Node, arm: bool = True) -> None:
         self._node = node
         self._graph: GraphStatus | None = None
         self._arm: ArmState | None = None
         self._arm_heard_at = 0.0
         self._problems: dict[str, str] = {}
+        self.values: dict[str, dict[str, str]] = {}
+        """What /diagnostics last said, by the name of the report."""
         self._heard = [
             node.create_subscription(GraphStatus, "supervisor/status", self._on_graph, LATCHED_QOS),
-            node.create_subscription(ArmState, "arm/state", self._on_arm, COMMAND_QOS),
             node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10),
         ]
+        if arm:
+            self._heard.append(node.create_subscription(ArmState, "arm/state", self._on_arm, COMMAND_QOS))
+
+    def problem(self, name: str) -> str:
+        """What a report of /diagnostics warns of; empty where it does not."""
+        return self._problems.get(name, "")
 
     def status(self) -> StationStatus:
         """What was heard up to now."""
@@ -49,7 +59,7 @@ class Look:
                 NodeNow(node.name, node.state, node.detail, int(node.restarts))
                 for node in (self._graph.nodes if self._graph is not None else ())
             ),
-            arm=None if self._arm is None or silent else _arm_now(self._arm),
+            arm=None if self._arm is None or silent else arm_now(self._arm),
             stops=tuple(f"{latch.path}: {latch.reason}" for latch in latches if latch.is_set),
             problems=tuple(f"{name}: {words}" for name, words in sorted(self._problems.items())),
         )
@@ -67,6 +77,7 @@ class Look:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for one in message.status:
+            self.values[one.name] = {value.key: value.value for value in one.values}
             if one.level == DiagnosticStatus.OK:
                 self._problems.pop(one.name, None)
             else:
@@ -84,7 +95,8 @@ def listen(node: Node, seconds: float, wait: Callable[[float], None]) -> Station
         look.end()
 
 
-def _arm_now(message: ArmState) -> ArmNow:
+def arm_now(message: ArmState) -> ArmNow:
+    """A message of arm/state for people."""
     loads = [float(value) for value in message.load if math.isfinite(value)]
     place = message.pose.position
     return ArmNow(

@@ -30,7 +30,7 @@ from gymnast_nodes import FOREIGN_PROFILE
 from gymnast_nodes.calls import sleep
 from gymnast_nodes.clocks import WALL
 from gymnast_nodes.deaf import end_process
-from gymnast_nodes.driver import absent_driver
+from gymnast_nodes.driver_link import absent_driver
 from gymnast_nodes.lifecycle import FINALIZED, DiagnosticReport, Diagnostics, InterleavingNode
 from gymnast_nodes.liveness import Attention
 from gymnast_nodes.parameters import parameter, station_parameter
@@ -86,6 +86,9 @@ class SupervisorNode(InterleavingNode):
         )
         self._start_timeout = parameter(
             self, "start_timeout_s", 180.0, "how long a process may take until its first heartbeat", 1.0, 3600.0
+        )
+        self._driver_starts = self._station.simulation is not None or parameter(
+            self, "driver_starts", False, "the arm's driver starts together with the graph"
         )
         loading = "how long one transition may take (loading a large policy)"
         self._transition_timeout = parameter(self, "transition_timeout_s", 300.0, loading, 1.0, 7200.0)
@@ -207,17 +210,17 @@ class SupervisorNode(InterleavingNode):
         self.get_logger().info(f"all {len(self._nodes)} managed nodes are active")
 
     async def _wait_hardware(self) -> None:
-        """The simulated driver starts beside the nodes and gets its time; real ones are there before the graph.
+        """A driver that starts beside the nodes, as the simulated one does, gets its time; others are there before.
 
         Raises: StationError naming all that is absent.
         """
         arm, camera = self._station.arm, self._station.camera
-        timeout = self._start_timeout if self._station.simulation is not None else arm.driver_timeout_s
+        timeout = self._start_timeout if self._driver_starts else arm.driver_timeout_s
         end = time.monotonic() + timeout
         told = self._station.simulation is not None
         while True:
             absent = []
-            service = f"{arm.driver}/get_robot_info"
+            service = f"{arm.driver_name}/get_robot_info"
             if "arm" in self._nodes and service not in dict(self.get_service_names_and_types()):
                 absent.append(absent_driver(arm))
             if "camera" in self._nodes and camera.source == "topic" and not self.count_publishers(camera.topic):

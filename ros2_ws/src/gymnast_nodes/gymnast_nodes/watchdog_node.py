@@ -22,8 +22,10 @@ from interbotix_xs_msgs.msg import JointGroupCommand
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
+from gymnast_core.robot.arm_model import arm_model
 from gymnast_core.robot.stop_latch import StopLatch, stop_file
 from gymnast_nodes.clocks import WALL, SteadyNode
+from gymnast_nodes.driver_link import joint_state_reader
 from gymnast_nodes.lifecycle import DiagnosticReport, Diagnostics
 from gymnast_nodes.measurements import Measurements
 from gymnast_nodes.parameters import fault_window, parameter, station_parameter
@@ -60,10 +62,12 @@ class WatchdogNode(SteadyNode):
         )
         self._faults = fault_window(self, "the emergency stop")
         self._command_timeout = station.safety.command_timeout_s
-        driver = station.arm.driver
+        driver = station.arm.driver_name
 
         self._speakers = Speakers(self, [StationSeats(self, station).joint_states])
-        self._measured = Measurements(self, driver, self._speakers.look)
+        self._measured = Measurements(
+            joint_state_reader(self, driver), self._speakers.look, arm_model(station.arm.model)
+        )
         self._away = 0.0
         """Seconds of the last joint state's age in which this process did not look."""
         self._mode = ArmState.MODE_UNCONFIGURED

@@ -1,0 +1,354 @@
+"""The ROS side of `gymnast soak`: bring the station up, inject one fault after the other, count what becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import random
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from gymnast_msgs.msg import ArmState
+from interbotix_xs_msgs.msg import JointGroupCommand
+from std_msgs.msg import String
+
+from gymnast_core.config import StationConfig, dump_config, user_path
+from gymnast_core.errors import StationError
+from gymnast_core.files import write_bytes
+from gymnast_core.results import write_result
+from gymnast_core.robot.ros_domain import claim_domain
+from gymnast_core.simulation.faults import KINDS, FaultKind
+from gymnast_core.simulation.motors import ARM_JOINTS, MOTOR_IDS
+from gymnast_core.soak import KindRow, SoakConfig, SoakResult, table
+from gymnast_core.soak_page import write_soak_page
+from gymnast_core.station_file import open_station
+from gymnast_nodes.arm_check_bench import ArmBench, Broken
+from gymnast_nodes.calls import in_executor
+from gymnast_nodes.client import Station
+from gymnast_nodes.client_verb import run_client
+from gymnast_nodes.demo import UP_TIMEOUT_S, Graph
+from gymnast_nodes.distributions import this_host_only
+from gymnast_nodes.qos import COMMAND_QOS, DRIVER_QOS, LATCHED_QOS
+from gymnast_nodes.soak_work import Actions, Episodes, Work
+
+AT_WORK = 3
+"""Accepted actions that show that the station works."""
+WORKS_S = 30.0
+NOTICED_S = 12.0
+NOTICED_WARM_S = 40.0
+"""A warning of temperature or voltage comes with their next reading."""
+RECOVER_S = 60.0
+HELD_AFTER_S = 0.6
+HELD_RAD = 0.05
+"""A hold may send the measured joints once more."""
+SHORT, LONG = 1.5, 4.0
+"""A fault lasts between these, seconds, or until it was noticed."""
+CALM_S = (0.5, 2.5)
+CAMERA_NODE = "executor"
+POLL_S = 0.02
+NO_ACTION = "no action for"
+
+
+class Soak:
+    """One soak in a run folder."""
+
+    def __init__(self, config: SoakConfig) -> None:
+        self._config = config
+        own = open_station(config.config)
+        folder = config.run or f"runs/soak/{datetime.now():%Y%m%d_%H%M%S}"
+        self.folder = user_path(folder).resolve()
+        (self.folder / "episodes").mkdir(parents=True, exist_ok=True)
+        self.station = _soaked(own.portable(), self.folder / "episodes")
+        self._file = self.folder / "station.yaml"
+        write_bytes(self._file, dump_config(self.station).encode())
+        write_bytes(self.folder / "config.yaml", dump_config(config).encode())
+        self._random = random.Random(config.seed)
+        self._rows = {kind: KindRow(kind) for kind in self._kinds()}
+        self._problems: list[str] = []
+        self._began, self._load = time.monotonic(), [os.getloadavg()[0]]
+        self._graph: Graph | None = None
+        self._client: Station | None = None
+        self._domain = self._actions = 0
+        self.interrupted = False
+
+    def _kinds(self) -> list[str]:
+        driven = CAMERA_NODE in self._config.without  # nobody looks at the camera
+        kinds = [k for k in KINDS.values() if not (driven and k.where == "camera")]
+        return [k.name for k in kinds if not self._config.kinds or k.name in self._config.kinds]
+
+    # The station
+
+    def bring_up(self) -> None:
+        """Raises: StationError where the station does not come up."""
+        if not self._domain:
+            self._domain = claim_domain()
+            os.environ["ROS_DOMAIN_ID"] = str(self._domain)
+            os.environ.update(this_host_only())
+            os.environ["GYMNAST_STATE"] = str(self.folder / "state")
+        self._graph = Graph(self._file, self._domain, self.folder / "graph.log", self._config.without)
+        self._client = Station(domain=self._domain)
+        self._client.wait_until_active(UP_TIMEOUT_S, self._graph.check)
+        episodes = CAMERA_NODE not in self._config.without
+        self._bench = ArmBench(self._client, self.station, commands=not episodes)
+        self._work: Work = Episodes(self._client, self.station) if episodes else Actions(self._bench)
+        self._commands: list[tuple[float, JointGroupCommand]] = []
+        self._watchdog: list[tuple[float, String]] = []
+        self._diagnostics: list[tuple[float, DiagnosticArray]] = []
+
+        def listen() -> None:
+            driver = self.station.arm.driver_name
+            self._bench.hear(JointGroupCommand, f"{driver}/commands/joint_group", self._commands, DRIVER_QOS)
+            self._bench.hear(String, "watchdog/fault", self._watchdog, LATCHED_QOS)
+            self._bench.hear(DiagnosticArray, "/diagnostics", self._diagnostics, COMMAND_QOS)
+
+        in_executor(self._client.node, listen)
+
+    def stop(self) -> None:
+        """End the work and the station."""
+        with contextlib.suppress(Exception):
+            self._work.end()
+        if self._client is not None:
+            with contextlib.suppress(Exception):
+                self._client.close()
+        if self._graph is not None:
+            self._graph.stop()
+
+    def _restart(self) -> None:
+        """After a fault from which the station did not come back."""
+        self.stop()
+        self.bring_up()
+
+    # The loop
+
+    def run(self) -> None:
+        """Until the time is up; each kind once where no time is given. Raises: StationError, KeyboardInterrupt."""
+        seconds = 3600.0 * self._config.hours + 60.0 * self._config.minutes
+        deck: list[str] = []
+        rounds = 0
+        self._start_work()
+        while time.monotonic() - self._began < seconds or (not seconds and (deck or not rounds)):
+            if not deck:
+                deck, rounds = list(self._rows), rounds + 1
+                self._random.shuffle(deck)
+            self._one(KINDS[deck.pop()])
+            self._forget()
+
+    def _one(self, kind: FaultKind) -> None:
+        """Inject one fault, and see the station through it."""
+        motor = self._motor(kind)
+        name = f"{kind.name}:{motor}" if motor else kind.name
+        self._calm(self._random.uniform(*CALM_S))
+        lasting = self._random.uniform(SHORT, LONG)
+        since = time.monotonic()
+        self._bench.set_faults([name])
+        noticed, how = self._wait_noticed(kind, since)
+        took = time.monotonic() - since
+        time.sleep(max(0.0, since + lasting - time.monotonic(), HELD_AFTER_S))
+        held = self._held(kind, since + took)
+        recovered, rearmed, after = self._recover(kind)
+        row = self._rows[kind.name]
+        self._rows[kind.name] = dataclasses.replace(
+            row,
+            injected=row.injected + 1,
+            noticed=row.noticed + noticed,
+            held=row.held + held,
+            recovered=row.recovered + recovered,
+            rearmed=row.rearmed + (recovered and rearmed),
+            lost=row.lost + (not recovered),
+            seconds=(*row.seconds, round(took, 3)) if noticed and kind.answer != "go on" else row.seconds,
+        )
+        told = f"noticed after {took:.2f} s ({how})" if noticed else f"not noticed ({how})"
+        told += f", {'held' if held else 'not held'}, {after}"
+        print(f"{(time.monotonic() - self._began) / 60:6.1f} min  {name}: {told}", file=sys.stderr, flush=True)
+        if not (noticed and held and recovered):
+            self._problems.append(f"{name}: {told}")
+        if not recovered:
+            self._restart()
+            self._start_work()
+
+    def _motor(self, kind: FaultKind) -> str:
+        choices = {
+            "": ("",),
+            "joint": ARM_JOINTS[:3] if kind.name == "stalled" else ARM_JOINTS,  # the others hardly move in the work
+            "arm motor": tuple(name for name in MOTOR_IDS if name != "gripper"),
+            "motor": tuple(MOTOR_IDS),
+        }
+        return self._random.choice(choices[kind.of])
+
+    def _calm(self, seconds: float) -> None:
+        """Work for a while, and until nothing is wrong; what ended or stands is begun anew.
+
+        Raises: StationError where no work begins.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            stands = self._bench.state.mode != ArmState.MODE_READY
+            if self._work.over or (stands and time.monotonic() > end):
+                self._recover_work()
+            elif time.monotonic() > end:
+                return
+            time.sleep(POLL_S)
+
+    def _wait_noticed(self, kind: FaultKind, since: float) -> tuple[bool, str]:
+        """Whether the fault was noticed in time, and by what."""
+        warned = kind.name in ("hot", "low_voltage")
+        limit = NOTICED_WARM_S if warned else LONG if kind.answer == "go on" else NOTICED_S
+        while time.monotonic() - since < limit:
+            if how := self._noticed(kind, since, warned):
+                harmless = kind.answer == "go on" and not warned
+                return not harmless, how
+            time.sleep(POLL_S)
+        if kind.answer == "go on" and not warned:
+            return True, "nothing stopped"
+        return False, f"mode {self._bench.states[-1][1].mode}: {self._bench.states[-1][1].detail}"
+
+    def _noticed(self, kind: FaultKind, since: float, warned: bool) -> str:
+        """By what it was noticed, for people; empty: not yet."""
+        if warned:
+            for at, message in self._diagnostics[-20:]:
+                for status in message.status:
+                    values = {pair.key: pair.value for pair in status.values}
+                    told = str(values.get("motor_warnings", "none"))
+                    if at > since and told != "none":
+                        return told
+            return ""
+        if kind.answer == "end" and self._work.over:
+            return "the episode ended"
+        for at, state in self._bench.states[-50:]:
+            idle = state.detail.startswith(NO_ACTION)  # the work paused, which a busy machine makes it do
+            stands = state.mode in (ArmState.MODE_HOLDING, ArmState.MODE_STOPPED) and not idle
+            if at > since and stands and kind.answer != "end":
+                return state.detail or "held"
+        recent = [text for at, text in self._watchdog if at > since]
+        return f"watchdog: {recent[-1].data}" if recent and kind.answer != "end" else ""
+
+    def _held(self, kind: FaultKind, since: float) -> bool:
+        """Whether no target moved from a moment after `since` on, until the arm was ready again by itself.
+
+        A harmless fault is held where work went on.
+        """
+        if kind.answer == "go on":
+            return sum(at > since - SHORT and m.accepted for at, m in self._bench.executed) >= AT_WORK
+        ready = (at for at, state in self._bench.states if at > since and state.mode == ArmState.MODE_READY)
+        start, end = since + HELD_AFTER_S, next(ready, math.inf)
+        targets = [list(m.cmd) for at, m in self._commands if start < at < end and len(m.cmd) == 6]
+        return len(targets) < 2 or float(np.ptp(np.array(targets), axis=0).max()) < HELD_RAD
+
+    # Coming back
+
+    def _recover(self, kind: FaultKind) -> tuple[bool, bool, str]:
+        """Mend the fault, and see that the station works again. Returns whether it does, whether a person had to
+        re-arm, and both for people."""
+        began = time.monotonic()
+        with contextlib.suppress(StationError):  # a killed driver knows its faults no more
+            self._bench.set_faults([""])
+        try:
+            if kind.answer == "go on" and not self._work.over:
+                return True, False, "went on"
+            rearmed = self._recover_work()
+        except StationError as error:
+            return False, False, f"lost: {error}"
+        return True, rearmed, f"works again after {time.monotonic() - began:.1f} s{' (re-armed)' if rearmed else ''}"
+
+    def _recover_work(self) -> bool:
+        """Whether a person had to re-arm. Raises: StationError where the station does not work again in time."""
+        end, rearmed, told = time.monotonic() + RECOVER_S, False, ""
+        self._work.end()
+        while time.monotonic() < end:
+            assert self._graph is not None
+            self._graph.check()
+            try:
+                if self._bench.state.mode == ArmState.MODE_STOPPED:
+                    self._bench.rearm()
+                    rearmed = True
+                self._start_work()
+                return rearmed
+            except (Broken, StationError) as error:
+                told = str(error)
+                self._work.end()
+                time.sleep(0.5)
+        raise StationError(told)
+
+    def _start_work(self) -> None:
+        """From the arm's start. Raises: StationError where no action is executed."""
+        self._bench.reset()
+        first = len(self._bench.executed)
+        self._work.begin()
+        end = time.monotonic() + WORKS_S
+        while sum(message.accepted for _, message in self._bench.executed[first:]) < AT_WORK:
+            if time.monotonic() > end or self._work.over:
+                raise StationError(f"no action is executed: {self._bench.state.detail or 'the work ended'}")
+            time.sleep(POLL_S)
+
+    def _forget(self) -> None:
+        """Nothing grows for hours: what was heard, and finished episodes."""
+        self._actions += sum(message.accepted for _, message in self._bench.executed[:-200])
+        for heard in (
+            self._bench.executed,
+            self._bench.states,
+            self._bench.joints,
+            self._commands,
+            self._diagnostics,
+            self._watchdog,
+        ):
+            del heard[:-200]
+
+    def result(self) -> SoakResult:
+        """As far as it came."""
+        return SoakResult(
+            station=self.station.name,
+            minutes=round((time.monotonic() - self._began) / 60.0, 2),
+            episodes=self._work.done,
+            actions=self._actions + sum(message.accepted for _, message in self._bench.executed),
+            seed=self._config.seed,
+            kinds=tuple(self._rows.values()),
+            problems=tuple(self._problems),
+            load=(*self._load, os.getloadavg()[0]),
+            interrupted=self.interrupted,
+        )
+
+
+def _soaked(station: StationConfig, episodes: Path) -> StationConfig:
+    """The station with its log in the run folder, and episodes that no success ends."""
+    recorder = dataclasses.replace(station.recorder, folder=str(episodes))
+    executor = dataclasses.replace(station.executor, stop_at_success=False)
+    return dataclasses.replace(station, recorder=recorder, executor=executor)
+
+
+def soak(config: SoakConfig) -> int:
+    """Raises: GymnastError where the station cannot be soaked at all."""
+    one = Soak(config)
+    try:
+        one.bring_up()
+        try:
+            one.run()
+        except KeyboardInterrupt:
+            one.interrupted = True
+        result = one.result()
+    finally:
+        one.stop()
+    write_result(one.folder, result)
+    page = write_soak_page(one.folder, result)
+    if config.json:
+        print(json.dumps(dataclasses.asdict(result)))
+    else:
+        print(table(result))
+    for problem in result.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    print(f"report: {page}", file=sys.stderr)
+    return 0 if result.passed else 1
+
+
+def main() -> int:
+    return run_client(SoakConfig, soak, "interrupted")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
