@@ -156,6 +156,6 @@ class SmallAutoencoderConfig:
             )
         if not 1 <= self.latent_channels <= 256 or not 2 <= self.width <= 8192 or self.width % 2:
             raise ConfigError(
-                f"autoencoder: latent_channels {self.latent_channels!r:.40}, width {self.width!r:.40}: must be positive "
-                "and at most 256 and 8192, width even"
+                f"autoencoder: latent_channels {self.latent_channels!r:.40}, width {self.width!r:.40}: must be "
+                "positive and at most 256 and 8192, width even"
             )
