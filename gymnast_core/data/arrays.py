@@ -32,7 +32,7 @@ def read_array(path: str | os.PathLike[str], names: Sequence[str]) -> np.ndarray
     path = Path(path)
     if path.suffix != ".npz" and path.is_file():
         _check_bytes(path.stat().st_size, path)
-    elif path.exists() and not path.is_file():  # a pipe would be waited for
+    elif path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
         raise DataError(f"{path}: not an ordinary file; needed numbers saved by numpy")
     wanted = " or ".join(f"'{name}'" for name in names)
     try:
