@@ -54,7 +54,7 @@ def generate_launch_description():
     )
 """
 """Stands for the vendor's launch file: the same arguments, and the simulated driver under the name that they give."""
-WITHOUT = "camera,recorder,adapter,executor,evaluator"
+WITHOUT = "camera,recorder,adapter,executor,evaluator,console"
 
 
 def launch(domain: int, config: Path, folder: Path, *words: str) -> Process:

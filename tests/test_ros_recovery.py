@@ -15,7 +15,7 @@ from tests.machine import overdue
 from tests.ros_tools import SIMULATED, call_reset, running_graph, set_faults, wait_active
 from tests.test_ros_arm import PERIOD, Arm
 
-WITHOUT = ("camera", "recorder", "adapter", "executor", "evaluator")
+WITHOUT = ("camera", "recorder", "adapter", "executor", "evaluator", "console")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tests.ros_tools import ROOT, SIMULATED
 
 KINDS = ("profile_lost", "rebooted", "foreign_commander", "stale_stamps")
 """Some that no other test of the arm injects, and that need no camera."""
-WITHOUT = ("camera", "recorder", "adapter", "executor", "evaluator")
+WITHOUT = ("camera", "recorder", "adapter", "executor", "evaluator", "console")
 
 
 def test_faults_are_noticed_and_held_and_the_station_works_again(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from gymnast_nodes.dead_ports import keep_standard_output
 
 HEARD_S = 3.0
 """How long a running station is listened for."""
-WITHOUT = ("camera", "recorder", "adapter", "executor", "evaluator")
+WITHOUT = ("camera", "recorder", "adapter", "executor", "evaluator", "console")
 """Nodes that the arm's part of the graph does without."""
 END_S = 20.0
 
