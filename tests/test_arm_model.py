@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import gymnast_core
-import gymnast_nodes
 from gymnast_core.config import ArmConfig, SafetyConfig, StationConfig, load_config
 from gymnast_core.doctor import check_reach
 from gymnast_core.errors import ConfigError, StationError
@@ -126,7 +125,7 @@ def test_whoever_drives_an_arm_says_which() -> None:
     """The default is for goldens and notebooks: no code that drives an arm leaves it out, or knows a joint's name."""
     takes = _take_an_arm()
     assert {"forward_kinematics", "solve_ik", "check_limits", "BelievedArm", "ArmGuard"} <= takes.keys()
-    roots = [Path(package.__file__).parent for package in (gymnast_core, gymnast_nodes)]
+    roots = [Path(gymnast_core.__file__).parent, ROOT / "ros2_ws" / "src" / "gymnast_nodes" / "gymnast_nodes"]
     for path in (path for root in roots for path in root.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
