@@ -25,7 +25,8 @@ demo: setup
 	exec gymnast demo $(ARGS)
 
 test: lint
-	@source tools/env.sh
+	@tools/browser.sh
+	source tools/env.sh
 	exec python -m pytest $(or $(ARGS),$(WORKERS))
 
 lint: setup

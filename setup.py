@@ -80,6 +80,7 @@ EXTRAS = {
         "pytest-random-order>=1.1,<2",  # only where asked for: --random-order
         "pytest-xdist>=3.6,<4",  # `make test`: what runs over ROS beside what needs none
         "hypothesis>=6.100,<7",
+        "playwright>=1.50,<2",  # the console's page, in the system's Chromium (tools/browser.sh)
         "pin>=3,<5; sys_platform == 'linux'",  # pinocchio, which the kinematics are held against
         "trossen-arm-sim>=0.2.3,<0.3; sys_platform == 'linux'",
         "ruff>=0.8,<1",

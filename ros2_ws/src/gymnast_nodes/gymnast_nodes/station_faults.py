@@ -12,7 +12,6 @@ import numpy as np
 from interbotix_xs_msgs.msg import JointGroupCommand
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.duration import Duration
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.task import Future
 from rclpy.time import Time
@@ -46,7 +45,7 @@ class StationFaults:
         self._asked: dict[str, str] = {}
         self._told: dict[str, str] = {}
         self._schedule = FaultSchedule(config.faults)
-        self._stranger: Node | None = None
+        self._stranger: SteadyNode | None = None
         self._unanswered: list[Future] = []
         self._late: list[JointState] = []
         self._late_since = 0.0
@@ -91,7 +90,7 @@ class StationFaults:
         if "process_death" in wanted:
             self._die()
         if "foreign_commander" in wanted and self._stranger is None:
-            self._stranger = Node(
+            self._stranger = SteadyNode(
                 "stranger", context=self._node.context, use_global_arguments=False, start_parameter_services=False
             )
             joints = self._driver.joint_state()[0][: len(GROUPS["arm"])]
