@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +20,7 @@ from gymnast_core.simulation.arm_body import BODIES, arm_body
 from gymnast_core.simulation.environment import StationEnvironment
 from gymnast_core.simulation.expert import ExpertPolicy
 from gymnast_core.simulation.simulator import SimulatedStation
-from gymnast_nodes.arm_checks import CHECKS
+from tests.contract import keeps_the_contract
 from tests.domains import free_domain, isolate
 
 STATION = Path(__file__).resolve().parent.parent / "robot_configs" / "simulated_widowx_ai.yaml"
@@ -71,14 +68,7 @@ def test_the_simulated_arm_keeps_the_contract(tmp_path: Path) -> None:
     content["arm"]["reset_seconds"] = 1.0
     path = tmp_path / "ai.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    words = [sys.executable, "-m", "gymnast_core.cli", "arm", "check", str(path), "--json"]
-    told = {**isolate(free_domain()), "GYMNAST_STATE": str(tmp_path / "state")}
-    done = subprocess.run(words, env=told, capture_output=True, text=True, timeout=240)
-    assert done.stdout, done.stderr[-4000:]
-    checks = json.loads(done.stdout)["checks"]
-    broken = [row for row in checks if row["verdict"] != "kept"]
-    assert done.returncode == 0 and not broken, f"{broken}\n{done.stderr[-4000:]}"
-    assert [row["name"] for row in checks] == list(CHECKS)
+    keeps_the_contract(path, {**isolate(free_domain()), "GYMNAST_STATE": str(tmp_path / "state")})
 
 
 def test_what_is_missing_or_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
