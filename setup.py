@@ -81,6 +81,7 @@ EXTRAS = {
         "pytest-xdist>=3.6,<4",  # `make test`: what runs over ROS beside what needs none
         "hypothesis>=6.100,<7",
         "pin>=3,<5; sys_platform == 'linux'",  # pinocchio, which the kinematics are held against
+        "trossen-arm-sim>=0.2.3,<0.3; sys_platform == 'linux'",
         "ruff>=0.8,<1",
         "mypy>=1.13,<3",
         "types-PyYAML>=6.0",

@@ -1,15 +1,17 @@
 """What a running console costs: processor time with and without a page open, and how soon it loads and stops.
 
     gymnast up simulated_drawer                       # in one terminal
-    python -m benchmarks.console --pid PID --seconds 60
+    python -m benchmarks.console --pid PID --seconds 60 --stop
 
-PID is the console's process (`pgrep -f __node:=console`). An open page is played by the requests that it makes while
-nothing is under way. The stop is pressed once, at the end; `gymnast rearm` releases it.
+PID is the console's process (`pgrep -f __node:=console`); its port is the one that this process listens on. An open
+page is played by the requests that it makes while nothing is under way. With --stop the emergency stop of that station
+is pressed once, at the end; `gymnast rearm` releases it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import os
 import threading
@@ -20,7 +22,22 @@ IDLE_REQUESTS = (("/api/state", 1.0), ("/api/picture/camera", 1.0), ("/api/recor
 """Path and period of what `console.js` asks for while nothing is under way."""
 SETTLE_S = 8.0
 """After this time without a request nobody counts as looking."""
+LISTENS = "0A"
+"""State of a socket in /proc/net/tcp."""
 PAGE = ("/", "/console.css", "/charts.js", "/console.js", "/api/station", "/api/state", "/api/records")
+
+
+def port_of(pid: int) -> int:
+    """The port that a process listens on: another console may have the usual one."""
+    inodes = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(entry).removeprefix("socket:[").removesuffix("]"))
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == LISTENS and fields[9] in inodes:
+            return int(fields[1].partition(":")[2], 16)
+    raise SystemExit(f"process {pid} listens on no port; is it the console?")
 
 
 def processor_seconds(pid: int) -> float:
@@ -67,15 +84,17 @@ def share_of_a_core(pid: int, port: int, seconds: float, watched: bool) -> float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pid", type=int, required=True)
-    parser.add_argument("--port", type=int, default=8010)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--stop", action="store_true", help="press the emergency stop, once, at the end")
     options = parser.parse_args()
+    port = port_of(options.pid)
     print(f"load average {os.getloadavg()[0]:.2f}, {os.cpu_count()} cores")
     for watched, words in ((False, "nobody looks"), (True, "a page is open")):
-        share = share_of_a_core(options.pid, options.port, options.seconds, watched)
+        share = share_of_a_core(options.pid, port, options.seconds, watched)
         print(f"{words}: {share:.1%} of a core over {options.seconds:g} s")
-    print(f"everything that the page loads: {1000 * sum(ask(options.port, path) for path in PAGE):.0f} ms")
-    print(f"stop, from the press to the answer: {1000 * ask(options.port, '/api/stop', 'POST'):.0f} ms")
+    print(f"everything that the page loads: {1000 * sum(ask(port, path) for path in PAGE):.0f} ms")
+    if options.stop:
+        print(f"stop, from the press to the answer: {1000 * ask(port, '/api/stop', 'POST'):.0f} ms")
 
 
 if __name__ == "__main__":

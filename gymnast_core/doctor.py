@@ -163,6 +163,7 @@ def examine(config: DoctorConfig) -> list[Finding]:
             checks.append(("ROS graph", partial(check_speakers, path)))
         if station.simulation is not None and not config.core:
             checks.append(("arm", partial(check_simulated_arm, station)))
+        checks.append(("arm's reach", partial(check_reach, station)))
         if station.camera.source == "device":
             checks.append(("camera", partial(check_camera, station, path)))
 
@@ -413,6 +414,19 @@ def check_serial_device() -> Finding:
         remedy = "sudo usermod -aG dialout $USER, then log in again"
         return Finding("arm", "missing", f"no right to read and write {SERIAL_DEVICE}", remedy)
     return Finding("arm", "ok", str(SERIAL_DEVICE))
+
+
+def check_reach(station: StationConfig) -> Finding:
+    """The arm's description is read, and the arm reaches the station's start with the gripper pointing down."""
+    from gymnast_core.errors import ConfigError
+    from gymnast_core.robot.controller import BridgeController
+
+    try:
+        arm = BridgeController(station).model
+    except ConfigError as error:
+        return Finding("arm's reach", "missing", _one_line(str(error)), "correct the station file")
+    place = ", ".join(f"{metres:g}" for metres in station.arm.start_position)
+    return Finding("arm's reach", "ok", f"{arm.title} reaches its start at {place} m, gripper down")
 
 
 def check_simulated_arm(station: StationConfig) -> Finding:

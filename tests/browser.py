@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -46,10 +47,10 @@ def opened(found: Any, address: str, **more: Any) -> Iterator[Any]:
     page.goto(address)
     try:
         yield page
-        own = address.partition("#")[0].rstrip("/")
+        own = "{0.scheme}://{0.netloc}/".format(urlsplit(address))
         # A browser logs every answer from 400 on; what the page makes of it is shown to people.
         assert [line for line in told if "the server responded with a status" not in line] == []
-        assert [url for url in asked if not url.startswith((own, "data:", "blob:"))] == []
+        assert [url for url in asked if not url.startswith((own, "data:", "blob:", "about:"))] == []
     finally:
         context.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 import gymnast_core
-import gymnast_nodes
-from gymnast_core.config import ArmConfig, SafetyConfig
+from gymnast_core.config import ArmConfig, SafetyConfig, StationConfig, load_config
+from gymnast_core.doctor import check_reach
 from gymnast_core.errors import ConfigError, StationError
 from gymnast_core.robot import believed, guard, identity, kinematics, safety
 from gymnast_core.robot.arm_model import ARMS, WX250S, ArmModel, arm_model
@@ -21,6 +22,7 @@ from gymnast_core.robot.identity import ArmLimits, check_limits
 
 ARM_NAMES = sorted(path.stem for path in ARMS.glob("*.yaml"))
 EXAMPLE = (ARMS / "wx250s.yaml").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
 START = (0.28, 0.0, 0.12)
 VENDOR_SCREWS = [
     [0, 0, 1, 0, 0, 0],
@@ -123,7 +125,7 @@ def test_whoever_drives_an_arm_says_which() -> None:
     """The default is for goldens and notebooks: no code that drives an arm leaves it out, or knows a joint's name."""
     takes = _take_an_arm()
     assert {"forward_kinematics", "solve_ik", "check_limits", "BelievedArm", "ArmGuard"} <= takes.keys()
-    roots = [Path(package.__file__).parent for package in (gymnast_core, gymnast_nodes)]
+    roots = [Path(gymnast_core.__file__).parent, ROOT / "ros2_ws" / "src" / "gymnast_nodes" / "gymnast_nodes"]
     for path in (path for root in roots for path in root.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
@@ -131,6 +133,13 @@ def test_whoever_drives_an_arm_says_which() -> None:
             if (position := takes.get(call.func.id)) is not None and path.name != "kinematics.py":
                 said = len(call.args) > position or any(word.arg == "arm" for word in call.keywords)
                 assert said, f"{path}:{call.lineno}: {call.func.id} without an arm"
+        borrowed = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gymnast_core.robot")
+            for alias in node.names
+        } & {"JOINT_NAMES", "JOINT_LOWER", "JOINT_UPPER", "JOINT_SPEED", "MOTORS", "SHADOWS", "LIMIT_C"}
+        assert not borrowed, f"{path} takes {borrowed} of one arm"
         if path.parent.name == "robot" and path.suffix == ".py":
             names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)} & {*WX250S.motors[:6]}
             assert not names, f"{path} knows joints by name: {names}"
@@ -141,3 +150,20 @@ def test_effort_limits_are_in_the_arms_unit() -> None:
     np.testing.assert_array_equal(WX250S.effort_limits(3000.0), [3000] * 6)
     for arm in map(arm_model, ARM_NAMES):
         assert isinstance(arm, ArmModel) and (arm.effort_limits(1500.0) <= arm.effort.largest).all()
+
+
+def test_the_arms_own_figures_bound_the_envelope() -> None:
+    """A station file may allow more than the arm can do: the arm's joint speed and reach decide."""
+    fast = SafetyConfig(max_joint_speed=3.142)
+    for arm in map(arm_model, ARM_NAMES):
+        assert safety.SafetyEnvelope(fast, 5.0, arm).config.max_joint_speed == arm.joint_speed
+    assert safety.SafetyEnvelope(SafetyConfig(max_joint_speed=1.0), 5.0, WX250S).config.max_joint_speed == 1.0
+    high = (0.258325, 0.0, 0.19065)  # a WidowX AI's wrist does not bend far enough there
+    BridgeController(ArmConfig(start_position=high), SafetyConfig())
+    with pytest.raises(ConfigError, match=r"arm.start_position: .* out of reach with the gripper pointing down"):
+        BridgeController(ArmConfig(model="wxai", start_position=high), SafetyConfig())
+    station = load_config(StationConfig, ROOT / "robot_configs" / "simulated_widowx_ai.yaml")
+    assert check_reach(station).status == "ok"
+    beyond = dataclasses.replace(station, arm=dataclasses.replace(station.arm, start_position=(0.4, 0.19, 0.134)))
+    found = check_reach(beyond)
+    assert found.status == "missing" and "out of reach" in found.detail

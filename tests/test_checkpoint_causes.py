@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import resource
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,13 @@ import gymnast_core
 from gymnast_core import doctor
 from gymnast_core.config import StationConfig, load_config
 from gymnast_core.contents import name_content
-from gymnast_core.errors import CheckpointError
+from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policy.openvla import load_policy
 from gymnast_core.reward.classifier import load_classifier
 from gymnast_core.run_folder import RunFolder
 from gymnast_core.world_model.checkpoint import load_world_model
 from gymnast_core.world_model.familiarity import load_familiarity
+from tests.machine import slower
 
 MINI = Path(gymnast_core.__file__).parent / "weights" / "mini"
 FRAME = np.random.default_rng(0).integers(0, 255, (1, 128, 128, 3), dtype=np.uint8)
@@ -100,6 +103,32 @@ def test_an_image_size_that_is_no_number_does_not_become_the_default(tmp_path: P
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**content, "image_size": "64"}))
     assert "image_size is '64'" in refused("world_model", folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "told"),
+    [
+        ("config.json", {}, "weights.safetensors: does not fit the configured network"),  # the full size is the default
+        ("config.json", {"dim": 16_384, "num_heads": 8, "num_layers": 200}, "does not fit the configured network"),
+        ("config.json", {"num_layers": 10**9}, "num_layers is 1000000000, must be an integer from 1 to 256"),
+        ("config.json", {"dim": 10**40}, "dim is 1000"),
+        ("autoencoder/config.json", {"width": 10**12}, "width 1000000000000: must be"),
+        ("autoencoder/config.json", {"width": 8192}, "does not fit the configured network"),
+    ],
+    ids=str,
+)
+def test_a_size_that_is_not_the_weights_takes_no_memory(
+    name: str, model: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    folder = copy("world_model", tmp_path / "folder")
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**content, "model": model}))
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises((CheckpointError, ConfigError), match=told) as caught:
+        load_world_model(folder)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10  # kB
+    assert time.process_time() - began < 5 * slower()
 
 
 def test_a_worldgym_file_that_is_a_pointer_is_named(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from gymnast_core.data.frames import write_image
+from gymnast_core.run_folder import RunFolder
 from tests.browser import DESK, PHONE, browser, keep, opened
 from tests.console_station import QUESTION, VARIABLE
 from tests.machine import allowed, overdue
@@ -31,6 +34,17 @@ def served(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("console")
     station: dict[str, Any] = {"name": "bench", "tasks": {"open": {"instruction": "open the drawer"}}}
     station["recorder"] = {"folder": str(folder / "runs" / "episodes")}
+    station["evaluation"] = {"reference_view": "reference.png"}
+    station["models"] = {"policy": str(folder / "policy")}
+    write_image(folder / "reference.png", np.full((48, 64, 3), 200, np.uint8))
+    (folder / "policy").mkdir()
+    (folder / "policy" / "config.json").write_text('{"image_variant": "center_crop"}')
+    for number in (1, 2):
+        run = RunFolder(folder / "runs" / "adapt" / f"practice_{number}", tensorboard=False)
+        run.log(1, {"mean_reward": 0.3 * number})
+        run.write_result(
+            {"accepted": number == 2, "adapter_id": "it", "success_before": 0.1, "success_after": 0.4 * number}
+        )
     (folder / "station.yaml").write_text(yaml.safe_dump(station))
     words = (str(folder / "station.yaml"), str(folder / "log"))
     with serving(*words, module=("-m", "tests.console_station"), **{VARIABLE: TOKEN}) as server:
@@ -64,6 +78,7 @@ def test_the_page_is_there_within_a_second_and_shows_what_is(chromium: Any, serv
         assert page.title() == "bench: gymnast console" and page.inner_text("#mode") == "ready"
         assert page.inner_text("#asked") == QUESTION, "its marks are text, not markup"
         assert "<script>alert(1)</script>" in page.inner_text("#nodelist")
+        page.wait_for_selector("#loads .bar")
         assert page.locator("#loads .bar").count() == 6 and "31 °C" in page.inner_text("#loads")
         assert "train" in page.inner_text("#doing") and "3 of 20" in page.inner_text("#doing")
         assert page.is_disabled("#practise") and page.is_enabled("#stop")
@@ -123,3 +138,43 @@ def test_on_every_screen_the_stop_is_in_sight_and_nothing_is_cut_off(
         )
         assert (red + green + blue < 150) == (scheme == "dark")
         assert keep(page, f"console_{scheme}_{size['width']}", tmp_path).stat().st_size > 10_000
+
+
+def test_the_reference_photograph_and_the_policys_crop_lie_over_the_picture(
+    chromium: Any, served: tuple[str, Path]
+) -> None:
+    with opened(chromium, served[0]) as page:
+        page.wait_for_selector("#crop:visible")
+        view, crop = page.locator("#view").bounding_box(), page.locator("#crop").bounding_box()
+        share = crop["width"] * crop["height"] / (view["width"] * view["height"])
+        assert abs(share - 0.9) < 0.02, "a centre crop keeps 0.9 of the area"
+        page.uncheck("#showcrop")
+        assert page.is_hidden("#crop") and page.is_hidden("#overlay")
+        page.fill("#refmix", "40")
+        page.wait_for_selector("#overlay:visible")
+        assert page.evaluate("$('overlay').style.opacity") == "0.4"
+        wait_for(lambda: page.evaluate("$('overlay').naturalWidth") == 64, page, "the photograph")
+
+
+def test_past_runs_are_sorted_opened_and_compared(chromium: Any, served: tuple[str, Path]) -> None:
+    with opened(chromium, f"{served[0]}runs") as page:
+        page.wait_for_selector("#list tbody tr")
+
+        def paths() -> list[str]:
+            return page.locator("#list tbody tr td:last-child").all_inner_texts()
+
+        page.click('[data-sort="success"]')
+        assert paths() == ["adapt/practice_2", "adapt/practice_1"]
+        page.click('[data-sort="success"]')
+        assert paths() == ["adapt/practice_1", "adapt/practice_2"]
+        page.select_option("#outcome", "accepted")
+        assert paths() == ["adapt/practice_2"]
+        page.click("text=adapt/practice_2")
+        assert "success after" in page.inner_text("#facts") and "0.800" in page.inner_text("#facts")
+        page.select_option("#outcome", "")
+        for box in page.locator("#list tbody input").all():
+            box.check()
+        page.click("#compare")
+        frame = page.frame_locator("#page")
+        frame.locator("text=mean_reward").first.wait_for()
+        assert frame.locator("svg.chart").count() >= 1 and "practice_1" in frame.locator("body").inner_text()

@@ -3,6 +3,7 @@ only where it is whole; actions beside it mean what their format says."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -403,6 +406,43 @@ def test_places_instead_of_steps_are_refused(tmp_path: Path, column: int, place:
     actions[3:, column] = 0.01  # single long steps are none
     np.savez(tmp_path / "a.npz", actions=actions)
     assert len(read_actions(tmp_path / "a.npz")) == 8
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["x y z w", "w x y z"])
+def test_quaternions_are_not_taken_for_angles_and_a_gripper(tmp_path: Path, last: bool) -> None:
+    actions = np.full((20, 7), 0.01, np.float32)
+    turns = np.random.default_rng(0).normal(0, 0.1, (20, 3))
+    scalar = np.sqrt(1 - (turns**2).sum(axis=1, keepdims=True))
+    actions[:, 3:] = np.concatenate([turns, scalar] if last else [scalar, turns], axis=1)
+    np.savez(tmp_path / "a.npz", actions=actions)
+    with pytest.raises(DataError, match="as quaternions are" if last else r"as quaternions are|column 3 \(roll\)"):
+        read_actions(tmp_path / "a.npz")
+    actions[:, 6] = np.arange(20) % 2
+    actions[:, 3:6] = turns
+    np.savez(tmp_path / "a.npz", actions=actions)
+    assert len(read_actions(tmp_path / "a.npz")) == 20
+
+
+def test_a_file_that_is_no_array_is_one_line_and_no_wait(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for value in (0.0, 0.01):
+            content = io.BytesIO()
+            np.save(content, np.full((4, 7), value, np.float32))
+            archive.writestr("actions.npy", content.getvalue())
+    with pytest.raises(DataError, match="holds the array 'actions' twice"):
+        read_actions(path)
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': " + b"(" * 40 + b"1" + b")" * 39
+    for content in (header.ljust(118), b"{'descr': '\xff".ljust(118), b"[" * 118):
+        (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\1\0v\0" + content)
+        with pytest.raises(DataError, match=r"a\.npy: cannot read an array"):
+            read_actions(tmp_path / "a.npy")
+    path.unlink()
+    os.mkfifo(path)
+    for read in (read_actions, read_video, film_index):
+        with pytest.raises(DataError, match="not an ordinary file"):
+            read(path)
 
 
 def test_a_gripper_from_0_to_1_is_not_taken_for_worldgyms(tmp_path: Path) -> None:

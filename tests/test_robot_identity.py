@@ -7,7 +7,8 @@ import math
 import pytest
 
 from gymnast_core.errors import StationError
-from gymnast_core.robot.identity import ArmLimits, check_description, check_limits
+from gymnast_core.robot.arm_model import WX250S
+from gymnast_core.robot.identity import ArmLimits, check_description, check_limits, check_motor_models
 from gymnast_core.robot.kinematics import JOINT_NAMES
 
 TURN = math.pi - 1e-5
@@ -79,3 +80,15 @@ def test_other_limits_are_refused_by_name(found: ArmLimits, words: str) -> None:
 def test_other_links_are_refused_by_name(text: str, words: str) -> None:
     with pytest.raises(StationError, match=words):
         check_description(text)
+
+
+def test_other_motors_are_refused_by_name() -> None:
+    """A ViperX has XM540s in its strong joints; what the driver does not tell is not compared."""
+    own = {name: WX250S.motor_models[name][0] for name in WX250S.motors}
+    check_motor_models(own)
+    check_motor_models({"gripper": 1060})
+    check_motor_models({})
+    viper = {**own, "waist": 1120, "shoulder": 1120, "gripper": 7}
+    words = r"this is no WidowX 250s: waist has a motor of model 1120 \(XM540-W270\) instead of 1020 \(XM430-W350\); "
+    with pytest.raises(StationError, match=words + r"shoulder .*; gripper has a motor of model 7 instead of 1060"):
+        check_motor_models(viper)

@@ -157,12 +157,13 @@ def test_in_a_browser_a_practice_is_begun_watched_to_its_end_and_an_episode_stop
         for box in ("#reset", "#execute"):  # nobody is called, and the arm stays
             seen.uncheck(box)
         before = len(page.said)
+        seen.select_option("#task", "open_drawer")
         seen.fill("#iterations", "2")
         seen.click("#practise")
         shows("#doing", "practise", 60.0)
         shows("#verdicts", "[1-9][0-9]* films", 120.0)
         wait_until(lambda: any("succeeded" in line for line in page.said[before:]), 180.0, "the end of a practice")
-        shows("#said", "practice of 'open_drawer' succeeded", 20.0)
+        shows("#outcome", "success in imagination", 20.0)
         assert seen.locator("#films .film").count() >= 6 and seen.locator("#curve svg path.line").count() == 2
         keep(seen, "practised", tmp_path)
         seen.click("#run")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_NAMES, JOINT_UPPER
-from tests.domains import free_domain
+from tests.domains import free_domain, isolate
 from tests.machine import overdue
 from tests.ros_tools import Client, Process, call_reset, process_of, start_graph, wait_until
 
@@ -150,8 +152,8 @@ class StandIn:
 class Scene:
     """A graph in front of a stand-in, seen from outside."""
 
-    def __init__(self, graph: Process, client: Client, driver: StandIn) -> None:
-        self.graph, self.client, self.driver = graph, client, driver
+    def __init__(self, graph: Process, client: Client, driver: StandIn, path: Path, domain: int) -> None:
+        self.graph, self.client, self.driver, self.path, self.domain = graph, client, driver, path, domain
         self.states = client.listen(ArmState, "/arm/state", 100)
 
     @property
@@ -194,7 +196,7 @@ def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     looking = Client(domain, "test_client")
     graph = start_graph(domain, path, WITHOUT)
     try:
-        yield Scene(graph, looking, driver)
+        yield Scene(graph, looking, driver, path, domain)
     finally:
         graph.end()
         driver.end()
@@ -283,6 +285,12 @@ def test_a_viperx_is_refused_before_it_has_torque_and_what_was_found_is_named(sc
     line = next(line for line in scene.graph.lines if "no WidowX 250s" in line)
     assert "0.021 to 0.057 m instead of 0.015 to 0.037" in line and "wrist_angle goes from -107 to 128" in line
     time.sleep(1.0)
+    assert not scene.driver.commands and not scene.driver.torque_calls
+    # `gymnast doctor` finds it, too, before anything is started.
+    words = [sys.executable, "-m", "gymnast_nodes.look", "--station", str(scene.path)]
+    looked = subprocess.run(words, env=isolate(scene.domain), capture_output=True, text=True, timeout=60)
+    told = [line for line in looked.stdout.splitlines() if "no WidowX 250s" in line]
+    assert len(told) == 1 and told[0] in line, looked
     assert not scene.driver.commands and not scene.driver.torque_calls
 
 

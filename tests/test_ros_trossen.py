@@ -20,6 +20,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from gymnast_msgs.msg import ArmState
+from gymnast_msgs.srv import Rearm, ResetArm
+from interbotix_xs_msgs.srv import Reboot, RegisterValues
 
 from gymnast_core.config import ArmConfig, StationConfig, load_config
 from gymnast_core.errors import ConfigError, StationError
@@ -30,13 +33,14 @@ from gymnast_nodes.arm_checks import CHECKS
 from gymnast_nodes.direct_driver import DirectDriver, DriverFault, driver_class
 from gymnast_nodes.trossen_driver import TrossenDriver
 from tests.domains import free_domain, isolate
-from tests.ros_tools import wait_until
+from tests.ros_tools import Client, call_reset, start_graph, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = ROOT / "tests" / "vendor"
 REAL = ROOT / "robot_configs" / "bridge_widowx_ai.yaml"
 INSTALLED = all(importlib.util.find_spec(name) is not None for name in ("trossen_arm", "trossen_arm_sim"))
 WXAI = arm_model("wxai")
+WITHOUT = ("camera", "recorder", "adapter", "executor", "evaluator")
 
 
 class Controller:
@@ -77,6 +81,14 @@ def controller(monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
 
 def arm_config(address: str) -> ArmConfig:
     return ArmConfig(model="wxai", driver="trossen", address=address)
+
+
+def station_file(folder: Path, controller: Controller) -> Path:
+    content = yaml.safe_load(REAL.read_text(encoding="utf-8"))
+    content["arm"] |= {"address": controller.address, "reset_seconds": 1.0}
+    path = folder / "ai.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
 
 
 def moves(driver: DirectDriver, done: Callable[[np.ndarray], bool]) -> None:
@@ -134,10 +146,7 @@ def test_what_it_tells_of_its_links_is_compared(controller: Controller) -> None:
 
 def test_the_arm_keeps_the_contract_behind_the_whole_graph(controller: Controller, tmp_path: Path) -> None:
     """`gymnast arm check` starts the driver's node, the arm node and the watchdog of the shipped station file."""
-    content = yaml.safe_load(REAL.read_text(encoding="utf-8"))
-    content["arm"] |= {"address": controller.address, "reset_seconds": 1.0}
-    path = tmp_path / "ai.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    path = station_file(tmp_path, controller)
     words = [sys.executable, "-m", "gymnast_core.cli", "arm", "check", str(path), "--yes", "--json"]
     told = {**isolate(free_domain()), "GYMNAST_STATE": str(tmp_path / "state")}
     if not INSTALLED:
@@ -149,6 +158,41 @@ def test_the_arm_keeps_the_contract_behind_the_whole_graph(controller: Controlle
     assert done.returncode == 0, f"{result}\n{done.stderr[-4000:]}"
     assert verdicts == {name: "skipped" if name == "silence" else "kept" for name in CHECKS}
     assert "Traceback" not in done.stderr and "does not take a motion" not in done.stderr
+
+
+@pytest.mark.skipif(not INSTALLED, reason="trossen-arm and trossen-arm-sim are not installed")
+def test_a_controllers_fault_holds_the_arm_until_a_person_has_looked(controller: Controller, tmp_path: Path) -> None:
+    """The driver says what the controller said; nothing moves; reboot and re-arming bring the arm back, with torque."""
+    path, domain = station_file(tmp_path, controller), free_domain()
+    client, graph = Client(domain), start_graph(domain, path, WITHOUT)
+    states = client.listen(ArmState, "/arm/state", 100)
+
+    def in_mode(*modes: int) -> None:
+        wait_until(lambda: states and states[-1][1].mode in modes, 60.0, f"mode {modes}\n{graph.output}")
+
+    try:
+        in_mode(ArmState.MODE_READY)
+        call_reset(client)
+        controller.overheat()
+        wait_until(lambda: "Joint overheated" in graph.output, 10.0, "the controller's words")
+        in_mode(ArmState.MODE_STOPPED, ArmState.MODE_HOLDING)
+        refused = client.call(ResetArm, "/arm/reset", ResetArm.Request(), 30.0)
+        assert not refused.success
+        client.call(Reboot, "/wxai/reboot_motors", Reboot.Request(cmd_type="group", name="all", enable=True), 30.0)
+        if states[-1][1].mode == ArmState.MODE_STOPPED:
+            wait_until(lambda: client.call(Rearm, "/arm/rearm", Rearm.Request(confirm=True)).success, 30.0, "re-arming")
+        in_mode(ArmState.MODE_READY, ArmState.MODE_HOLDING)
+        read = RegisterValues.Request(cmd_type="group", name="all", reg="Torque_Enable")
+        wait_until(
+            lambda: list(client.call(RegisterValues, "/wxai/get_motor_registers", read).values) == [1] * 7,
+            30.0,
+            "torque",
+        )
+        call_reset(client)
+        assert "Traceback" not in graph.output
+    finally:
+        graph.end()
+        client.close()
 
 
 def test_the_graph_has_the_driver_and_another_arm_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -13,6 +14,11 @@ import numpy as np
 from gymnast_core.contents import found_instead
 from gymnast_core.errors import DataError
 
+UNREADABLE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, MemoryError, RecursionError, NotImplementedError),
+    *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, RuntimeError),
+)
+"""What NumPy and zipfile raise for broken files: a header is read as Python, and an archive may be encrypted."""
 MAX_BYTES = 256_000_000
 """Of an array, unpacked: an hour of actions has some hundred kilobytes."""
 
@@ -26,6 +32,8 @@ def read_array(path: str | os.PathLike[str], names: Sequence[str]) -> np.ndarray
     path = Path(path)
     if path.suffix != ".npz" and path.is_file():
         _check_bytes(path.stat().st_size, path)
+    elif path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+        raise DataError(f"{path}: not an ordinary file; needed numbers saved by numpy")
     wanted = " or ".join(f"'{name}'" for name in names)
     try:
         content = np.load(path, allow_pickle=False)
@@ -37,11 +45,13 @@ def read_array(path: str | os.PathLike[str], names: Sequence[str]) -> np.ndarray
                 if not name:
                     found = ", ".join(archive.files[:5]) or "nothing"
                     raise DataError(f"{path}: holds {found[:80]}; needed an array {wanted}")
+                if archive.files.count(name) > 1:
+                    raise DataError(f"{path}: holds the array '{name}' twice; write it anew")
                 _check_bytes(archive.zip.getinfo(f"{name}.npy").file_size, path)
                 array = archive[name]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+    except UNREADABLE as error:
         pickled = "allow_pickle" in str(error)
         parsed = "holds Python objects or no arrays at all" if pickled else str(error) or type(error).__name__
         why = found_instead(path, "NumPy") or parsed

@@ -310,8 +310,9 @@ def read_step_lines(path: Path) -> list[tuple[int, bytes]]:
 
 
 def read_step_line(text: bytes, frames: int, steps: int, name: str) -> int | None:
-    """Check one line of steps.jsonl, before which stand so many frames and steps. Returns the number of the frame of an
-    observation, None for a step.
+    """Check one line of steps.jsonl. Returns the number of the frame of an observation, None for a step.
+
+    frames, steps: how many of each stand before it.
 
     Raises: DataError when it is no such line, a number in it is missing or out of range, or a line before it is lost.
     """
@@ -325,7 +326,7 @@ def read_step_line(text: bytes, frames: int, steps: int, name: str) -> int | Non
 
 
 def check_number(line: Mapping[str, Any], frames: int, steps: int, name: str) -> bool:
-    """Whether a line is an observation, not a step; before it stand so many of each.
+    """Whether a line is an observation, not a step. frames, steps: how many of each stand before it.
 
     Raises: DataError where another number stands in it: a line is lost, stands twice, or is another recording's, and
         actions would stand beside pictures that do not belong to them.

@@ -207,6 +207,8 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, Any]]:
     """The container and its film, whose header was checked; what ffmpeg raises within the block becomes a DataError."""
     import av  # tens of megabytes, for videos alone
 
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+        raise DataError(f"{path}: not an ordinary file; needed a film")
     try:
         with av.open(str(path), options={"max_pixels": OPTIONS["max_pixels"]}) as container:
             if not container.streams.video:

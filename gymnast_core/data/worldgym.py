@@ -33,6 +33,8 @@ STEP_LIMIT_M = 0.5
 """No step of a WidowX is longer: its reach is 0.75 m. A longer one is in other units."""
 
 SEVERAL = 5
+TURNED, UNIT_ROUNDING = 0.03, 2e-4
+"""Beyond such a rotation (radians), three angles and a gripper that is 0 or 1 are never of length 1, up to rounding."""
 USUAL_M, USUAL_RAD = 0.15, 0.8
 """No arm makes half of its steps, a fifth of a second each, longer than this: three times the largest of Bridge's."""
 
@@ -87,8 +89,14 @@ def check_bridge(actions: np.ndarray, name: str) -> np.ndarray:
     """Return Bridge actions (..., 7). NaN (not measured) passes.
 
     Raises: DataError naming column and value where they cannot be metres, radians and a gripper from 0 to 1, or where
-        those of an episode, (T, 7), are places instead of steps.
+        those of an episode, (T, 7), are places instead of steps, or end in a quaternion.
     """
+    turned = actions[np.linalg.norm(actions[..., 3:6], axis=-1) > TURNED] if actions.ndim == 2 else actions[:0]
+    if len(turned) >= SEVERAL and (np.abs(np.linalg.norm(turned[:, 3:7], axis=-1) - 1.0) < UNIT_ROUNDING).all():
+        raise DataError(
+            f"{name}: columns 3 to 6 are of length 1 wherever they turn, as quaternions are; needed roll, pitch, yaw "
+            "(radians) and a gripper from 0 to 1"
+        )
     for columns, low, high, usual, unit in (
         (slice(0, 3), -STEP_LIMIT_M, STEP_LIMIT_M, USUAL_M, "metres"),
         (slice(3, 6), -np.pi, np.pi, USUAL_RAD, "radians"),

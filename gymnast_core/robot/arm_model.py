@@ -43,6 +43,8 @@ class JointModel:
 
     temperature_limit: Positive | None = None
     """Degrees Celsius at which its motor lets go; none: not known, and nobody is warned."""
+    motor_models: tuple[int, ...] = ()
+    """Model numbers, as its register has them, of the motors that fit; none: they are not compared."""
 
     def __post_init__(self) -> None:
         if not self.lower < self.upper:
@@ -76,6 +78,8 @@ class GripperModel:
     pwm: bool = True
     """Whether the driver takes PWM for it; otherwise it is driven by distance alone (`arm.gripper`)."""
     temperature_limit: Positive | None = None
+    """As of a joint."""
+    motor_models: tuple[int, ...] = ()
     """As of a joint."""
 
     def __post_init__(self) -> None:
@@ -116,6 +120,8 @@ class ArmModel:
     """Radians: gripper straight down over the middle of the table, where the search for such poses starts."""
     shadows: tuple[Name, ...] = ()
     """Second motors of a joint, which reads of the group never reach, named after it: shoulder_shadow."""
+    may_reboot: tuple[Name, ...] = ()
+    """Motors that may let go for a second while the arm holds: the others carry it."""
     supply_volts: tuple[Positive, Positive] | None = None
     """Lowest and highest supply under load; none: not known."""
     name: str = ""
@@ -159,6 +165,12 @@ class ArmModel:
         limits |= {shadow: limits.get(shadow.removesuffix("_shadow")) for shadow in self.shadows}
         limits["gripper"] = self.gripper.temperature_limit
         return {name: limit for name, limit in limits.items() if limit is not None}
+
+    @cached_property
+    def motor_models(self) -> dict[str, tuple[int, ...]]:
+        """Model numbers that fit, by name of the motor, where they are compared."""
+        models = {joint.name: joint.motor_models for joint in self.joints} | {"gripper": self.gripper.motor_models}
+        return {name: fitting for name, fitting in models.items() if fitting}
 
     def gripper_mode(self, wanted: str) -> Literal["pwm", "linear_position"]:
         """How the gripper is driven. wanted: the station's `arm.gripper`; not every gripper takes PWM."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ FINGER_TOLERANCE = 0.003
 """Metres; the ViperX's fingers open 20 mm wider."""
 LINK_TOLERANCE = 0.003
 """Metres; the ViperX's links are 9 to 50 mm longer."""
+MOTOR_NAMES = {1020: "XM430-W350", 1030: "XM430-W210", 1060: "XL430-W250", 1120: "XM540-W270"}
+"""Of Dynamixels, by model number."""
 SLEEP_POSE = WX250S.sleep_pose
 """Radians: folded upon itself, where the arm of Bridge data lies without torque."""
 SLEEP_TOLERANCE = 0.2
@@ -73,6 +75,20 @@ def check_sleep_pose(joints: Sequence[float], arm: ArmModel = WX250S) -> np.ndar
     return pose
 
 
+def check_motor_models(found: Mapping[str, int], arm: ArmModel = WX250S) -> None:
+    """found: model numbers by motor, as far as the driver tells them.
+
+    Raises: StationError naming the motors that are not `arm`'s.
+    """
+    wrong = [
+        f"{motor} has a motor of model {_motor(found[motor])} instead of {' or '.join(map(_motor, fitting))}"
+        for motor, fitting in arm.motor_models.items()
+        if motor in found and found[motor] not in fitting
+    ]
+    if wrong:
+        raise StationError(_another_arm(wrong, arm))
+
+
 def check_description(description: str, arm: ArmModel = WX250S) -> None:
     """Link lengths of the arm's URDF. Raises: StationError naming the links that are not `arm`'s."""
     if "<!" in description.replace("<!--", ""):
@@ -101,6 +117,10 @@ def check_description(description: str, arm: ArmModel = WX250S) -> None:
 
 def _another_arm(wrong: list[str], arm: ArmModel) -> str:
     return f"this is no {arm.title}: {'; '.join(wrong)}; is robot_model {arm.name}, and that arm connected?"
+
+
+def _motor(model: int) -> str:
+    return f"{model} ({MOTOR_NAMES[model]})" if model in MOTOR_NAMES else str(model)
 
 
 def _degrees(angle: float) -> str:

@@ -76,6 +76,8 @@ class Motors(dict[str, Motor]):
         """Supply, tenths of a volt."""
         for motor in self.values():
             motor.registers.update(Profile_Velocity=2000, Profile_Acceleration=300, Torque_Enable=1)
+        for name, fitting in arm.motor_models.items():
+            self[name].registers["Model_Number"] = fitting[0]
         self["gripper"].mode = "pwm"
 
     def select(self, kind: str, name: str) -> list[Motor] | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +36,7 @@ from gymnast_core.world_model.model import WorldModel
 
 FORMAT_VERSION = 1
 SD3_PREFIX = "sd3:"
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass
@@ -51,9 +52,25 @@ class LoadedWorldModel:
     made_by: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _fitting(make: Callable[[], Network], weights: Mapping[str, Tensor], source: str) -> Network:
+    """The network with these weights. Whether they fit is seen before it takes any memory. Raises: CheckpointError."""
+    with torch.device("meta"):
+        _check_fit(make().state_dict(), weights, source)
+    network = make()
+    load_weights(network, weights, source)
+    return network
+
+
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Copy weights into the module; CheckpointError lists missing, unexpected and mis-shaped names."""
-    own = module.state_dict()
+    _check_fit(module.state_dict(), weights, source)
+    bad = [name for name, tensor in weights.items() if not tensor.is_meta and not torch.isfinite(tensor).all()]
+    if bad:
+        raise CheckpointError(f"{source}: non-finite numbers in {_some(bad)}")
+    module.load_state_dict(dict(weights), strict=True, assign=any(t.is_meta for t in weights.values()))
+
+
+def _check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:
     refuse_quantised(weights, own, None, source)
     expected = {name: tensor.shape for name, tensor in own.items()}
     missing = sorted(set(expected) - set(weights))
@@ -70,13 +87,9 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
     ]
     if problems:
         raise CheckpointError(f"{source}: does not fit the configured network; {'; '.join(problems)}")
-    bad = [name for name, tensor in weights.items() if not tensor.is_meta and not torch.isfinite(tensor).all()]
-    if bad:
-        raise CheckpointError(f"{source}: non-finite numbers in {_some(bad)}")
-    module.load_state_dict(dict(weights), strict=True, assign=any(t.is_meta for t in weights.values()))
 
 
-def _some(names: list[str], limit: int = 8) -> str:
+def _some(names: list[str], limit: int = 4) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
@@ -190,8 +203,8 @@ def load_autoencoder(
     if not Path(text).is_absolute():
         name = find_model(text, network=network)
     weights, config = read_folder(name, "small_autoencoder")
-    autoencoder = SmallAutoencoder(parse_config(SmallAutoencoderConfig, config.get("model", {}), f"{name}/config.json"))
-    load_weights(autoencoder, weights, f"{name}/weights.safetensors")
+    size_of = parse_config(SmallAutoencoderConfig, config.get("model", {}), f"{name}/config.json")
+    autoencoder = _fitting(lambda: SmallAutoencoder(size_of), weights, f"{name}/weights.safetensors")
     return autoencoder.to(device).eval().requires_grad_(False)
 
 
@@ -245,8 +258,8 @@ def load_world_model(
         return LoadedWorldModel(network.eval().requires_grad_(False), decoder, SamplingConfig(), {"file": str(folder)})
     weights, config = read_folder(folder, "world_model")
     source = f"{folder}/config.json"
-    model = WorldModel(parse_config(WorldModelConfig, config.get("model", {}), source))
-    load_weights(model, weights, f"{folder}/weights.safetensors")
+    size_of = parse_config(WorldModelConfig, config.get("model", {}), source)
+    model = _fitting(lambda: WorldModel(size_of), weights, f"{folder}/weights.safetensors")
     sampling = parse_config(SamplingConfig, config.get("sampling", {}), source)
     named = config.get("autoencoder")
     size = config.get("image_size")

@@ -10,6 +10,18 @@ from gymnast_core.errors import ConfigError
 SpatialRope = Literal["standard", "pixel"]
 
 
+LARGEST = {
+    "in_channels": 256,
+    "patch_size": 64,
+    "dim": 16_384,
+    "num_layers": 256,
+    "num_heads": 256,
+    "action_dim": 256,
+    "max_frames": 1000,
+}
+"""Of a network that anybody builds: a file that says more is wrong, and would take all memory before that is seen."""
+
+
 @dataclass(frozen=True)
 class WorldModelConfig:
     """Size of the network. The defaults are the full WorldGym model (608 M parameters)."""
@@ -33,10 +45,10 @@ class WorldModelConfig:
     (coordinates -1 .. 1, frequencies pi .. 128 pi)."""
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "patch_size", "dim", "num_layers", "num_heads", "action_dim", "max_frames"):
+        for name, most in LARGEST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"world model: {name} is {value!r}, must be an integer of at least 1")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                raise ConfigError(f"world model: {name} is {value!r:.40}, must be an integer from 1 to {most}")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 4:
             raise ConfigError(
                 f"world model: dim {self.dim} over num_heads {self.num_heads} must give a head size divisible by 4"
@@ -138,9 +150,12 @@ class SmallAutoencoderConfig:
     """Channels at the coarse resolution; half of it at the finer one."""
 
     def __post_init__(self) -> None:
-        if self.image_size < 12 or self.image_size % 4:  # 11 pixels are the window of the picture errors
-            raise ConfigError(f"autoencoder: image_size is {self.image_size}, must be at least 12 and divisible by 4")
-        if self.latent_channels < 1 or self.width < 2 or self.width % 2:
+        if not 12 <= self.image_size <= 8192 or self.image_size % 4:  # 11 pixels are the window of the picture errors
             raise ConfigError(
-                f"autoencoder: latent_channels {self.latent_channels}, width {self.width}: must be positive, width even"
+                f"autoencoder: image_size is {self.image_size!r:.40}, must be from 12 to 8192 and divisible by 4"
+            )
+        if not 1 <= self.latent_channels <= 256 or not 2 <= self.width <= 8192 or self.width % 2:
+            raise ConfigError(
+                f"autoencoder: latent_channels {self.latent_channels!r:.40}, width {self.width!r:.40}: must be "
+                "positive and at most 256 and 8192, width even"
             )

@@ -293,7 +293,11 @@ function showCrop() {
   Object.assign($("crop").style, { top: `${100 * top}%`, left: `${100 * left}%`, bottom: `${100 * (1 - bottom)}%`, right: `${100 * (1 - right)}%` });
 }
 
-async function refreshStation() { station = await (await ask("api/station")).json(); showStation(); }
+async function refreshStation() {
+  station = await (await ask("api/station")).json();
+  showStation();
+  if (state) showState(); // the arm is drawn in its workspace
+}
 
 for (const [id, deed] of Object.entries(deeds)) $(id).addEventListener("click", deed);
 $("stop").addEventListener("click", stop);

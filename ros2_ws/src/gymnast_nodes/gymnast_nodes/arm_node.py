@@ -96,6 +96,7 @@ class ArmNode(ManagedNode):
         self._speakers.wait_alone()
         limits = self._touch.limits = self._driver.check_arm()
         self._driver.check_links()
+        self._driver.check_models()
         self._driver.apply_profile()
         self._arm.configure(limits)
         self._gripper.configure(limits)

@@ -20,8 +20,6 @@ from gymnast_nodes.speakers import Speakers
 from gymnast_nodes.stop_service import StopService
 
 HOUR_S = 3600.0
-MAY_REBOOT = ("forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
-"""Motors that may let go for a second while the arm holds: the others carry it."""
 
 
 class ArmWatch:
@@ -137,7 +135,7 @@ class ArmWatch:
     def _answer_motor(self, failing: str, now: float) -> None:
         """The ladder: hold, reboot the one motor, restore its profile, go on from where the arm is; or a person."""
         motor, allowed = self.motors.failing, self._reboots.limit
-        if self.motors.alert and motor in MAY_REBOOT and allowed and not self.touch.lost:
+        if self.motors.alert and motor in self._arm.model.may_reboot and allowed and not self.touch.lost:
             if self._reboots.count(now) < allowed:
                 self._reboots.add(now)
                 told = f"motor fault: {failing}; it is rebooted ({self._reboots.count(now)} of {allowed} in an hour)"

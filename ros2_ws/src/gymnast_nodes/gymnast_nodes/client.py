@@ -321,6 +321,15 @@ class Station:
 
         return compare_on(self, station_file, policies, **options)
 
+    def rest(self) -> None:
+        """Listen to no heartbeats until the next long task; for a client that stays, once all its tasks have ended.
+
+        Raises: StationError when the node's executor does not get round to it.
+        """
+        listening, self._liveness = self._liveness, None
+        if listening is not None:
+            in_executor(self.node, listening.end)
+
     def is_complete(self) -> bool:
         """Whether the task started last has ended."""
         return self._task is None or self._task.is_complete()

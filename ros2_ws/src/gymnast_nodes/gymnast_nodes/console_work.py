@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -45,6 +46,8 @@ class ConsoleWork:
         """Of the arm, where it runs on this machine."""
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="console latch")
         self._starting = threading.Lock()
+        self._followed = 0
+        """Tasks begun here that have not ended."""
         self._closing = threading.Event()
 
     def snapshot(self) -> Snapshot:
@@ -107,7 +110,7 @@ class ConsoleWork:
                 seed=order.seed,
                 canary_trials=order.canary_trials,
             )
-        return self._follow(task, f"practice of '{order.task}'")
+            return self._follow(task, f"practice of '{order.task}'")
 
     def run(self, order: RunOrder) -> str:
         task = self._opened.config.task(order.task)
@@ -116,7 +119,7 @@ class ConsoleWork:
                 begun = self._station.run_trials(order.task, order.trials, order.policy, order.seed)
                 return self._follow(begun, f"{order.trials} trials of {order.policy} at '{order.task}'")
             begun = self._station.run_episode(task.instruction, order.policy, order.task, task.max_steps, order.seed)
-        return self._follow(begun, f"episode of {order.policy} at '{order.task}'")
+            return self._follow(begun, f"episode of {order.policy} at '{order.task}'")
 
     def reset(self, order: ResetOrder) -> str:
         if self.link.active:
@@ -156,7 +159,8 @@ class ConsoleWork:
         return text
 
     def _follow(self, task: Task, what: str) -> str:
-        """Say how a task ends, when it does."""
+        """Say how a task ends, when it does. Called with `_starting` held."""
+        self._followed += 1
         threading.Thread(target=self._await, args=(task, what), name=f"console {what}", daemon=True).start()
         return self._told(f"{what} began")
 
@@ -170,3 +174,7 @@ class ConsoleWork:
             self.link.say(f"{what} {task.status}: {result.message}", tone)
         except GymnastError as error:
             self.link.say(f"{what}: {error}", "bad")
+        with self._starting, contextlib.suppress(StationError):
+            self._followed -= 1
+            if not self._followed:
+                self._station.rest()

@@ -18,7 +18,13 @@ from rclpy.node import Node
 from gymnast_core.config import ArmConfig
 from gymnast_core.errors import StationError
 from gymnast_core.robot.arm_model import arm_model
-from gymnast_core.robot.identity import ArmLimits, check_description, check_limits, check_sleep_pose
+from gymnast_core.robot.identity import (
+    ArmLimits,
+    check_description,
+    check_limits,
+    check_motor_models,
+    check_sleep_pose,
+)
 from gymnast_nodes.calls import ServiceCaller
 from gymnast_nodes.driver_link import CALL_TIMEOUT_S, GROUP, READS, DriverLink
 
@@ -68,6 +74,14 @@ class Driver:
         description = self._description()
         if description:
             check_description(description, self._model)
+
+    def check_models(self) -> None:
+        """Model numbers of the motors, where the driver tells them all. Raises: StationError when they are another
+        arm's."""
+        values = self._read("group", "all", "Model_Number")
+        if len(values) == len(self._model.motors):
+            told = {motor: value for motor, value in zip(self._model.motors, values) if value}
+            check_motor_models(told, self._model)
 
     def _description(self) -> str:
         """The URDF that the driver was started with; empty where it does not tell."""

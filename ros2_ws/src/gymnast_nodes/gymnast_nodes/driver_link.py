@@ -98,14 +98,19 @@ def joint_state_reader(node: Node, driver: str) -> Callable[[], list[JointState]
 
 
 class TopicsLink:
-    """The vendor's topics and services, spoken by the arm node itself."""
+    """The vendor's topics and services, spoken by the arm node itself.
+
+    commands: whether it may command the arm; otherwise it asks only, and is no speaker on the arm's topics.
+    """
 
     names: tuple[str, ...] = ()
 
-    def __init__(self, node: Node, config: ArmConfig) -> None:
+    def __init__(self, node: Node, config: ArmConfig, commands: bool = True) -> None:
         self._config = config
         self._driver = config.driver_name
         self._calls = ServiceCaller(node)
+        if not commands:
+            return
         self._arm = node.create_publisher(JointGroupCommand, f"{self._driver}/commands/joint_group", DRIVER_QOS)
         self._gripper = node.create_publisher(JointSingleCommand, f"{self._driver}/commands/joint_single", DRIVER_QOS)
         self._reads = node.create_client(RegisterValues, f"{self._driver}/get_motor_registers")

@@ -13,18 +13,15 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from gymnast_msgs.msg import NodeStatus
 from lifecycle_msgs.msg import State
 from rclpy.callback_groups import CallbackGroup, ReentrantCallbackGroup
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
 from gymnast_core.config import StationConfig
 from gymnast_core.errors import GymnastError
 from gymnast_nodes.clocks import WALL, SteadyNode
+from gymnast_nodes.distributions import RCLError
 from gymnast_nodes.parameters import station_parameter
 from gymnast_nodes.qos import COMMAND_QOS
-
-RCLError = rclpy_implementation.RCLError
-
 
 HEARTBEAT_TOPIC = "supervisor/heartbeat"
 

@@ -25,6 +25,7 @@ class Attention:
     """
 
     def __init__(self, node: Node) -> None:
+        self._node = node
         self._seconds, self._ticked_at = 0.0, time.monotonic()
         self._timer = node.create_timer(TICK_S, self._tick)
 
@@ -32,6 +33,10 @@ class Attention:
     def now(self) -> float:
         """Seconds; safe to ask from any thread."""
         return self._seconds + min(time.monotonic() - self._ticked_at, 2 * TICK_S)
+
+    def end(self) -> None:
+        """Stand still from now on; in the node's executor."""
+        self._node.destroy_timer(self._timer)
 
     def _tick(self) -> None:
         self._seconds, self._ticked_at = self.now, time.monotonic()
@@ -77,6 +82,11 @@ class Liveness:
             return seen.generation == generation and self._attention.now - seen.at < SILENT_S
 
         return alive
+
+    def end(self) -> None:
+        """Listen no more; in the node's executor, once nothing is watched."""
+        self._node.destroy_subscription(self._subscription)
+        self._attention.end()
 
     def _on_beat(self, message: NodeStatus) -> None:
         before = self._seen.get(message.name)

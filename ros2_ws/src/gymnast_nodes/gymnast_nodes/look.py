@@ -15,10 +15,13 @@ import rclpy
 from rclpy.node import Node
 
 from gymnast_core.config import StationConfig, load_config
+from gymnast_core.errors import StationError
 from gymnast_core.graph import LOOKED
 from gymnast_core.robot.speakers import Seat, Speaker
 from gymnast_nodes.camera_topic import advice, type_problem
 from gymnast_nodes.dead_ports import avoided_dead_ports, keep_standard_output
+from gymnast_nodes.driver import Driver
+from gymnast_nodes.driver_link import TopicsLink
 from gymnast_nodes.leaving import leave_at_the_end
 from gymnast_nodes.speakers import REMEDY, Places, Speakers, StationSeats, linger_s, speakers
 
@@ -58,11 +61,30 @@ def wrong_with(node: Node, station: StationConfig) -> list[str]:
     looking = Speakers(node, seats)
     looking.look()
     found = [f"{problem}; {REMEDY}" for problem in looking.problems.values()]
+    found += wrong_arm(node, station)
     if problem := type_problem(node, station.camera):
         found.append(problem)
     topic = station.camera.topic
     if node.count_publishers(topic) and (told := advice(node, topic)):
         found.append(f"advice: {topic}: {told}")
+    return found
+
+
+def wrong_arm(node: Node, station: StationConfig) -> list[str]:
+    """What the driver that is there drives, where that is not the station's arm. Nothing is set, nothing moves."""
+    service = f"{station.arm.driver_name}/get_robot_info"
+    if service not in dict(node.get_service_names_and_types()):
+        return []
+    driver = Driver(node, station.arm, TopicsLink(node, station.arm, commands=False))
+    found = []
+    try:
+        for check in (driver.check_arm, driver.check_links, driver.check_models):
+            try:
+                check()
+            except StationError as error:
+                found.append(str(error))
+    finally:
+        driver.close()
     return found
 
 

@@ -12,6 +12,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 
+from gymnast_nodes.distributions import take_serialised
+
 HEADER_BYTES = 12
 """Shortest message with a header: four bytes of encapsulation and a stamp."""
 
@@ -66,7 +68,7 @@ def take_waiting(subscription: Any) -> list[tuple[bytes, dict[str, Any]]]:
     taken: list[tuple[bytes, dict[str, Any]]] = []
     with subscription.handle:
         for _ in range(subscription.qos_profile.depth):  # a reader that never ends must not hold us here
-            message = subscription.handle.take_message(subscription.msg_type, True)
+            message = take_serialised(subscription)
             if message is None:
                 break
             taken.append(message)
