@@ -125,6 +125,10 @@ class Soak:
         self._bench.set_faults([name])
         noticed, how = self._watch.wait_noticed(kind, since)
         took = time.monotonic() - since
+        if not noticed and self._watch.idle(kind, since):
+            self._recover(kind)
+            self._say(f"{name}: not counted, nothing was asked of the arm")
+            return
         time.sleep(max(0.0, since + lasting - time.monotonic(), HELD_AFTER_S))
         held = self._watch.held(kind, since + took)
         recovered, rearmed, after = self._recover(kind)
@@ -141,12 +145,15 @@ class Soak:
         )
         told = f"noticed after {took:.2f} s ({how})" if noticed else f"not noticed ({how})"
         told += f", {'held' if held else 'not held'}, {after}"
-        print(f"{(time.monotonic() - self._began) / 60:6.1f} min  {name}: {told}", file=sys.stderr, flush=True)
+        self._say(f"{name}: {told}")
         if not (noticed and held and recovered):
             self.problems.append(f"{name}: {told}")
         if not recovered:
             self._restart()
             self._start_work()
+
+    def _say(self, text: str) -> None:
+        print(f"{(time.monotonic() - self._began) / 60:6.1f} min  {text}", file=sys.stderr, flush=True)
 
     def _motor(self, kind: FaultKind) -> str:
         choices = {

@@ -27,7 +27,13 @@ HELD_RAD = 0.05
 SHORT, LONG = 1.5, 4.0
 """A fault lasts between these, seconds, or until it was noticed."""
 POLL_S = 0.02
-NO_ACTION = "no action for"
+NO_ACTION, PUSHED = "no action for", "effort of"
+EFFORT = ("overload", "stalled")
+"""Faults that an effort tells; for others it is the policy that pushes, as it does every day."""
+NEEDS_MOTION = ("stalled", "commands_dropped", "camera_frozen", "black_frames", "camera_stopped")
+"""Faults that show while the arm is asked to move."""
+ASKED_M = 0.04
+"""Metres that were asked of the arm below which such a fault does not show."""
 WARNED = ("hot", "low_voltage")
 """Faults that stop nothing, and that a person should know of."""
 KEPT = 200
@@ -75,11 +81,18 @@ class SoakWatch:
             return "the episode ended"
         for at, state in self._bench.states[-50:]:
             idle = state.detail.startswith(NO_ACTION)  # the work paused, which a busy machine makes it do
+            idle |= state.detail.startswith(PUSHED) and kind.name not in EFFORT
             stands = state.mode in (ArmState.MODE_HOLDING, ArmState.MODE_STOPPED) and not idle
             if at > since and stands and kind.answer != "end":
                 return state.detail or "held"
         recent = [text for at, text in self._watchdog if at > since]
         return f"watchdog: {recent[-1].data}" if recent and kind.answer != "end" else ""
+
+    def idle(self, kind: FaultKind, since: float) -> bool:
+        """Whether the arm was asked for so little that this fault could not show."""
+        moved = [m.translation for at, m in self._bench.executed if at > since and m.accepted]
+        asked = sum(float(np.linalg.norm(translation)) for translation in moved)
+        return kind.name in NEEDS_MOTION and asked < ASKED_M
 
     def held(self, kind: FaultKind, since: float) -> bool:
         """Whether no target moved from a moment after `since` on, until the arm was ready again by itself.
