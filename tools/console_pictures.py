@@ -16,7 +16,7 @@ from PIL import Image
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-SHOTS = (
+SHOTS: tuple[tuple[str, str, Any, Any, bool], ...] = (
     ("console_light", "", "light", DESK, True),
     ("console_dark", "", "dark", DESK, False),
     ("console_phone", "", "dark", PHONE, False),
