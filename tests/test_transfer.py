@@ -149,8 +149,11 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words_of(station: Path, run: Path, *more: str, recipes: tuple[str, ...] = ("default",)) -> list[str]:
-    words = ["--task", "close_drawer", "--config", str(station), "--run", str(run), "--trials", "2"]
-    return ["benchmark", "transfer", *words, "--frame-seeds", "0", "--recipes", *recipes, *more]
+    """more: options beside these, or in their place."""
+    own = {"--task": ["close_drawer"], "--config": [str(station)], "--run": [str(run)], "--trials": ["2"]}
+    own |= {"--frame-seeds": ["0"], "--recipes": list(recipes)}
+    kept = [word for name, values in own.items() if name not in more for word in (name, *values)]
+    return ["benchmark", "transfer", *kept, *more]
 
 
 def lines_of(run: Path, name: str, phase: str) -> int:
