@@ -21,6 +21,7 @@ from gymnast_core.reward.classifier import load_classifier, taught_by
 from gymnast_core.reward.factory import load_judge
 from gymnast_core.reward.train import garble, label_frames
 from gymnast_core.reward.truth import TruthJudge
+from tests.options import in_place
 
 OPEN, CLOSE = "open the box", "close the box"
 
@@ -191,7 +192,7 @@ def test_broken_episodes_are_left_out_and_a_foreign_checkpoint_is_named(
         (["--out", tmp_path / "data"], "data, which is not a judge's folder; choose another --out"),
     ):
         capsys.readouterr()
-        assert main(["judge", "train", *map(str, [*words, *words_of_now])]) == 2
+        assert main(["judge", "train", *in_place(words, words_of_now)]) == 2
         assert expected in capsys.readouterr().err
 
 

@@ -30,6 +30,7 @@ from gymnast_core.workflows.transfer_page import imagined_against_real
 from gymnast_core.workflows.transfer_recipe import read_recipes
 from gymnast_core.workflows.transfer_result import CanaryRecord, PracticeRecord, TransferResult, Trials, tabulate
 from tests.machine import HANG_S, overdue
+from tests.options import in_place
 from tests.processes import wait_for
 from tests.tiny_station import build_tiny_station
 
@@ -150,10 +151,8 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words_of(station: Path, run: Path, *more: str, recipes: tuple[str, ...] = ("default",)) -> list[str]:
     """more: options beside these, or in their place."""
-    own = {"--task": ["close_drawer"], "--config": [str(station)], "--run": [str(run)], "--trials": ["2"]}
-    own |= {"--frame-seeds": ["0"], "--recipes": list(recipes)}
-    kept = [word for name, values in own.items() if name not in more for word in (name, *values)]
-    return ["benchmark", "transfer", *kept, *more]
+    words = ["--task", "close_drawer", "--config", str(station), "--run", str(run), "--trials", "2"]
+    return ["benchmark", "transfer", *in_place([*words, "--frame-seeds", "0", "--recipes", *recipes], more)]
 
 
 def lines_of(run: Path, name: str, phase: str) -> int:

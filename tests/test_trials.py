@@ -33,6 +33,7 @@ from gymnast_core.policy.remote import TOKEN_VARIABLE
 from gymnast_core.results import read_result
 from gymnast_core.station_file import open_station
 from tests.machine import HANG_S
+from tests.options import in_place
 from tests.policy_server import PolicyServer
 from tests.processes import ROOT
 from tests.tiny_station import build_tiny_station
@@ -188,7 +189,7 @@ def test_what_cannot_be_tried_is_one_line_and_leaves_no_folder(
         (("base",), ("--stop-when-clear",), "stop_when_clear: found one policy, needed two or more"),
         (("base",), ("--task", "fly"), "unknown task 'fly'; station 'tiny' has: close_drawer, open_drawer"),
     ):
-        assert main([*words(station, run, *names), *more]) == 2
+        assert main(in_place(words(station, run, *names), more)) == 2
         error = capsys.readouterr().err
         assert told in error and "Traceback" not in error and not run.exists(), error
 
