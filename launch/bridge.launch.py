@@ -29,13 +29,18 @@ VENDOR = "interbotix_xsarm_control"
 
 
 def launch_driver(context: LaunchContext) -> list:
-    """The vendor's driver under the station's name. Raises: ConfigError where the arm is simulated, or the vendor's
-    package is not built."""
+    """The vendor's driver under the station's name. Raises: ConfigError where the arm is simulated or none of the
+    vendor's, or the vendor's package is not built."""
     station = load_config(StationConfig, find_station_file(LaunchConfiguration("config").perform(context)))
     if station.simulation is not None:
         raise ConfigError(f"start_driver: station '{station.name}' is simulated and has its own; leave it out")
     if station.arm.is_direct:
         raise ConfigError(f"start_driver: arm.driver is {station.arm.driver}, whose node is in the graph; leave it out")
+    if not station.arm.model.isidentifier():
+        raise ConfigError(
+            f"start_driver: arm.model is '{station.arm.model}', a description of your own, which the vendor does not "
+            "know; leave start_driver out, and start the driver yourself"
+        )
     prefixes = ament_prefixes(VENDOR)
     if not prefixes:
         raise ConfigError(f"start_driver: {VENDOR} is not in AMENT_PREFIX_PATH; source the vendor's workspace")
