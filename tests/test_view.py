@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gymnast_core.cli import main
 from gymnast_core.data.episode import Episode
 from gymnast_core.data.gymnast_episodes import write_episode
-from gymnast_core.evaluation.arm_model import arm_model, joints_of_states
+from gymnast_core.evaluation.drawn_arm import arm_model, joints_of_states
 from gymnast_core.rl.films import ImaginedFilms
 from gymnast_core.robot.bridge import bridge_pose_from_matrix
 from gymnast_core.robot.kinematics import JOINT_LOWER, JOINT_NAMES, JOINT_UPPER, forward_kinematics

@@ -14,7 +14,7 @@ from gymnast_core.data.formats import StoredEpisode, episodes_of, layouts
 from gymnast_core.data.frames import encode_image, resize_frame
 from gymnast_core.data.pictures import read_image
 from gymnast_core.errors import ConfigError, DataError
-from gymnast_core.evaluation.arm_model import FINGERS, Body, arm_model, joints_of_states
+from gymnast_core.evaluation.drawn_arm import FINGERS, Body, arm_model, joints_of_states
 from gymnast_core.evaluation.logbook import entry_of, facts_of
 from gymnast_core.evaluation.view_config import ViewConfig
 from gymnast_core.files import user_path
